@@ -1,0 +1,1 @@
+"""Protocols: pure functions from arrays (features, labels, images) to scores."""
