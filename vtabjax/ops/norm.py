@@ -1,0 +1,112 @@
+"""Normalisation layers. Statistics are computed in float32 or better."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm", "native_group_norm"]
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def batch_norm(
+    input: jax.Array,
+    weight: jax.Array | None,
+    bias: jax.Array | None,
+    running_mean: jax.Array | None,
+    running_var: jax.Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """Batch norm over all dimensions but the second.
+
+    Under `training` the batch's statistics normalise (under jit with a sharded batch: those of the global batch),
+    and the new running statistics are returned: ``(1 - momentum) * running + momentum * batch``, the variance of
+    the batch taken with the divisor N - 1, as PyTorch does.
+
+    Returns:
+      (output, new running mean, new running variance); the latter two are None where nothing changes.
+    """
+    x = _wide(input)
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    new_mean = new_var = None
+    if training or running_mean is None:
+        axes = (0, *range(2, x.ndim))
+        mean = x.mean(axes)
+        var = jnp.square(x - mean.reshape(shape)).mean(axes)
+        if running_mean is not None:
+            count = x.size // x.shape[1]
+            unbiased = var * (count / max(count - 1, 1))
+            new_mean = ((1 - momentum) * running_mean + momentum * mean).astype(running_mean.dtype)
+            new_var = ((1 - momentum) * running_var + momentum * unbiased).astype(running_var.dtype)
+    else:
+        mean, var = _wide(running_mean), _wide(running_var)
+    scale = jax.lax.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    out = (x - mean.reshape(shape)) * scale.reshape(shape)
+    if bias is not None:
+        out = out + bias.reshape(shape)
+    return out.astype(input.dtype), new_mean, new_var
+
+
+def layer_norm(
+    input: jax.Array, normalized_shape, weight=None, bias=None, eps: float = 1e-05, cudnn_enable: bool = True
+) -> jax.Array:
+    del cudnn_enable
+    axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
+    x = _wide(input)
+    x = x - x.mean(axes, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
+    if weight is not None:
+        x = x * weight
+    if bias is not None:
+        x = x + bias
+    return x.astype(input.dtype)
+
+
+def native_layer_norm(input, normalized_shape, weight, bias, eps) -> tuple[jax.Array, None, None]:
+    return layer_norm(input, normalized_shape, weight, bias, eps), None, None
+
+
+def rms_norm(input: jax.Array, normalized_shape, weight=None, eps: float | None = None) -> jax.Array:
+    axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
+    x = _wide(input)
+    eps = float(jnp.finfo(input.dtype).eps) if eps is None else eps
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
+    if weight is not None:
+        x = x * weight
+    return x.astype(input.dtype)
+
+
+def group_norm(
+    input: jax.Array, num_groups: int, weight=None, bias=None, eps: float = 1e-05, cudnn_enabled: bool = True
+) -> jax.Array:
+    del cudnn_enabled
+    x = _wide(input).reshape(input.shape[0], num_groups, -1)
+    x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+    x = x.reshape(input.shape)
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    if weight is not None:
+        x = x * weight.reshape(shape)
+    if bias is not None:
+        x = x + bias.reshape(shape)
+    return x.astype(input.dtype)
+
+
+def native_group_norm(input, weight, bias, N, C, HxW, group, eps) -> tuple[jax.Array, None, None]:
+    return group_norm(input, group, weight, bias, eps), None, None
+
+
+def instance_norm(
+    input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled
+) -> jax.Array:
+    """Instance norm from the input's own statistics."""
+    if not use_input_stats:
+        return batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)[0]
+    return group_norm(input, input.shape[1], weight, bias, eps)

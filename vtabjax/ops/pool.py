@@ -1,0 +1,183 @@
+"""Pooling. NCHW outside, channels-last inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+__all__ = [
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices",
+]  # fmt: skip
+
+
+def _tuple(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * rank
+    return tuple(value) * rank if len(value) == 1 else tuple(value)
+
+
+def _geometry(sizes, kernel, stride, padding, dilation, ceil_mode) -> list[tuple[int, int]]:
+    """Padding (low, high) by dimension; `high` includes what ceil_mode adds."""
+    pads = []
+    for n, k, s, p, d in zip(sizes, kernel, stride, padding, dilation, strict=True):
+        span = n + 2 * p - d * (k - 1) - 1
+        out = (math.ceil(span / s) if ceil_mode else span // s) + 1
+        if ceil_mode and (out - 1) * s >= n + p:
+            out -= 1  # a window must start inside the input or its left padding
+        pads.append((p, max(p, (out - 1) * s + d * (k - 1) + 1 - n - p)))
+    return pads
+
+
+def _reduce(x, initial, function, kernel, stride, pads, dilation) -> jax.Array:
+    return lax.reduce_window(
+        x,
+        initial,
+        function,
+        (1, *kernel, 1),
+        (1, *stride, 1),
+        [(0, 0), *pads, (0, 0)],
+        window_dilation=(1, *dilation, 1),
+    )
+
+
+def _with_batch(function, x: jax.Array, rank: int) -> jax.Array:
+    """`function` on channels-last [B, ..., C], also for an input without batch dimension."""
+    batched = x.ndim == rank + 2
+    x = x if batched else x[None]
+    out = jnp.moveaxis(function(jnp.moveaxis(x, 1, -1)), -1, 1)
+    return out if batched else out[0]
+
+
+def _max_pool(rank, x, kernel_size, stride, padding, dilation, ceil_mode) -> jax.Array:
+    kernel = _tuple(kernel_size, rank)
+    stride = _tuple(stride, rank) if stride not in ((), None) else kernel
+    padding, dilation = _tuple(padding, rank), _tuple(dilation, rank)
+
+    def run(x):
+        pads = _geometry(x.shape[1:-1], kernel, stride, padding, dilation, ceil_mode)
+        low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+        return _reduce(x, np.array(low, x.dtype), lax.max, kernel, stride, pads, dilation)
+
+    return _with_batch(run, x, rank)
+
+
+def max_pool1d(self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False) -> jax.Array:
+    return _max_pool(1, self, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_pool2d(self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False) -> jax.Array:
+    return _max_pool(2, self, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_pool3d(self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False) -> jax.Array:
+    return _max_pool(3, self, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_pool2d_with_indices(
+    self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False
+) -> tuple[jax.Array, None]:
+    """The maxima; the indices are not computed (nothing in an image classifier's features uses them)."""
+    return max_pool2d(self, kernel_size, stride, padding, dilation, ceil_mode), None
+
+
+def _avg_pool(
+    rank, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+) -> jax.Array:
+    kernel = _tuple(kernel_size, rank)
+    stride = _tuple(stride, rank) if stride not in ((), None) else kernel
+    padding = _tuple(padding, rank)
+    ones = (1,) * rank
+
+    def run(x):
+        sizes = x.shape[1:-1]
+        pads = _geometry(sizes, kernel, stride, padding, ones, ceil_mode)
+        total = _reduce(x, np.array(0, x.dtype), lax.add, kernel, stride, pads, ones)
+        if divisor_override is not None:
+            return total / divisor_override
+        # How many pixels each window covers; the strip that ceil_mode adds never counts.
+        counts = np.ones((1,))
+        for n, k, s, p, (_, high) in zip(sizes, kernel, stride, padding, pads, strict=True):
+            out = (n + p + high - k) // s + 1
+            start = np.arange(out) * s - p
+            if count_include_pad:
+                count = np.minimum(start + k, n + p) - start
+            else:
+                count = np.minimum(start + k, n) - np.maximum(start, 0)
+            counts = counts[..., None] * count
+        return total / jnp.asarray(counts.reshape(1, *counts.shape[1:], 1), x.dtype)
+
+    return _with_batch(run, x, rank)
+
+
+def avg_pool1d(
+    self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True
+) -> jax.Array:
+    return _avg_pool(1, self, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+
+
+def avg_pool2d(
+    self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+) -> jax.Array:
+    return _avg_pool(2, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def avg_pool3d(
+    self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+) -> jax.Array:
+    return _avg_pool(3, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def _windows(size: int, out: int) -> list[tuple[int, int]]:
+    """Adaptive pooling's windows [start, end)."""
+    return [(i * size // out, -((-(i + 1) * size) // out)) for i in range(out)]
+
+
+def _adaptive(rank, x, output_size, reduce) -> jax.Array:
+    axes = range(x.ndim - rank, x.ndim)
+    outs = _tuple(output_size, rank)
+    for axis, out in zip(axes, outs, strict=True):
+        size = x.shape[axis]
+        if out is None or out == size:
+            continue
+        if size % out == 0:
+            split = x.reshape(*x.shape[:axis], out, size // out, *x.shape[axis + 1 :])
+            x = reduce(split, axis=axis + 1)
+        else:
+            parts = [
+                reduce(lax.slice_in_dim(x, a, b, axis=axis), axis=axis, keepdims=True)
+                for a, b in _windows(size, out)
+            ]
+            x = jnp.concatenate(parts, axis=axis)
+    return x
+
+
+def adaptive_avg_pool1d(self, output_size) -> jax.Array:
+    return _adaptive(1, self, output_size, jnp.mean)
+
+
+def adaptive_avg_pool2d(self, output_size) -> jax.Array:
+    return _adaptive(2, self, output_size, jnp.mean)
+
+
+def _adaptive_avg_pool2d(self, output_size) -> jax.Array:
+    return _adaptive(2, self, output_size, jnp.mean)
+
+
+def adaptive_avg_pool3d(self, output_size) -> jax.Array:
+    return _adaptive(3, self, output_size, jnp.mean)
+
+
+def adaptive_max_pool1d(self, output_size) -> tuple[jax.Array, None]:
+    return _adaptive(1, self, output_size, jnp.max), None
+
+
+def adaptive_max_pool2d(self, output_size) -> tuple[jax.Array, None]:
+    """The maxima; the indices are not computed."""
+    return _adaptive(2, self, output_size, jnp.max), None
