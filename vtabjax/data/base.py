@@ -1,0 +1,68 @@
+"""What the modules of this package pass to each other: examples, raw examples, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+
+class DataError(Exception):
+    """Examples cannot be read; the message says which and what to do."""
+
+
+class NotPreparedError(DataError):
+    """A data set is not prepared, or not completely, or in another version; the message has the way out."""
+
+
+class BrokenImageError(DataError):
+    """Images that cannot be decoded; the message lists them."""
+
+
+class CacheError(DataError):
+    """The image cache cannot be written."""
+
+
+class Examples(NamedTuple):
+    """The examples of one split of a task.
+
+    Attributes:
+      images: `[N, S, S, 3]` uint8, in memory or memory-mapped read-only.
+      labels: `[N]` int32.
+      ids: `[N]` names of the examples: tfds ids (``dtd-train.tfrecord-00000-of-00004__17``) or relative paths.
+      fingerprint: 16 hexadecimal digits that change with anything that changes the images or the labels.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: list[str]
+    fingerprint: str
+
+
+class Raw(NamedTuple):
+    """An example before decoding.
+
+    Attributes:
+      image: an encoded image, or `[H, W, C]` uint8.
+      label: its class.
+    """
+
+    image: bytes | np.ndarray
+    label: int
+
+
+class Source(NamedTuple):
+    """The raw examples of a split, in order.
+
+    Attributes:
+      ids: `[N]` names of the examples.
+      read: (start, stop) -> the raw examples from `start` to `stop`.
+      version: text that changes when the contents behind the same ids do.
+      where: what the examples are read from, for messages.
+    """
+
+    ids: list[str]
+    read: Callable[[int, int], Iterator[Raw]]
+    version: str
+    where: str = ""

@@ -1,0 +1,106 @@
+"""Decoding and resizing: one encoded image in, `[S, S, 3]` uint8 out."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+METHODS = ("vtab", "bilinear", "bicubic")
+
+
+def decode(data: bytes, *, upright: bool = False) -> np.ndarray:
+    """Decodes an image file, as `[H, W, 3]`, or `[H, W, 1]` where it has one channel, uint8.
+
+    Args:
+      data: content of a JPEG, PNG, ... file.
+      upright: turn the image as its EXIF orientation says (cameras write it; TensorFlow ignores it).
+
+    Raises:
+      OSError: the content is no image or is cut off.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if upright:
+                image = ImageOps.exif_transpose(image)
+            array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    except (
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+    ) as e:  # Pillow's ways to say the same
+        raise OSError(str(e)) from e
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _legacy_axis(image: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """Interpolates along one axis; float32."""
+    length = image.shape[axis]
+    # float32 throughout, as in TensorFlow's kernel: a float64 coordinate can fall on the other side of a pixel.
+    position = np.arange(size, dtype=np.float32) * (np.float32(length) / np.float32(size))
+    low = np.floor(position).astype(np.int64)
+    weight = (position - low).astype(np.float32)
+    low = np.minimum(low, length - 1)
+    high = np.minimum(low + 1, length - 1)
+    shape = [1] * image.ndim
+    shape[axis] = size
+    lower = np.take(image, low, axis).astype(np.float32)
+    difference = np.take(image, high, axis).astype(np.float32)
+    difference -= lower
+    difference *= weight.reshape(shape)
+    difference += lower
+    return difference
+
+
+def resize_legacy(image: np.ndarray, size: int) -> np.ndarray:
+    """TensorFlow 1's bilinear resize, the one VTAB was run with.
+
+    Output pixel i lies at i * in / out: no half-pixel centres, no antialiasing.
+
+    Args:
+      image: `[H, W, C]` uint8 or float32.
+      size: height and width of the result.
+
+    Returns:
+      `[size, size, C]` float32, not rounded. An image of that size already is returned as it is.
+    """
+    if image.shape[:2] == (size, size):
+        return image.astype(np.float32)
+    # The axis that shrinks most goes first: fewer numbers for the second one.
+    if image.shape[0] > image.shape[1]:
+        return _legacy_axis(_legacy_axis(image, size, 0), size, 1)
+    return _legacy_axis(_legacy_axis(image, size, 1), size, 0)
+
+
+def resize(image: np.ndarray, size: int, method: str) -> np.ndarray:
+    """Resizes both sides to `size`; the aspect ratio is not kept.
+
+    Args:
+      image: `[H, W, C]` uint8, C 1 or 3.
+      size: height and width of the result.
+      method: "vtab" (`resize_legacy`, rounded), "bilinear" or "bicubic" (Pillow's, antialiased).
+
+    Returns:
+      `[size, size, 3]` uint8.
+    """
+    if method == "vtab":
+        resized = (
+            image if image.shape[:2] == (size, size) else np.rint(resize_legacy(image, size)).astype(np.uint8)
+        )
+    else:
+        from PIL import Image
+
+        filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        resized = np.asarray(picture.resize((size, size), filters[method]))
+        resized = resized.reshape(size, size, -1)
+    return np.broadcast_to(resized, (size, size, 3))
+
+
+def check_method(method: str) -> None:
+    """Raises ValueError unless `method` is a resize method."""
+    if method not in METHODS:
+        raise ValueError(f"resize {method!r} does not exist; there are {', '.join(METHODS)}")

@@ -1,0 +1,128 @@
+"""From a raw source to arrays: parallel decoding, whole splits at once."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from vtabjax.data import images
+from vtabjax.data.base import BrokenImageError, Raw
+
+_CHUNK = 16  # examples per unit of work: one by one, small images would spend their time on hand-over
+
+
+class Format(NamedTuple):
+    """What a decoded image looks like.
+
+    Attributes:
+      size: height and width.
+      resize: one of `images.METHODS`.
+      scale: what stored pixel values are multiplied by.
+      upright: heed the EXIF orientation.
+    """
+
+    size: int
+    resize: str = "vtab"
+    scale: int = 1
+    upright: bool = False
+
+
+class Chunk(NamedTuple):
+    """Consecutive decoded examples; `broken` maps the place of one that could not be decoded to the reason."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    broken: dict[int, str]
+
+
+def default_workers() -> int:
+    """Decoding threads: the processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decode_chunk(raws: list[Raw], form: Format) -> Chunk:
+    out = np.zeros((len(raws), form.size, form.size, 3), np.uint8)
+    broken = {}
+    for i, raw in enumerate(raws):
+        try:
+            image = raw.image
+            if not isinstance(image, np.ndarray):
+                image = images.decode(image, upright=form.upright)
+            if form.scale != 1:
+                image = image * np.uint8(form.scale)
+            out[i] = images.resize(image, form.size, form.resize)
+        except OSError as e:
+            broken[i] = str(e)
+    return Chunk(out, np.asarray([raw.label for raw in raws], np.int32), broken)
+
+
+def decode(raws: Iterable[Raw], form: Format, *, workers: int | None = None) -> Iterator[Chunk]:
+    """Decodes examples in parallel, in order.
+
+    Args:
+      raws: raw examples; read ahead by a few chunks per worker.
+      form: the decoded images' form.
+      workers: threads (decoding releases Python's lock); one per processor by default.
+    """
+    workers = workers or default_workers()
+    raws = iter(raws)
+    pending: collections.deque[concurrent.futures.Future[Chunk]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers, "decode") as pool:
+        try:
+            while True:
+                while len(pending) < 4 * workers and (chunk := list(itertools.islice(raws, _CHUNK))):
+                    pending.append(pool.submit(_decode_chunk, chunk, form))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def broken_error(task: str, split: str, broken: dict[str, str]) -> BrokenImageError:
+    """The error that lists images that could not be decoded (id -> reason)."""
+    lines = [f"  {name}: {reason}" for name, reason in itertools.islice(broken.items(), 20)]
+    if len(broken) > 20:
+        lines.append(f"  and {len(broken) - 20} more")
+    return BrokenImageError(
+        f"task {task}, split {split}: {len(broken)} image(s) cannot be decoded; repair or remove them, or go on "
+        "without them with skip_broken=true:\n" + "\n".join(lines)
+    )
+
+
+def collect(
+    chunks: Iterable[Chunk],
+    ids: list[str],
+    write: Callable[[np.ndarray], None],
+    *,
+    progress: str = "",
+) -> tuple[list[int], np.ndarray, dict[str, str]]:
+    """Passes every decodable image on to `write`, chunk by chunk.
+
+    Returns:
+      Positions of the decodable examples, their labels `[N]` int32, and id -> reason of the others.
+    """
+    import tqdm
+
+    kept: list[int] = []
+    labels = [np.zeros(0, np.int32)]
+    broken: dict[str, str] = {}
+    # Silent below a second of work.
+    with tqdm.tqdm(total=len(ids), desc=progress, unit="image", delay=1, disable=not progress) as bar:
+        position = 0
+        for chunk in chunks:
+            good = np.asarray([i for i in range(len(chunk.labels)) if i not in chunk.broken], np.int64)
+            broken.update({ids[position + i]: reason for i, reason in chunk.broken.items()})
+            write(chunk.images if len(good) == len(chunk.labels) else chunk.images[good])
+            labels.append(chunk.labels[good])
+            kept.extend((position + good).tolist())
+            position += len(chunk.labels)
+            bar.update(len(chunk.labels))
+    return kept, np.concatenate(labels), broken
