@@ -1,8 +1,8 @@
 """The tasks: VTAB's nineteen, the embedded ones, and folders of your own pictures, as plain data.
 
-A task says where its examples come from (`builder`), which of them belong to which split (`splits`) and what the
-label of one is (`label`, a pure function of the data set's own fields). Splits and label rules are those of the
-benchmark's released code, github.com/google-research/task_adaptation (VTAB: arXiv 1910.04867).
+A task says where its examples come from (`builder`), which of them belong to which split (`splits`) and what
+the label of one is (`label`, a pure function of the data set's own fields). Splits and label rules are those of
+the benchmark's released code, github.com/google-research/task_adaptation (VTAB: arXiv 1910.04867).
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Task:
     Attributes:
       name: what results are filed under.
       group: one of `GROUPS`.
-      builder: the tfds builder string with the version that the benchmark names; "embedded"; or "folder:/path".
+      builder: tfds builder string with the version that the benchmark names; "embedded"; "folder:/path".
       num_classes: number of classes; some may be absent from the 1,000 training examples.
-      splits: split name -> which examples these are, in tfds's slicing notation, at the published sizes.
+      splits: split name -> which examples these are, at the published sizes, in tfds's slicing notation.
       label: an example's fields (numpy) -> its label, 0 ... num_classes - 1.
       fields: the example's fields that `label` reads.
       sizes: examples in each split of the data set, as published.
@@ -92,8 +92,8 @@ class Task:
         return f"folder-{stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
-# Label rules. Bin edges are compared in float32 and strictly, as the released code does: an edge belongs to the
-# class below it.
+# Label rules. Bin edges are compared in float32 and strictly, as the released code does: an edge belongs to
+# the class below it.
 
 
 def stored_label(example: Mapping[str, Any]) -> int:
@@ -117,7 +117,7 @@ def clevr_distance(example: Mapping[str, Any]) -> int:
 
 
 def kitti_distance(example: Mapping[str, Any]) -> int:
-    """Distance of the closest car, van or truck in metres: (-100, 8], (8, 20], (20, 999]; 3 where there is none."""
+    """Metres to the closest car, van or truck: (-100, 8], (8, 20], (20, 999]; class 3 where there is none."""
     kind = np.asarray(example["objects"]["type"])
     location = np.asarray(example["objects"]["location"], np.float32).reshape(-1, 3)
     return _bin(np.min(location[kind < 3, 2], initial=np.float32(1000)), (-100, 8, 20, 999))
@@ -236,76 +236,63 @@ _CLEVR = {**_cut(90), "test": (Part("validation"),)}
 # Validation is half of the test set: other toys than those of the training set.
 _NORB = {"train": (Part("train"),), "val": (Part("test", 0, 50),), "test": (Part("test", 50, 100),)}
 
-_KITTI = "kitti:3.1.0"
-_CLEVR_SIZES = {"train": 70000, "validation": 15000, "test": 15000}
-_NORB_SIZES = {"train": 24300, "test": 24300}
-_RESISC_MANUAL = "NWPU-RESISC45.rar from https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, unpacked to {manual_dir}/NWPU-RESISC45/"
+
+def _own(train: int, validation: int, test: int) -> dict[str, int]:
+    return {"train": train, "validation": validation, "test": test}
+
+
+_RESISC_MANUAL = (
+    "NWPU-RESISC45.rar from https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, unpacked to "
+    "{manual_dir}/NWPU-RESISC45/"
+)
 _RETINOPATHY_MANUAL = (
-    "https://www.kaggle.com/c/diabetic-retinopathy-detection/data: unpack train.zip to {manual_dir}/train/, test.zip "
-    "to {manual_dir}/test/, sample.zip to {manual_dir}/sample/, trainLabels.csv to {manual_dir}/"
+    "https://www.kaggle.com/c/diabetic-retinopathy-detection/data: train.zip unpacked to {manual_dir}/train/, "
+    "test.zip to {manual_dir}/test/, sample.zip to {manual_dir}/sample/, trainLabels.csv to {manual_dir}/"
 )
 
 # fmt: off
 _VTAB = (
     _task("caltech101", "Natural", "caltech101:3.*.*", 102, {"train": 3060, "test": 6084}, _cut(90)),
     _task("cifar100", "Natural", "cifar100:3.*.*", 100, {"train": 50000, "test": 10000}, _cut(90), majority=0.01),
-    _task("dtd", "Natural", "dtd:3.*.*", 47, {"train": 1880, "validation": 1880, "test": 1880}, _OWN, majority=1 / 47),
-    _task("flowers102", "Natural", "oxford_flowers102:2.*.*", 102,
-          {"train": 1020, "validation": 1020, "test": 6149}, _OWN),
+    _task("dtd", "Natural", "dtd:3.*.*", 47, _own(1880, 1880, 1880), _OWN, majority=1 / 47),
+    _task("flowers102", "Natural", "oxford_flowers102:2.*.*", 102, _own(1020, 1020, 6149), _OWN),
     # The released code names 3.*.*, which tfds has replaced: 4.0.0 holds the same examples in the same order.
-    _task("pets", "Natural", "oxford_iiit_pet:4.*.*", 37, {"train": 3680, "test": 3669}, _cut(80), also=("3.*.*",)),
-    _task("sun397", "Natural", "sun397/tfds:4.*.*", 397, {"train": 76128, "validation": 10875, "test": 21750}, _OWN),
+    _task("pets", "Natural", "oxford_iiit_pet:4.*.*", 37, {"train": 3680, "test": 3669}, _cut(80),
+          also=("3.*.*",)),
+    _task("sun397", "Natural", "sun397/tfds:4.*.*", 397, _own(76128, 10875, 21750), _OWN),
     _task("svhn", "Natural", "svhn_cropped:3.*.*", 10, {"train": 73257, "test": 26032}, _cut(90)),
     _task("eurosat", "Specialized", "eurosat/rgb:2.*.*", 10, {"train": 27000}, _cut_three(60, 20)),
-    _task("resisc45", "Specialized", "resisc45:3.*.*", 45, {"train": 31500}, _cut_three(60, 20), manual=_RESISC_MANUAL),
-    _task("patch_camelyon", "Specialized", "patch_camelyon:2.*.*", 2,
-          {"train": 262144, "validation": 32768, "test": 32768}, _OWN),
+    _task("resisc45", "Specialized", "resisc45:3.*.*", 45, {"train": 31500}, _cut_three(60, 20),
+          manual=_RESISC_MANUAL),
+    _task("patch_camelyon", "Specialized", "patch_camelyon:2.*.*", 2, _own(262144, 32768, 32768), _OWN),
     _task("retinopathy", "Specialized", "diabetic_retinopathy_detection/btgraham-300:3.*.*", 5,
-          {"train": 35126, "validation": 10906, "test": 42670}, _OWN, majority=0.7359, manual=_RETINOPATHY_MANUAL),
-    _task("clevr_count", "Structured", "clevr:3.*.*", 8, _CLEVR_SIZES, _CLEVR,
+          _own(35126, 10906, 42670), _OWN, majority=0.7359, manual=_RETINOPATHY_MANUAL),
+    _task("clevr_count", "Structured", "clevr:3.*.*", 8, _own(70000, 15000, 15000), _CLEVR,
           label=clevr_count, fields=("objects",)),
-    _task("clevr_distance", "Structured", "clevr:3.*.*", 6, _CLEVR_SIZES, _CLEVR,
+    _task("clevr_distance", "Structured", "clevr:3.*.*", 6, _own(70000, 15000, 15000), _CLEVR,
           label=clevr_distance, fields=("objects",)),
     _task("dsprites_location", "Structured", "dsprites:2.*.*", 16, {"train": 737280}, _cut_three(80, 10),
           label=dsprites_location, fields=("label_x_position",), scale=255),
     _task("dsprites_orientation", "Structured", "dsprites:2.*.*", 16, {"train": 737280}, _cut_three(80, 10),
           label=dsprites_orientation, fields=("label_orientation",), scale=255),
-    _task("smallnorb_azimuth", "Structured", "smallnorb:2.*.*", 18, _NORB_SIZES, _NORB,
+    _task("smallnorb_azimuth", "Structured", "smallnorb:2.*.*", 18, {"train": 24300, "test": 24300}, _NORB,
           label=smallnorb_azimuth, fields=("label_azimuth",)),
-    _task("smallnorb_elevation", "Structured", "smallnorb:2.*.*", 9, _NORB_SIZES, _NORB,
+    _task("smallnorb_elevation", "Structured", "smallnorb:2.*.*", 9, {"train": 24300, "test": 24300}, _NORB,
           label=smallnorb_elevation, fields=("label_elevation",)),
-    _task("dmlab", "Structured", "dmlab:2.0.1", 6, {"train": 65550, "validation": 22628, "test": 22735}, _OWN),
-    _task("kitti_distance", "Structured", _KITTI, 4, {"train": 6347, "validation": 423, "test": 711}, _OWN,
+    _task("dmlab", "Structured", "dmlab:2.0.1", 6, _own(65550, 22628, 22735), _OWN),
+    # Later versions change annotations that no label rule reads.
+    _task("kitti_distance", "Structured", "kitti:3.1.0", 4, _own(6347, 423, 711), _OWN,
           label=kitti_distance, fields=("objects",), also=("3.2.0", "3.3.0")),
 )
-# fmt: on
 
-_SPRITES = {"train": 800, "validation": 200, "test": 2000}
 _EMBEDDED = (
-    _task("digits", "Embedded", "embedded", 10, {"train": 800, "validation": 200, "test": 797}, _OWN),
-    _task(
-        "sprites_location",
-        "Embedded",
-        "embedded",
-        16,
-        _SPRITES,
-        _OWN,
-        label=dsprites_location,
-        fields=("label_x_position",),
-        scale=255,
-    ),
-    _task(
-        "sprites_orientation",
-        "Embedded",
-        "embedded",
-        16,
-        _SPRITES,
-        _OWN,
-        label=dsprites_orientation,
-        fields=("label_orientation",),
-        scale=255,
-    ),
+    _task("digits", "Embedded", "embedded", 10, _own(800, 200, 797), _OWN),
+    _task("sprites_location", "Embedded", "embedded", 16, _own(800, 200, 2000), _OWN,
+          label=dsprites_location, fields=("label_x_position",), scale=255),
+    _task("sprites_orientation", "Embedded", "embedded", 16, _own(800, 200, 2000), _OWN,
+          label=dsprites_orientation, fields=("label_orientation",), scale=255),
 )
+# fmt: on
 
 VTAB: tuple[str, ...] = tuple(t.name for t in _VTAB)
 EMBEDDED: tuple[str, ...] = tuple(t.name for t in _EMBEDDED)
@@ -326,6 +313,6 @@ def get(name: str) -> Task:
         near = specs.nearest(name, TASKS)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise TaskError(
-            f"unknown task {name!r}; {hint}Tasks: {', '.join(TASKS)}; your own pictures: folder:/path/to/folder"
+            f"unknown task {name!r}; {hint}Tasks: {', '.join(TASKS)}; your own pictures: folder:/path"
         )
     return TASKS[name]

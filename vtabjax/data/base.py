@@ -30,7 +30,7 @@ class Examples(NamedTuple):
     Attributes:
       images: `[N, S, S, 3]` uint8, in memory or memory-mapped read-only.
       labels: `[N]` int32.
-      ids: `[N]` names of the examples: tfds ids (``dtd-train.tfrecord-00000-of-00004__17``) or relative paths.
+      ids: `[N]` names of the examples: tfds ids (``dtd-train.tfrecord-00000-of-00004__17``) or paths.
       fingerprint: 16 hexadecimal digits that change with anything that changes the images or the labels.
     """
 

@@ -39,7 +39,7 @@ def decode(data: bytes, *, upright: bool = False) -> np.ndarray:
 def _legacy_axis(image: np.ndarray, size: int, axis: int) -> np.ndarray:
     """Interpolates along one axis; float32."""
     length = image.shape[axis]
-    # float32 throughout, as in TensorFlow's kernel: a float64 coordinate can fall on the other side of a pixel.
+    # float32 throughout, as in TensorFlow's kernel: in float64 a coordinate can fall on a pixel's other side.
     position = np.arange(size, dtype=np.float32) * (np.float32(length) / np.float32(size))
     low = np.floor(position).astype(np.int64)
     weight = (position - low).astype(np.float32)

@@ -34,7 +34,7 @@ class Format(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Consecutive decoded examples; `broken` maps the place of one that could not be decoded to the reason."""
+    """Consecutive decoded examples; `broken`: place of one that could not be decoded -> reason."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -92,8 +92,8 @@ def broken_error(task: str, split: str, broken: dict[str, str]) -> BrokenImageEr
     if len(broken) > 20:
         lines.append(f"  and {len(broken) - 20} more")
     return BrokenImageError(
-        f"task {task}, split {split}: {len(broken)} image(s) cannot be decoded; repair or remove them, or go on "
-        "without them with skip_broken=true:\n" + "\n".join(lines)
+        f"task {task}, split {split}: {len(broken)} image(s) cannot be decoded; repair or remove them, or "
+        "go on without them with skip_broken=true:\n" + "\n".join(lines)
     )
 
 

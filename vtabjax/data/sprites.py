@@ -1,7 +1,7 @@
 """Sprites: a renderer for the factors of dSprites, so that two structured tasks need no download.
 
 dSprites (github.com/google-deepmind/dsprites-dataset) holds every combination of 3 shapes x 6 scales x
-40 orientations x 32 x 32 positions as a binary 64 x 64 image. These are not its pixels: same factors, own shapes.
+40 orientations x 32 x 32 positions as a binary 64 x 64 image. Here: the same factors, shapes of our own.
 """
 
 from __future__ import annotations
