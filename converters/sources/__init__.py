@@ -1,0 +1,111 @@
+"""Where torch modules come from: a model spec becomes a module and what is known about it.
+
+Each module of this package is one source and has the same three functions: `build`, `names` and `check`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from vtabjax import specs
+from vtabjax.specs import Spec, SpecError
+
+SOURCES = ("timm", "torchvision", "openselfsup", "embedded", "baseline")
+LIST_COMMAND = "python -m converters list"
+
+
+class Source(NamedTuple):
+    """A torch module and what is known about it.
+
+    Attributes:
+      module: in evaluation mode, float32, on the CPU.
+      info: JSON-able: spec, source, architecture, weights (description), input_size [C, H, W], mean, std,
+        interpolation, crop_pct, crop_mode, num_classes (None without a classifier), license, method
+        ("supervised", "self-supervised", "semi-supervised", "image-text", "generative" or "none"; None where
+        unknown), pretraining_data (None where unknown); for a checkpoint file also layout and dropped_keys.
+    """
+
+    module: nn.Module
+    info: dict[str, Any]
+
+
+def build(spec: str | Spec, input_size: int | None = None) -> Source:
+    """The torch module a spec names, with its weights.
+
+    Args:
+      spec: a model spec without a pattern.
+      input_size: height and width of the images, or None for the size the weights were made for.
+
+    Raises:
+      SpecError: the spec names nothing there is, its weights cannot be had, or it cannot take that size.
+    """
+    spec = check(spec)
+    if input_size is not None and input_size < 1:
+        raise SpecError(f"model {spec}: the input size {input_size} is not a positive number of pixels")
+    source = _module(spec.source).build(spec, input_size)
+    module = source.module.eval().float()
+    return Source(module, {"spec": str(spec), "source": spec.source, **source.info})
+
+
+def check(spec: str | Spec) -> Spec:
+    """Takes a spec apart and makes sure that it names something, without building or downloading anything.
+
+    Raises:
+      SpecError: it does not; the message has the nearest names.
+    """
+    if not isinstance(spec, Spec):
+        if specs.is_pattern(spec):
+            raise SpecError(f"model {spec!r} is a pattern; {LIST_COMMAND} '{spec}' lists what it stands for")
+        spec = specs.parse(spec)
+    _known(spec)
+    _module(spec.source).check(spec)
+    return spec
+
+
+def list_models(pattern: str) -> list[str]:
+    """The specs a pattern stands for, sorted.
+
+    ``timm/resnet*`` gives every published set of weights with its tag, ``timm/resnet*@random`` every
+    architecture. Text without ``*?[`` is returned as it is, once it is known to exist.
+
+    Raises:
+      SpecError: nothing matches.
+    """
+    if not specs.is_pattern(pattern):
+        return [str(check(pattern))]
+    spec = specs.parse(pattern)
+    if spec.file is not None:
+        raise SpecError(f"model {pattern!r}: a weight file belongs to one architecture; write its name")
+    _known(spec)
+    weights = str(spec)[len(str(spec._replace(seed=None))) :]  # "", "@random" or "@random:SEED"
+    found = [
+        f"{source}/{name}{weights}"
+        for source in fnmatch.filter(SOURCES, spec.source)
+        for name in _module(source).names(spec)
+    ]
+    if not found:
+        everything = f"{LIST_COMMAND} '{spec.source}/*'"
+        raise SpecError(f"model pattern {pattern!r} matches nothing; {everything} lists what there is")
+    return sorted(found)
+
+
+def _known(spec: Spec) -> None:
+    if not fnmatch.filter(SOURCES, spec.source):
+        near = " or ".join(specs.nearest(spec.source, SOURCES) or SOURCES)
+        raise SpecError(f"model {str(spec)!r}: there is no source {spec.source!r}; did you mean {near}?")
+
+
+def _module(source: str):
+    return importlib.import_module(f"{__name__}.{source}")
+
+
+def did_you_mean(spec: Spec, what: str, name: str, names: list[str]) -> SpecError:
+    """The error for a name that a source does not have."""
+    near = specs.nearest(name, names)
+    everything = f"{LIST_COMMAND} '{spec.source}/*' lists them"
+    hint = f"did you mean {' or '.join(near)}?" if near else everything
+    return SpecError(f"model {str(spec)!r}: {spec.source} has no {what} {name!r}; {hint}")

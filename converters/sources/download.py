@@ -1,0 +1,91 @@
+"""One clear line when published weights cannot be downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from vtabjax.specs import Spec, SpecError
+
+_NETWORK_PACKAGES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "huggingface_hub")
+
+
+@contextlib.contextmanager
+def downloading(spec: Spec, *, hub: bool = False) -> Iterator[None]:
+    """Turns a failed download inside the block into a SpecError of one line.
+
+    Args:
+      spec: what is being downloaded, for the message.
+      hub: whether the weights are on the Hugging Face hub, whose client otherwise retries for most of a
+        minute where there is no network.
+
+    Raises:
+      SpecError: the download failed.
+    """
+    unreachable = None
+    try:
+        with _offline_if_unreachable() if hub else contextlib.nullcontext() as unreachable:
+            yield
+    except SpecError:
+        raise
+    except Exception as e:
+        cause = _network_cause(e)
+        if cause is None:
+            raise
+        text = unreachable or " ".join(str(cause).split())[:200] or type(cause).__name__
+        raise SpecError(
+            f"model {str(spec)!r}: its weights are not on this machine and cannot be downloaded ({text}); "
+            f"write {spec.source}/{spec.name}@random for a random initialisation, "
+            f"or {spec.source}/{spec.name}@/path/to/file for a file you have"
+        ) from e
+
+
+def _network_cause(error: BaseException | None) -> BaseException | None:
+    """The innermost error of the chain, if one of its links comes from the network."""
+    network = False
+    innermost = error
+    while error is not None:
+        package = type(error).__module__.partition(".")[0]
+        # URLError is an OSError of urllib.error; gaierror, ConnectionError and TimeoutError are the system's.
+        network |= package in _NETWORK_PACKAGES or isinstance(
+            error, (ConnectionError, TimeoutError, socket.gaierror)
+        )
+        network |= type(error).__module__ == "urllib.error"
+        innermost = error
+        error = error.__cause__ or error.__context__
+    return innermost if network else None
+
+
+@contextlib.contextmanager
+def _offline_if_unreachable() -> Iterator[str | None]:
+    """Where the hub's name does not resolve, lets its client look into its cache only. Gives the reason."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    host = urlsplit(constants.ENDPOINT).hostname
+    reason = None
+    if not before and not getproxies() and not _resolves(host):
+        constants.HF_HUB_OFFLINE = True
+        reason = f"the name {host} does not resolve"
+    logger.setLevel(
+        max(level, logging.ERROR)
+    )  # its warnings repeat for every retry what the error says at the end
+    try:
+        yield reason
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        logger.setLevel(level)
+
+
+def _resolves(host: str | None) -> bool:
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return True

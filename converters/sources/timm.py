@@ -1,0 +1,206 @@
+"""timm: every architecture, and every set of weights that its pretrained_cfg names."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
+
+# isort: split
+import timm
+
+from converters.sources import Source, did_you_mean, files
+from converters.sources.download import downloading
+from converters.sources.size import refuse_size, runs_at
+from vtabjax.specs import Spec, SpecError
+
+
+@functools.cache
+def _architectures() -> list[str]:
+    return timm.list_models()
+
+
+@functools.cache
+def _pretrained() -> list[str]:
+    return timm.list_pretrained()
+
+
+def names(spec: Spec) -> list[str]:
+    """Names that match: architectures for @random, sets of weights with their tags otherwise."""
+    if spec.random:
+        return fnmatch.filter(_architectures(), spec.name)
+    return fnmatch.filter(_pretrained(), f"{spec.name}.{spec.tag or '*'}")
+
+
+def check(spec: Spec) -> None:
+    """Raises SpecError unless timm has the architecture and, where they are wanted, the weights."""
+    if spec.name not in _architectures():
+        raise did_you_mean(spec, "architecture", spec.name, _architectures())
+    if spec.random:
+        return
+    if spec.file is not None:
+        if spec.tag:
+            raise SpecError(
+                f"model {str(spec)!r} has both a weight tag ({spec.tag}) and a file; leave one out"
+            )
+        files.check(spec)
+        return
+    tags = [n.partition(".")[2] for n in _pretrained() if n.partition(".")[0] == spec.name]
+    if not tags:
+        raise SpecError(
+            f"model {str(spec)!r}: timm publishes no weights for {spec.name}; "
+            f"write timm/{spec.name}@random or timm/{spec.name}@/path/to/weights"
+        )
+    if spec.tag and spec.tag not in tags:
+        raise SpecError(
+            f"model {str(spec)!r}: timm/{spec.name} has no weights {spec.tag!r}; it has {', '.join(tags)}"
+        )
+
+
+def build(spec: Spec, input_size: int | None) -> Source:
+    """The architecture with the weights that the spec asks for."""
+    name = spec.name if spec.tag is None else f"{spec.name}.{spec.tag}"
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None:  # architectures without any configuration of their own
+        raise SpecError(f"model {str(spec)!r}: timm does not say what images {name} takes")
+    kwargs: dict[str, Any] = {}
+    channels, height, width = cfg.input_size
+    if input_size is not None and (height, width) != (input_size, input_size):
+        kwargs = _size_arguments(spec, input_size, (height, width))
+        height = width = input_size
+    if spec.random:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            module = timm.create_model(spec.name, **kwargs)
+        extra = {"weights": f"random initialisation, seed {spec.seed}"}
+        method, data = "none", None
+    elif spec.file is not None:
+        module = timm.create_model(spec.name, **kwargs)
+        extra = files.load_into(module, spec)
+        method, data = None, None
+    else:
+        with downloading(spec, hub=cfg.hf_hub_id is not None):
+            module = _pretrained_model(spec, name, input_size, kwargs)
+        extra = {"weights": f"timm {spec.name}.{cfg.tag}" if cfg.tag else f"timm {spec.name}"}
+        method, data = provenance(cfg.tag or "")
+    info = {
+        "architecture": spec.name,
+        "input_size": [channels, height, width],
+        "mean": [float(v) for v in cfg.mean],
+        "std": [float(v) for v in cfg.std],
+        "interpolation": cfg.interpolation,
+        "crop_pct": float(cfg.crop_pct),
+        "crop_mode": cfg.crop_mode,
+        "num_classes": _classes(module),
+        "license": None if spec.random or spec.file else cfg.license,
+        "method": method,
+        "pretraining_data": data,
+    }
+    return Source(module, {**info, **extra})
+
+
+def _classes(module: nn.Module) -> int | None:
+    return getattr(module, "num_classes", 0) or None
+
+
+def _pretrained_model(spec: Spec, name: str, input_size: int | None, kwargs: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=True, **kwargs)
+    except RuntimeError as e:
+        if kwargs and "size mismatch" in str(e):
+            raise SpecError(
+                f"model {str(spec)!r}: its weights do not fit {input_size} pixels; leave the input size out"
+            ) from e
+        raise
+
+
+def _size_arguments(spec: Spec, size: int, own: tuple[int, int]) -> dict[str, Any]:
+    """What create_model needs for another image size: an img_size, or nothing if any size will do."""
+
+    def works(candidate: int) -> dict[str, Any] | None:
+        for kwargs in ({"img_size": candidate}, {}):
+            try:
+                with torch.device("meta"):
+                    module = timm.create_model(spec.name, **kwargs).eval()
+            except TypeError as e:
+                if kwargs and "img_size" in str(e):
+                    continue  # it takes no img_size
+                return None
+            except (AssertionError, RuntimeError, ValueError):
+                return None
+            return kwargs if runs_at(module, candidate) else None
+        return None
+
+    kwargs = works(size)
+    if kwargs is None:
+        raise refuse_size(spec, size, own, lambda candidate: works(candidate) is not None)
+    return kwargs
+
+
+# What the parts of timm's tags say. The order within a tag is the order of training.
+_DATA = {
+    "in1k": "ImageNet-1k",
+    "in12k": "ImageNet-12k",
+    "in21k": "ImageNet-21k",
+    "in22k": "ImageNet-21k",
+    "inw21k": "ImageNet-21k (winter)",
+    "lvd142m": "LVD-142M",
+    "lvd1689m": "LVD-1689M",
+    "sat493m": "SAT-493M",
+    "laion400m": "LAION-400M",
+    "laion2b": "LAION-2B",
+    "laiona": "LAION-A",
+    "openai": "OpenAI WIT-400M",
+    "datacompxl": "DataComp-1B",
+    "datacomp1b": "DataComp-1B",
+    "dfn2b": "DFN-2B",
+    "dfn5b": "DFN-5B",
+    "merged2b": "Merged-2B",
+    "m30m": "Merged-30M",
+    "m38m": "Merged-38M",
+    "webli": "WebLI",
+    "cc12m": "CC-12M",
+    "yfcc15m": "YFCC-15M",
+    "yfcc100m": "YFCC-100M",
+    "ig1b": "Instagram-1B",
+    "swag": "Instagram-3.6B",
+    "jft": "JFT-300M",
+    "sa1b": "SA-1B",
+    "bamboo": "Bamboo",
+    "dfndr2b": "DFNDR-2B",
+}
+_SELF_SUPERVISED = set("dino dinov3 mae mim fcmae ijepa seer lvd142m lvd1689m sat493m".split())
+_SEMI_SUPERVISED = {"ssl", "swsl", "ns"}
+_IMAGE_TEXT = set(
+    "clip openai laion400m laion2b laiona datacompxl datacomp1b dfn2b dfn5b merged2b webli cc12m yfcc15m "
+    "mclip mclip2 metaclip metaclip2 tinyclip dfndr2b".split()
+)
+_TRAINED_ON_IMAGENET = {"dino", "mae", "fcmae"}  # the official releases' data, which the tag leaves out
+
+
+def provenance(tag: str) -> tuple[str | None, str | None]:
+    """Training method and data, as far as one of timm's weight tags tells; None for what it does not."""
+    parts = tag.lower().split("_")
+    found = [_DATA[p] for p in parts if p in _DATA]
+    fine_tuned = "ft" in parts and any(re.fullmatch(r"in\d+k", p) for p in parts[parts.index("ft") :])
+    if _SEMI_SUPERVISED & set(parts):
+        method = "semi-supervised"
+    elif fine_tuned:
+        method = "supervised"
+    elif _SELF_SUPERVISED & set(parts):
+        method = "self-supervised"
+    elif _IMAGE_TEXT & set(parts):
+        method = "image-text"
+    elif any(p.startswith("in") and p in _DATA for p in parts):
+        method = "supervised"
+    else:
+        method = None
+    if _TRAINED_ON_IMAGENET & set(parts) and not found[:1] == ["ImageNet-1k"]:
+        found.insert(0, "ImageNet-1k")
+    return method, ", ".join(dict.fromkeys(found)) or None

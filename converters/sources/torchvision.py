@@ -1,0 +1,156 @@
+"""torchvision: its classification builders and their weight enums."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from converters import _compat  # noqa: F401  (before torchvision)
+
+# isort: split
+import torchvision
+from torchvision.models import get_model_builder, get_model_weights
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from converters.sources import Source, did_you_mean, files
+from converters.sources.download import downloading
+from converters.sources.size import refuse_size, runs_at
+from vtabjax.specs import Spec, SpecError
+
+
+@functools.cache
+def _architectures() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _weights(name: str) -> list[str]:
+    return [w.name for w in get_model_weights(name)]  # without the alias DEFAULT
+
+
+def names(spec: Spec) -> list[str]:
+    """Names that match: architectures for @random, weight enums (``resnet50.IMAGENET1K_V2``) otherwise."""
+    found = fnmatch.filter(_architectures(), spec.name)
+    if spec.random:
+        return found
+    return [f"{name}.{w}" for name in found for w in fnmatch.filter(_weights(name), spec.tag or "*")]
+
+
+def check(spec: Spec) -> None:
+    """Raises SpecError unless torchvision has the builder and, where they are wanted, the weights."""
+    if spec.name not in _architectures():
+        raise did_you_mean(spec, "architecture", spec.name, _architectures())
+    if spec.file is not None:
+        if spec.tag:
+            raise SpecError(
+                f"model {str(spec)!r} has both a weight tag ({spec.tag}) and a file; leave one out"
+            )
+        files.check(spec)
+    elif spec.tag and spec.tag not in [*_weights(spec.name), "DEFAULT"]:
+        have = ", ".join(_weights(spec.name))
+        raise SpecError(
+            f"model {str(spec)!r}: torchvision/{spec.name} has no weights {spec.tag!r}; it has {have}"
+        )
+
+
+def build(spec: Spec, input_size: int | None) -> Source:
+    """The builder's module with the weights that the spec asks for, and what their transforms say."""
+    enum = get_model_weights(spec.name)
+    if spec.random or spec.file:
+        # The recipe that the architecture was first published with; later ones resize to odd sizes.
+        weights = min(enum, key=lambda w: w.transforms().crop_size[0])
+    else:
+        weights = enum[spec.tag or "DEFAULT"]
+    transforms = weights.transforms()
+    (own,) = transforms.crop_size
+    (resize,) = transforms.resize_size
+    size = input_size or own
+    if size != own and not _works(spec.name, size):
+        raise refuse_size(spec, size, (own, own), lambda candidate: _works(spec.name, candidate))
+    if spec.random:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            module = _module(spec.name, size)
+        extra = {"weights": f"random initialisation, seed {spec.seed}"}
+    elif spec.file is not None:
+        module = _module(spec.name, size)
+        extra = files.load_into(module, spec)
+    else:
+        with downloading(spec):
+            module = _pretrained(spec, weights, size, own)
+        extra = {"weights": f"torchvision {spec.name}.{weights.name}", **_provenance(weights)}
+    info = {
+        "architecture": spec.name,
+        "input_size": [3, size, size],
+        "mean": [float(v) for v in transforms.mean],
+        "std": [float(v) for v in transforms.std],
+        "interpolation": transforms.interpolation.value,
+        "crop_pct": own / resize,
+        "crop_mode": "center",
+        "num_classes": len(weights.meta["categories"]),
+        "license": None,
+        "method": "none" if spec.random else None,
+        "pretraining_data": None,
+    }
+    return Source(module, {**info, **extra})
+
+
+def _module(name: str, size: int) -> nn.Module:
+    """The builder's module, random, without the auxiliary classifiers that only training uses."""
+    kwargs: dict[str, Any] = {}
+    if name.startswith("vit_"):
+        kwargs["image_size"] = size
+    elif name.startswith("maxvit"):
+        kwargs["input_size"] = (size, size)
+    elif name in ("googlenet", "inception_v3"):
+        kwargs["init_weights"] = True
+    return _without_auxiliary(get_model_builder(name)(weights=None, **kwargs))
+
+
+def _without_auxiliary(module: nn.Module) -> nn.Module:
+    if getattr(module, "aux_logits", False):
+        module.aux_logits = False
+        for name in ("AuxLogits", "aux1", "aux2"):
+            if hasattr(module, name):
+                setattr(module, name, None)
+    return module
+
+
+def _pretrained(spec: Spec, weights: Any, size: int, own: int) -> nn.Module:
+    if size == own or not spec.name.startswith(("vit_", "maxvit")):
+        return _without_auxiliary(get_model_builder(spec.name)(weights=weights))
+    module = _module(spec.name, size)
+    state = weights.get_state_dict(check_hash=True)
+    if spec.name.startswith("vit_"):
+        state = interpolate_embeddings(size, module.patch_size, state)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as e:
+        raise SpecError(
+            f"model {str(spec)!r}: its weights do not fit {size} pixels; leave the input size out"
+        ) from e
+    return module
+
+
+def _works(name: str, size: int) -> bool:
+    try:
+        with torch.device("meta"):
+            module = _module(name, size).eval()
+    except (AssertionError, ValueError):
+        return False
+    except RuntimeError:  # regnets look at numbers while they are built
+        module = _module(name, size).eval()
+    return runs_at(module, size)
+
+
+def _provenance(weights: Any) -> dict[str, str]:
+    if "SWAG" in weights.name:
+        return {
+            "license": "cc-by-nc-4.0",
+            "method": "supervised",
+            "pretraining_data": "Instagram-3.6B (hashtags), ImageNet-1k",
+        }
+    return {"license": "bsd-3-clause", "method": "supervised", "pretraining_data": "ImageNet-1k"}
