@@ -1,0 +1,20 @@
+"""Transferability scores: LEEP, NLEEP, LogME and friends, from one pass of each model over the training
+images.
+
+    python main.py --config=configs/transferability.py
+    python main.py --config=configs/transferability.py:vtab --config.scores=logme,parc
+
+docs/scores.md says what each one means and when not to believe it. leep and nce need the source's classifier:
+they stay empty (null, not 0) for models without one. Scores are compared within a task; they are not averaged
+over tasks.
+"""
+
+from configs import common
+
+
+def get_config(suite: str = "mini"):
+    """Fields of `common.base`, and of this protocol."""
+    c = common.base("transferability", suite)
+    c.scores = "leep,nce,nleep,logme,h_score,regularized_h_score,transrate,gbc,parc,sfda"
+    c.nleep_seeds = 5  # seeds (from `seed` on) that nleep is averaged over
+    return c

@@ -1,0 +1,88 @@
+"""Runs a config: python main.py --config=configs/knn.py[:SUITE] [--workdir=DIR] [--config.FIELD=VALUE ...]
+
+Exit status: 0 if every cell is done, 1 if some failed (a table says which and why), 2 if something has to be
+changed before anything can run (one line says what), 130 if it was interrupted. Run again, it goes on where
+it was.
+
+Kept short on purpose: vtabjax/sweep.py does the work.
+"""
+
+import os
+import pathlib
+import runpy
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:SUITE]", lock_config=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "where results, features and converted models go [runs/SUITE]"
+)
+_CELLS = flags.DEFINE_string("cells", "", "i/n: only the i-th of n shares of the cells, counted from 0")
+_EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "where the cells run")
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        return _usage(f"{argv[1]!r} is no flag; settings are written --config.FIELD=VALUE")
+    config = _CONFIG.value
+    if config is None:
+        return _usage("no config; the first thing to try is --config=configs/knn.py")
+    workdir = _WORKDIR.value or f"runs/{config.get('suite', 'mini')}"
+    if _EXECUTOR.value == "slurm":
+        return _usage(
+            "--executor=slurm is not available yet; start n jobs with --cells=0/n ... --cells=n-1/n"
+        )
+
+    from vtabjax import sweep
+
+    try:
+        if config.protocol == "prepare":
+            from vtabjax.data import prepare
+
+            return prepare.main(config, workdir) or 0
+        return sweep.run(config, workdir, _CELLS.value)
+    except sweep.UsageError as e:
+        return _usage(str(e))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def _usage(message: str) -> int:
+    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    return 2
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Flags, with one line for the person who mistyped one instead of a traceback."""
+    words = [word for arg in argv[1:] for word in arg.lstrip("-").split("=", 1)] + [""]
+    path, _, suite = words[words.index("config") + 1].partition(":") if "config" in words else ("", "", "")
+    if path and not os.path.isfile(path):
+        there = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[a-z]*.py")))
+        sys.exit(
+            _usage(f"--config={path}: there is no such file" + (f"; there are {there}" if there else ""))
+        )
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as e:
+        # An error within a config file comes with its traceback: the last line is the message.
+        line = [line for line in str(e).splitlines() if line.strip()][-1].strip()
+        sys.exit(_usage(line.removeprefix("ValueError: ").removeprefix("TypeError: ")))
+    except AttributeError:
+        from vtabjax import specs
+
+        known = list(runpy.run_path(path)["get_config"](*[suite] * bool(suite)))
+        for field in (word.removeprefix("config.") for word in words if word.startswith("config.")):
+            if field not in known:
+                near = specs.nearest(field, known)
+                hint = f"did you mean {' or '.join(near)}? " if near else ""
+                sys.exit(
+                    _usage(f"--config.{field}: {path} has no such field; {hint}Fields: {', '.join(known)}")
+                )
+        raise
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,179 @@
+"""From a cell's inputs to its outcome: what each protocol needs, and which settings change its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from vtabjax import specs
+
+if TYPE_CHECKING:
+    from vtabjax.inputs import Inputs
+
+METRICS = ("euclidean", "cosine")
+SCORES = (
+    "leep",
+    "nce",
+    "nleep",
+    "logme",
+    "h_score",
+    "regularized_h_score",
+    "transrate",
+    "gbc",
+    "parc",
+    "sfda",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a protocol found out.
+
+    Attributes:
+      metrics: numbers by name; None where one does not apply.
+      correct: bool [N], whether each example was classified correctly; None if nothing is classified.
+      chosen: hyperparameters it chose, and flags about the choice.
+      notes: why a number is missing, by the number's name.
+    """
+
+    metrics: Mapping[str, float | None]
+    correct: np.ndarray | None = None
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Protocol(NamedTuple):
+    """A protocol as the sweep sees it.
+
+    Attributes:
+      settings: config -> the settings that change its numbers, checked (ValueError: field, value, way out).
+        "splits" among them names the splits it uses.
+      run: (inputs, settings) -> outcome.
+    """
+
+    settings: Callable[[Any], dict[str, Any]]
+    run: Callable[[Inputs, Mapping[str, Any]], Outcome]
+
+
+def _at_least(config: Any, field: str, least: int) -> int:
+    if config[field] < least:
+        raise ValueError(f"config.{field}={config[field]} is too small: it must be at least {least}")
+    return int(config[field])
+
+
+def _choices(config: Any, field: str, known: tuple[str, ...]) -> list[str]:
+    chosen = specs.split_list(config[field])
+    for name in chosen:
+        if name not in known:
+            raise ValueError(
+                f"config.{field}={config[field]!r}: {name!r} is not known; there are {', '.join(known)}"
+            )
+    if not chosen:
+        raise ValueError(f"config.{field} is empty; choose from {', '.join(known)}")
+    return chosen
+
+
+def _train_split(config: Any) -> str:
+    return "trainval" if config.suite == "vtab_full" else "train800val200"
+
+
+def _knn_settings(config: Any) -> dict[str, Any]:
+    return {
+        "splits": [_train_split(config)],
+        "k": _at_least(config, "k", 1),
+        "metric": _choices(config, "metric", METRICS),
+    }
+
+
+def _knn(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+    from vtabjax.protocols import knn
+
+    split = inputs.split(settings["splits"][0])
+    metrics: dict[str, float | None] = {}
+    correct = None
+    for metric in settings["metric"]:
+        found = knn.leave_one_out(
+            split.features, split.labels, k=settings["k"], metric=metric, mesh=inputs.mesh
+        )
+        suffix = "" if correct is None else f"_{metric}"
+        metrics[f"accuracy{suffix}"] = float(found.accuracy)
+        metrics[f"n_tied{suffix}"] = int(found.n_tied)
+        correct = np.asarray(found.predictions) == split.labels if correct is None else correct
+    return Outcome(metrics, correct)
+
+
+def _linear_settings(config: Any) -> dict[str, Any]:
+    if not 0 < config.c_min <= config.c_max:
+        raise ValueError(
+            f"config.c_min={config.c_min:g} and config.c_max={config.c_max:g}: need 0 < c_min <= c_max"
+        )
+    full = config.suite == "vtab_full"
+    return {
+        "splits": ["train", "val", "test"] if full else ["train800", "val200", "test"],
+        "c_min": float(config.c_min),
+        "c_max": float(config.c_max),
+        "c_count": _at_least(config, "c_count", 1),
+    }
+
+
+def _linear(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+    from vtabjax.protocols import linear
+
+    splits = [inputs.split(name)[:2] for name in settings["splits"]]
+    grid = np.logspace(np.log10(settings["c_min"]), np.log10(settings["c_max"]), settings["c_count"])
+    found = linear.evaluate(*splits, c_grid=grid)
+    return Outcome(
+        {"accuracy": float(found.test_accuracy), "val_accuracy": float(found.val_accuracy)},
+        np.asarray(found.correct, bool),
+        {"c": float(found.best_c), "at_grid_end": bool(found.at_grid_end)},
+    )
+
+
+def _transferability_settings(config: Any) -> dict[str, Any]:
+    scores = _choices(config, "scores", SCORES)
+    settings: dict[str, Any] = {"splits": [_train_split(config)], "scores": scores}
+    if "nleep" in scores:
+        settings |= {"seed": int(config.seed), "nleep_seeds": _at_least(config, "nleep_seeds", 1)}
+    return settings
+
+
+def _transferability(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+    from vtabjax.protocols import transferability
+
+    with_head = [s for s in ("leep", "nce") if s in settings["scores"]]
+    split = inputs.split(settings["splits"][0], logits=bool(with_head))
+    metrics: dict[str, float | None] = {}
+    notes = {}
+    for score in settings["scores"]:
+        first, options = split.features, {}
+        if score in with_head:
+            if split.logits is None:
+                metrics[score], notes[score] = None, "not applicable: the model has no source classifier"
+                continue
+            first = _softmax(split.logits)
+        if score == "nleep":
+            options = {"seed": settings["seed"], "n_seeds": settings["nleep_seeds"]}
+        try:
+            with inputs.stages(score):
+                metrics[score] = float(getattr(transferability, score)(first, split.labels, **options))
+        except ValueError as e:  # undefined on these data, which no second try changes; the others are not
+            inputs.stages.failed = None
+            metrics[score], notes[score] = None, f"undefined: {e}"
+    return Outcome(metrics, notes=notes)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+# To add a protocol: a function from config to settings, one from inputs to an outcome, a line here, a config.
+PROTOCOLS: dict[str, Protocol] = {
+    "knn": Protocol(_knn_settings, _knn),
+    "linear": Protocol(_linear_settings, _linear),
+    "transferability": Protocol(_transferability_settings, _transferability),
+}

@@ -1,0 +1,195 @@
+"""Features: one pass of a model over a split of a task, sharded over the devices and cached on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vtabjax import files, model
+from vtabjax.parallel import data_mesh, round_up
+
+DTYPES = ("float32", "bfloat16")
+
+# Logits are kept beside the features so that knn, linear and transferability share one pass. A 21,843-class
+# head over a full training set would fill disks for a protocol that may never come: it is left out above this
+# size.
+MAX_LOGITS_BYTES = 1 << 30
+
+
+class NotFiniteError(ValueError):
+    """A model gave features that are not numbers."""
+
+
+def extractor(
+    parts: model.Parts,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    batch_size: int = 128,
+    dtype: str = "float32",
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A model as a function from images to features, compiled once whatever the number of images.
+
+    Every batch has the same shape, split over the mesh's "data" axis: the last one is filled up with copies
+    of its first image, whose outputs are dropped. Images travel as uint8 and are normalised on the device. A
+    batch that does not fit into the device's memory is halved, for this and all later calls.
+
+    Args:
+      parts: graph, variables and info of a converted model.
+      mesh: devices to use (all there are by default).
+      batch_size: images per step over all devices; rounded up to a multiple of the number of devices.
+      dtype: "float32" (products in full float32 on every device) or "bfloat16".
+
+    Returns:
+      A function from images, uint8 [N, S, S, 3], to {"features": float32 [N, D]} and, where the model has a
+      classifier, "logits": float32 [N, K].
+
+    Raises:
+      ValueError: a dtype that is not known. The function raises it for images of another shape or dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+    mesh = data_mesh() if mesh is None else mesh
+    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    variables = jax.device_put(_cast(parts.variables, dtype), replicated)
+
+    def local(variables: Mapping[str, jax.Array], images: jax.Array) -> dict[str, jax.Array]:
+        inputs = model.normalise(images.astype(jnp.float32) / 255, parts.info).astype(dtype)
+        outputs, _ = model.apply(parts.graph, variables, inputs)
+        return {name: value.astype(jnp.float32) for name, value in outputs.items()}
+
+    step = jax.jit(
+        jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec("data")),
+            out_specs=PartitionSpec("data"),
+            check_vma=False,  # no collectives, and operators need not know about the mesh
+        )
+    )
+    size = round_up(max(1, batch_size), mesh.size)
+    expected = tuple(parts.info["input_size"])
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        nonlocal size
+        if (
+            images.ndim != 4
+            or images.dtype != np.uint8
+            or tuple(images.shape[i] for i in (3, 1, 2)) != expected
+        ):
+            c, h, w = expected
+            raise ValueError(
+                f"images are {images.dtype} {list(images.shape)}; this model takes uint8 [N, {h}, {w}, {c}]"
+            )
+        while True:
+            try:
+                with jax.default_matmul_precision("float32"):
+                    return _batches(step, variables, images, size, split)
+            except jax.errors.JaxRuntimeError as e:
+                if "RESOURCE_EXHAUSTED" not in str(e) or size <= mesh.size:
+                    raise
+                size = round_up(size // 2, mesh.size)
+
+    return run
+
+
+def extract(
+    parts: model.Parts,
+    images: np.ndarray,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    batch_size: int = 128,
+    dtype: str = "float32",
+) -> dict[str, np.ndarray]:
+    """Features [N, D] (and logits [N, K]) of images, uint8 [N, S, S, 3]. For many calls see `extractor`."""
+    return extractor(parts, mesh=mesh, batch_size=batch_size, dtype=dtype)(images)
+
+
+def _cast(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    return {
+        name: value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
+        for name, value in variables.items()
+    }
+
+
+def _batches(
+    step: Callable, variables: Mapping, images: np.ndarray, size: int, sharding: NamedSharding
+) -> dict[str, np.ndarray]:
+    outputs: list[dict[str, np.ndarray]] = []
+    pending = None  # one batch runs on the device while the next one is read and the previous one comes back
+    for start in range(0, max(len(images), 1), size):
+        batch = np.asarray(images[start : start + size])
+        if len(batch) < size:
+            filler = batch[:1] if len(batch) else np.zeros((1, *images.shape[1:]), np.uint8)
+            batch = np.concatenate([batch, np.repeat(filler, size - len(batch), axis=0)])
+        result = step(variables, jax.device_put(batch, sharding))
+        if pending is not None:
+            outputs.append(jax.device_get(pending))
+        pending = result
+    outputs.append(jax.device_get(pending))
+    return {
+        name: np.concatenate([o[name].reshape(size, -1) for o in outputs])[: len(images)]
+        for name in outputs[0]
+    }
+
+
+class Key(NamedTuple):
+    """Everything that features depend on.
+
+    Attributes:
+      weights: hash of the model's variables.
+      graph: hash of its graph.
+      examples: fingerprint of the images.
+      input_size: (channels, height, width).
+      normalisation: mean and standard deviation the images are normalised with.
+      dtype: dtype the model ran in.
+    """
+
+    weights: str
+    graph: str
+    examples: str
+    input_size: tuple[int, ...]
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    dtype: str
+
+    def digest(self) -> str:
+        """The key as a file name."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:20]
+
+
+def load(folder: str | os.PathLike, key: Key) -> dict[str, np.ndarray] | None:
+    """Cached features, or None where there are none. A file that is damaged is as good as none."""
+    try:
+        with np.load(os.path.join(folder, f"{key.digest()}.npz"), allow_pickle=False) as data:
+            if str(data["key"]) != json.dumps(key):
+                return None
+            return {name: data[name] for name in data.files if name != "key"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def save(folder: str | os.PathLike, key: Key, features: Mapping[str, np.ndarray]) -> None:
+    """Caches features (atomically). Logits above `MAX_LOGITS_BYTES` are left out.
+
+    Raises:
+      NotFiniteError: a feature or logit is NaN or infinite; the message counts the rows.
+    """
+    for name, value in features.items():
+        bad = ~np.isfinite(value).all(axis=1)
+        if bad.any():
+            raise NotFiniteError(
+                f"{int(bad.sum())} of {len(bad)} rows of {name} are NaN or infinite (the first is row "
+                f"{int(np.argmax(bad))}): the model's weights or its input range are broken"
+            )
+    kept = {k: v for k, v in features.items() if k == "features" or v.nbytes <= MAX_LOGITS_BYTES}
+    with files.replacing(os.path.join(folder, f"{key.digest()}.npz")) as temporary:
+        with open(temporary, "wb") as f:
+            np.savez(f, key=np.array(json.dumps(key)), **kept)

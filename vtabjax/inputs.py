@@ -1,0 +1,164 @@
+"""What a protocol gets to work on for one cell, made when it is first asked for and timed by stage."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from vtabjax import artefacts
+
+if TYPE_CHECKING:
+    import jax
+
+    from vtabjax import data, model
+
+# A union is put together from the features of its pieces: what knn extracts on train800val200, linear
+# evaluation finds on train800 and val200.
+UNIONS = {"trainval": ("train", "val"), "train800val200": ("train800", "val200")}
+
+
+class Stages:
+    """Wall seconds by stage. A stage inside another one is not counted for the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.failed: str | None = None
+        self._stack: list[str] = []
+        self._since = 0.0
+
+    def _charge(self) -> None:
+        now = time.monotonic()
+        if self._stack:
+            self.seconds[self._stack[-1]] = self.seconds.get(self._stack[-1], 0.0) + now - self._since
+        self._since = now
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Charges the block to the stage `name`; remembers the innermost stage that raises."""
+        self._charge()
+        self._stack.append(name)
+        try:
+            yield
+        except BaseException:
+            self.failed = self.failed or name
+            raise
+        finally:
+            self._charge()
+            self._stack.pop()
+
+
+class Run(NamedTuple):
+    """What the cells of a run share.
+
+    Attributes:
+      workdir: the run's folder.
+      mesh: the devices.
+      examples: (task, split, image size) -> the examples; reads each once.
+      batch_size: images per step over all devices.
+      dtype: dtype the models run in.
+    """
+
+    workdir: Path
+    mesh: jax.sharding.Mesh
+    examples: Callable[[str, str, int], data.Examples]
+    batch_size: int
+    dtype: str
+
+
+class Converted:
+    """A converted model in a run. Weights are read and programs compiled when a feature is missing."""
+
+    def __init__(self, spec: str, path: Path, run: Run):
+        self.spec, self.path, self.run = spec, Path(path), run
+        self.info = artefacts.read_info(path)
+
+    @functools.cached_property
+    def parts(self) -> model.Parts:
+        """Graph, variables and info."""
+        from vtabjax import model
+
+        return model.load_parts(self.path)
+
+    @functools.cached_property
+    def extract(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Images to features; see `vtabjax.features.extractor`."""
+        from vtabjax import features
+
+        return features.extractor(
+            self.parts, mesh=self.run.mesh, batch_size=self.run.batch_size, dtype=self.run.dtype
+        )
+
+
+class Split(NamedTuple):
+    """A split as a model sees it.
+
+    Attributes:
+      features: float32 [N, D].
+      labels: int [N].
+      logits: float32 [N, K], or None where the model has no classifier (or nobody asked).
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray | None
+
+
+class Inputs:
+    """The inputs of one cell.
+
+    Attributes:
+      task: the task's name.
+      settings: the cell's settings.
+      model: the converted model; `model.parts` for protocols that train it.
+      stages: the cell's clock.
+      fingerprints: of the splits that were used, for the record.
+    """
+
+    def __init__(self, task: str, settings: Mapping[str, Any], converted: Converted, stages: Stages):
+        self.task, self.settings, self.model, self.stages = task, settings, converted, stages
+        self.fingerprints: dict[str, str] = {}
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices."""
+        return self.model.run.mesh
+
+    def examples(self, split: str) -> data.Examples:
+        """Images [N, S, S, 3] at the model's input size, labels, ids."""
+        with self.stages("data"):
+            examples = self.model.run.examples(self.task, split, self.model.info["input_size"][1])
+        self.fingerprints[split] = examples.fingerprint
+        return examples
+
+    def split(self, name: str, *, logits: bool = False) -> Split:
+        """Features and labels of a split, from the cache or from a pass of the model over it."""
+        if name in UNIONS:
+            pieces = [self.split(piece, logits=logits) for piece in UNIONS[name]]
+            return Split(*(None if p[0] is None else np.concatenate(p) for p in zip(*pieces, strict=True)))
+        from vtabjax import features
+
+        examples, info = self.examples(name), self.model.info
+        key = features.Key(
+            weights=info["weight_hash"],
+            graph=info["graph_hash"],
+            examples=examples.fingerprint,
+            input_size=tuple(info["input_size"]),
+            normalisation=(tuple(info["mean"]), tuple(info["std"])),
+            dtype=self.model.run.dtype,
+        )
+        folder = self.model.run.workdir / "features"
+        with self.stages("features"):
+            found = features.load(folder, key)
+            wanted = logits and info.get("num_classes") is not None
+            if found is None or (wanted and "logits" not in found):
+                with self.stages("load"):
+                    extract = self.model.extract
+                found = extract(examples.images)
+                features.save(folder, key, found)
+        return Split(found["features"], examples.labels, found.get("logits") if wanted else None)

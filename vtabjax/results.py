@@ -1,0 +1,258 @@
+"""Results: one cell (protocol, model, task) is one JSON file.
+
+``WORKDIR/results/<protocol>/<model>/<task>.json`` holds a cell's first result; the same cell with other
+settings (another k, another image size) lies beside it as ``<task>.<hash>.json``, a failure as
+``<task>.<hash>.error.json``. Files appear whole or not at all, and a result that is there is never written
+again.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vtabjax import __version__, files, specs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "tensorflow-datasets")
+
+
+def config_hash(settings: Mapping[str, Any]) -> str:
+    """A hash (16 hexadecimal digits) over the settings that can change a cell's numbers."""
+    text = json.dumps({"format": FORMAT, **settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One unit of a sweep.
+
+    Attributes:
+      protocol: "knn", "linear", ...
+      model: the model's spec.
+      task: the task's name.
+      settings: every setting that can change the numbers.
+    """
+
+    protocol: str
+    model: str
+    task: str
+    settings: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """The settings' `config_hash`."""
+        return config_hash(self.settings)
+
+    def folder(self, workdir: str | Path) -> Path:
+        """Where the cell's files lie."""
+        return Path(workdir) / "results" / self.protocol / _slug(self.model)
+
+    def error_path(self, workdir: str | Path) -> Path:
+        """The file that says why the cell failed, if it did."""
+        return self.folder(workdir) / f"{file_name(self.task)}.{self.hash[:8]}.error.json"
+
+    def __str__(self) -> str:
+        return f"{self.protocol} {self.model} {self.task}"
+
+
+@functools.cache
+def _slug(model: str) -> str:
+    return specs.slug(model)  # reads the whole weight file, where there is one
+
+
+def file_name(task: str) -> str:
+    """A task's name as a file name: ``digits``; ``folder:/data/birds`` -> ``folder-birds-1f3a5c7e``."""
+    if re.fullmatch(r"\w+", task):
+        return task
+    stem = re.sub(r"\W+", "_", Path(task).name) or "root"
+    return f"{task.partition(':')[0]}-{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+
+
+def find(cell: Cell, workdir: str | Path) -> dict[str, Any] | None:
+    """The cell's result with these very settings, or None."""
+    for path in _paths(cell, workdir):
+        record = read(path)
+        if record is not None and record["config_hash"] == cell.hash:
+            return record
+    return None
+
+
+def _paths(cell: Cell, workdir: str | Path) -> tuple[Path, Path]:
+    folder, name = cell.folder(workdir), file_name(cell.task)
+    return folder / f"{name}.json", folder / f"{name}.{cell.hash[:8]}.json"
+
+
+def read(path: str | Path) -> dict[str, Any] | None:
+    """A record, or None where there is none.
+
+    Raises:
+      ValueError: the file is there and is no record of this format (it was edited, or another version wrote
+        it).
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise ValueError(f"format {record['format']!r}, this version reads {FORMAT}")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is not a result of this version ({e}); move it away and run again") from e
+    return record
+
+
+def save(
+    cell: Cell,
+    workdir: str | Path,
+    *,
+    metrics: Mapping[str, float | None],
+    correct: np.ndarray | None,
+    chosen: Mapping[str, Any] = MappingProxyType({}),
+    notes: Mapping[str, str] = MappingProxyType({}),
+    provenance: Mapping[str, Any],
+    seconds: Mapping[str, float],
+) -> bool:
+    """Writes a cell's result and removes its error file.
+
+    Args:
+      cell: which cell.
+      workdir: the sweep's folder.
+      metrics: numbers by name; None: not applicable. A number that is not finite is stored as null and named
+        in "notes".
+      correct: bool [N], whether each example was classified correctly; None if nothing is classified.
+      chosen: hyperparameters the protocol chose.
+      notes: why a number is missing, by the number's name.
+      provenance: weight hash, fingerprints, devices: what else tells where the numbers come from.
+      seconds: wall seconds by stage.
+
+    Returns:
+      Whether this call wrote it; False when the same cell was there already.
+    """
+    finite = {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
+    record = {
+        "format": FORMAT,
+        "protocol": cell.protocol,
+        "model": cell.model,
+        "task": cell.task,
+        "metrics": {k: finite.get(k) for k in metrics},
+        "notes": {k: f"{v}" for k, v in metrics.items() if v is not None and k not in finite} | dict(notes),
+        "n_examples": None if correct is None else len(correct),
+        "correct": None if correct is None else pack(correct),
+        "chosen": dict(chosen),
+        "settings": dict(cell.settings),
+        "config_hash": cell.hash,
+        **provenance,
+        "versions": versions(),
+        "seconds": {k: round(v, 4) for k, v in seconds.items()},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    written = False
+    for path in _paths(cell, workdir):
+        written = files.create_text(path, text)
+        # Taken by the same cell (another worker was faster) or by the same cell with other settings?
+        if written or read(path)["config_hash"] == cell.hash:
+            break
+    cell.error_path(workdir).unlink(missing_ok=True)
+    return written
+
+
+def save_error(cell: Cell, workdir: str | Path, *, stage: str, message: str, traceback: str) -> Path:
+    """Writes why a cell failed; returns the file."""
+    path = cell.error_path(workdir)
+    record = {
+        "format": FORMAT,
+        "protocol": cell.protocol,
+        "model": cell.model,
+        "task": cell.task,
+        "stage": stage,
+        "message": message,
+        "traceback": traceback.splitlines(),
+        "settings": dict(cell.settings),
+        "config_hash": cell.hash,
+        "versions": versions(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    files.write_text(path, json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of vtabjax and of the libraries the numbers pass through."""
+    found = {"vtabjax": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def pack(correct: np.ndarray) -> dict[str, Any]:
+    """bool [N] as JSON: eight examples a byte (the first one in the highest bit), base64, and the count."""
+    bits = np.packbits(np.asarray(correct, bool))
+    return {"count": len(correct), "packed": base64.b64encode(bits.tobytes()).decode()}
+
+
+def unpack(packed: Mapping[str, Any]) -> np.ndarray:
+    """bool [N] from what `pack` made."""
+    bits = np.frombuffer(base64.b64decode(packed["packed"]), np.uint8)
+    return np.unpackbits(bits, count=packed["count"]).astype(bool)
+
+
+def records(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All results under a workdir (of one protocol) with their paths, in the order of the paths."""
+    for path in sorted((Path(workdir) / "results").glob(f"{protocol or '*'}/*/*.json")):
+        if not path.name.startswith(".") and not path.name.endswith(".error.json"):
+            record = read(path)
+            if record is not None:
+                yield path, record
+
+
+def errors(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All failures under a workdir (of one protocol) with their paths."""
+    for path in sorted((Path(workdir) / "results").glob(f"{protocol or '*'}/*/*.error.json")):
+        record = None if path.name.startswith(".") else read(path)
+        if record is not None:
+            yield path, record
+
+
+def collect(workdir: str | Path) -> pd.DataFrame:
+    """Every result under a workdir as a table, one row per cell.
+
+    Columns: protocol, model, task, config_hash, n_examples; each metric by its name (NaN where it does not
+      apply); settings, chosen hyperparameters and seconds as ``settings.k``, ``chosen.c``,
+      ``seconds.features``; weight_hash, finished and path. ``unpack(read(path)["correct"])`` gives the
+      per-example correctness.
+    """
+    import pandas as pd
+
+    rows = []
+    for path, record in records(workdir):
+        rows.append(
+            {name: record[name] for name in ("protocol", "model", "task", "config_hash", "n_examples")}
+            | {name: math.nan if value is None else value for name, value in record["metrics"].items()}
+            | {
+                f"{group}.{name}": value
+                for group in ("settings", "chosen", "seconds")
+                for name, value in record[group].items()
+            }
+            | {"weight_hash": record.get("weight_hash"), "finished": record["finished"], "path": str(path)}
+        )
+    return pd.DataFrame(rows, columns=None if rows else ["protocol", "model", "task", "config_hash"])

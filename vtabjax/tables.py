@@ -1,0 +1,184 @@
+"""Tables of a sweep: on the terminal, as CSV and as Markdown.
+
+Accuracies: models x tasks in percent on the terminal and in Markdown, as fractions and in full in the CSV; a
+mean is there only for a row that has all its tasks. Transferability scores: one row per (model, task), a
+column per score; they have no common scale, so they are not averaged over tasks.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vtabjax import files, tasks
+
+CHANCE = "(chance)"
+GROUPS = ("Natural", "Specialized", "Structured")
+_LONG = 80  # rows that still make sense on a terminal
+
+Found = Mapping[tuple[str, str], Mapping[str, Any] | None]
+
+
+class Table(NamedTuple):
+    """A table.
+
+    Attributes:
+      header: names of the columns.
+      rows: a text or number per column; None where there is nothing.
+      remarks: what has to be known about it.
+    """
+
+    header: list[str]
+    rows: list[list[Any]]
+    remarks: list[str]
+
+
+def report(protocol: str, found: Found, workdir: str | Path) -> str:
+    """Writes ``tables/<protocol>.csv`` and ``.md`` under `workdir`; returns the text for the terminal.
+
+    Args:
+      protocol: its name.
+      found: (model, task) -> the result's record, or None; in the order of the columns and rows.
+      workdir: the sweep's folder.
+    """
+    scores = protocol == "transferability"
+    table = score_table(found) if scores else accuracy_table(found)
+    shown = table if scores else in_percent(table)
+    folder = Path(workdir) / "tables"
+    files.write_text(folder / f"{protocol}.csv", _csv(table))
+    files.write_text(folder / f"{protocol}.md", _markdown(shown))
+    where = f"tables: {folder / protocol}.csv, .md"
+    if len(shown.rows) > _LONG:
+        shown = shown._replace(
+            rows=shown.rows[:_LONG],
+            remarks=[*shown.remarks, f"the first {_LONG} of {len(shown.rows)} rows; the files have all"],
+        )
+    return f"{_terminal(shown)}\n{where}"
+
+
+def accuracy_table(found: Found) -> Table:
+    """Models x tasks with means, the best model first, models that lack tasks at the end, and the level of
+    chance.
+
+    With all of VTAB's nineteen tasks: the mean of each group, the plain mean of the tasks ("mean") and the
+    mean of the group means ("mean of groups"), two figures that papers print under one name. A further
+    accuracy of a protocol (kNN's second metric) has its own mean.
+    """
+    models = list(dict.fromkeys(model for model, _ in found))
+    names = list(dict.fromkeys(task for _, task in found))
+    extra = list(
+        dict.fromkeys(
+            name
+            for record in found.values()
+            if record is not None
+            for name in record["metrics"]
+            if name.startswith("accuracy_")
+        )
+    )
+    groups = _groups(names)
+    header = ["model", *names, *groups, "mean"]
+    header += (["mean of groups"] if groups else []) + [
+        f"mean ({name.removeprefix('accuracy_')})" for name in extra
+    ]
+    rows = []
+    for model in models:
+        records = {task: found.get((model, task)) for task in names}
+        values = {task: _metric(record, "accuracy") for task, record in records.items()}
+        more = [_mean([_metric(record, name) for record in records.values()]) for name in extra]
+        rows.append([model, *values.values(), *_means(values, groups), *more])
+    column = header.index("mean")
+    rows.sort(key=lambda row: (row[column] is None, -(row[column] or 0), models.index(row[0])))
+    remarks = []
+    lacking = [row for row in rows if row[column] is None]
+    if lacking:
+        remarks.append(f"{len(lacking)} of {len(rows)} models lack tasks (*): no mean over the others")
+        for row in lacking:
+            row[0] += " *"
+    chance = {task: _chance(task) for task in names}
+    rows.append(
+        [CHANCE, *chance.values(), *_means(chance, groups), *([_mean(list(chance.values()))] * len(extra))]
+    )
+    return Table(header, rows, remarks)
+
+
+def score_table(found: Found) -> Table:
+    """One row per (task, model) with a column per score."""
+    names = list(dict.fromkeys(name for r in found.values() if r is not None for name in r["metrics"]))
+    order = list(dict.fromkeys(task for _, task in found))
+    rows = [
+        [task, model, *(_metric(record, name) for name in names)]
+        for (model, task), record in sorted(found.items(), key=lambda item: order.index(item[0][1]))
+    ]
+    remarks = ["an empty place: not applicable or undefined (the results' notes say which), or not there yet"]
+    return Table(["task", "model", *names], rows, remarks if any(None in row for row in rows) else [])
+
+
+def in_percent(table: Table) -> Table:
+    """The table with its fractions in percent, two digits after the point."""
+    rows = [[f"{100 * v:.2f}" if isinstance(v, float) else v for v in row] for row in table.rows]
+    return table._replace(rows=rows, remarks=["accuracy in percent", *table.remarks])
+
+
+def _groups(names: Sequence[str]) -> dict[str, list[str]]:
+    """VTAB's groups, where all of its tasks are there."""
+    if not set(tasks.VTAB) <= set(names):
+        return {}
+    return {group: [name for name in tasks.VTAB if tasks.get(name).group == group] for group in GROUPS}
+
+
+def _means(values: Mapping[str, float | None], groups: Mapping[str, Sequence[str]]) -> list[float | None]:
+    by_group = [_mean([values[task] for task in members]) for members in groups.values()]
+    return [*by_group, _mean(list(values.values())), *([_mean(by_group)] if groups else [])]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean, or None where one is missing: a mean over what happens to be there compares with nothing."""
+    return None if not values or None in values else sum(values) / len(values)
+
+
+def _metric(record: Mapping[str, Any] | None, name: str) -> float | None:
+    return None if record is None else record["metrics"].get(name)
+
+
+def _chance(task: str) -> float | None:
+    try:
+        return tasks.get(task).chance
+    except (ValueError, OSError):  # a folder that is gone
+        return None
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _terminal(table: Table) -> str:
+    from tabulate import tabulate
+
+    rows = [[_text(v) for v in row] for row in table.rows]
+    align = ["left" if all(isinstance(r[i], str) and not _number(r[i]) for r in table.rows) else "right"
+             for i in range(len(table.header))]  # fmt: skip
+    text = tabulate(rows, table.header, tablefmt="simple", colalign=align, disable_numparse=True)
+    return "\n".join([text, *table.remarks])
+
+
+def _number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def _markdown(table: Table) -> str:
+    from tabulate import tabulate
+
+    rows = [[_text(v) for v in row] for row in table.rows]
+    text = tabulate(rows, table.header, tablefmt="github", disable_numparse=True)
+    return "\n\n".join([text, *table.remarks]) + "\n"
+
+
+def _csv(table: Table) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.header)
+    writer.writerows([["" if v is None else v for v in row] for row in table.rows])
+    return out.getvalue()
