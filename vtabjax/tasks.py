@@ -1,8 +1,8 @@
 """The tasks: VTAB's nineteen, the embedded ones, and folders of your own pictures, as plain data.
 
 A task says where its examples come from (`builder`), which of them belong to which split (`splits`) and what
-the label of one is (`label`, a pure function of the data set's own fields). Splits and label rules are those of
-the benchmark's released code, github.com/google-research/task_adaptation (VTAB: arXiv 1910.04867).
+the label of one is (`label`, a pure function of the data set's own fields). Splits and label rules are those
+of the benchmark's released code, github.com/google-research/task_adaptation (VTAB: arXiv 1910.04867).
 """
 
 from __future__ import annotations
@@ -210,10 +210,16 @@ def notation(pieces: list[Range], sizes: Mapping[str, int]) -> str:
     return "+".join(map(text, pieces))
 
 
+def split_texts(parts: Mapping[str, tuple[Part, ...]], sizes: Mapping[str, int]) -> dict[str, str]:
+    """Every split of a task with these parts, in tfds's slicing notation."""
+    return {split: notation(_ranges(parts, split, sizes), sizes) for split in SPLITS}
+
+
 def _task(name: str, group: str, builder: str, num_classes: int, sizes: dict, parts: dict, **rest) -> Task:
-    splits = {s: notation(_ranges(parts, s, sizes), sizes) for s in SPLITS}
     rest.setdefault("label", stored_label)
-    return Task(name, group, builder, num_classes, splits, sizes=sizes, parts=parts, **rest)
+    return Task(
+        name, group, builder, num_classes, split_texts(parts, sizes), sizes=sizes, parts=parts, **rest
+    )
 
 
 def _cut(train: int) -> dict[str, tuple[Part, ...]]:
@@ -253,10 +259,11 @@ _RETINOPATHY_MANUAL = (
 # fmt: off
 _VTAB = (
     _task("caltech101", "Natural", "caltech101:3.*.*", 102, {"train": 3060, "test": 6084}, _cut(90)),
-    _task("cifar100", "Natural", "cifar100:3.*.*", 100, {"train": 50000, "test": 10000}, _cut(90), majority=0.01),
+    _task("cifar100", "Natural", "cifar100:3.*.*", 100, {"train": 50000, "test": 10000}, _cut(90),
+          majority=0.01),
     _task("dtd", "Natural", "dtd:3.*.*", 47, _own(1880, 1880, 1880), _OWN, majority=1 / 47),
     _task("flowers102", "Natural", "oxford_flowers102:2.*.*", 102, _own(1020, 1020, 6149), _OWN),
-    # The released code names 3.*.*, which tfds has replaced: 4.0.0 holds the same examples in the same order.
+    # The released code names 3.*.*, which tfds has replaced: 4.0.0 has the same examples in their order.
     _task("pets", "Natural", "oxford_iiit_pet:4.*.*", 37, {"train": 3680, "test": 3669}, _cut(80),
           also=("3.*.*",)),
     _task("sun397", "Natural", "sun397/tfds:4.*.*", 397, _own(76128, 10875, 21750), _OWN),
@@ -308,7 +315,7 @@ def get(name: str) -> Task:
     if name.startswith("folder:"):
         from vtabjax.data import folder
 
-        return folder.task(name)
+        return folder.find(name)
     if name not in TASKS:
         near = specs.nearest(name, TASKS)
         hint = f"did you mean {' or '.join(near)}? " if near else ""

@@ -9,11 +9,12 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 
 import numpy as np
 
 from vtabjax import tasks
-from vtabjax.data import images, pipeline
+from vtabjax.data import cache, images, pipeline
 from vtabjax.data.base import (
     BrokenImageError,
     CacheError,
@@ -41,11 +42,17 @@ def _resolve(task: tasks.Task | str) -> tasks.Task:
 
 
 def _open(task: tasks.Task, split: str, data_dir: str | os.PathLike | None) -> Source:
-    if task.builder == "embedded":
+    if task.group == "Embedded":
         from vtabjax.data import embedded
 
         return embedded.open_source(task, tasks.ranges(task, split))
-    raise NotPreparedError(f"task {task.name} is not prepared")
+    if task.group == "Folder":
+        from vtabjax.data import folder
+
+        return folder.open_source(task, tasks.ranges(task, split))
+    from vtabjax.data import tfds_source
+
+    return tfds_source.open_source(task, split, data_dir)
 
 
 def check(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> None:
@@ -53,16 +60,18 @@ def check(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> 
 
     Raises:
       NotPreparedError: they cannot; the message has the command or the download that helps.
-      TaskError: there is no such task.
+      TaskError: there is no such task, or a folder is no folder of pictures.
     """
-    task = _resolve(task)
-    if task.group != "Embedded":
-        raise NotPreparedError(f"task {task.name} is not prepared")
+    task = _resolve(task)  # this looks through a folder of pictures
+    if task.group not in ("Embedded", "Folder"):
+        from vtabjax.data import tfds_source
+
+        tfds_source.open_builder(task, data_dir)
 
 
-def _key(task: tasks.Task, split: str, source: Source, form: pipeline.Format, skip_broken: bool) -> str:
+def _key(task: tasks.Task, split: str, source: Source, form: pipeline.Format) -> str:
     """SHA-256 of everything that determines the images and the labels, short of the data themselves."""
-    text = json.dumps([1, task.name, split, source.version, *form, skip_broken, task.num_classes, source.ids])
+    text = json.dumps([1, task.name, split, source.version, *form, task.num_classes, source.ids])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -97,32 +106,43 @@ def load(
     images.check_method(resize)
     source = _open(task, split, data_dir)
     form = pipeline.Format(image_size, resize, task.scale, upright=task.group == "Folder")
-    key = _key(task, split, source, form, skip_broken)
+    key = _key(task, split, source, form)
+    n = len(source.ids)
 
-    out = np.empty((len(source.ids), image_size, image_size, 3), np.uint8)
-    n = 0
+    def build(write: Callable[[np.ndarray], None]) -> dict:
+        chunks = pipeline.decode(source.read(0, n), form)
+        kept, labels, broken = pipeline.collect(chunks, source.ids, write, progress=f"{task.name} {split}")
+        if broken and not skip_broken:
+            raise pipeline.broken_error(task.name, split, broken)
+        return {"labels": labels.tolist(), "ids": [source.ids[i] for i in kept], "broken": broken}
 
-    def write(block: np.ndarray) -> None:
-        nonlocal n
-        out[n : n + len(block)] = block
-        n += len(block)
-
-    chunks = pipeline.decode(source.read(0, len(source.ids)), form)
-    kept, labels, broken = pipeline.collect(chunks, source.ids, write, progress=f"{task.name} {split}")
-    _report_broken(task, split, broken, skip_broken)
-    return Examples(out[:n], labels, [source.ids[i] for i in kept], _fingerprint(key, labels, kept))
-
-
-def _fingerprint(key: str, labels: np.ndarray, kept: list[int]) -> str:
-    digest = hashlib.sha256(key.encode())
-    digest.update(labels.tobytes())
-    digest.update(np.asarray(kept, np.int64).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _report_broken(task: tasks.Task, split: str, broken: dict[str, str], skip_broken: bool) -> None:
-    if broken:
-        error = pipeline.broken_error(task.name, split, broken)
-        if not skip_broken:
+    shape = (image_size, image_size, 3)
+    if cache_dir is None:
+        array, content = _in_memory(build, n, shape)
+    else:
+        array, content = cache.fetch(cache_dir, f"{task.slug}-{split}-{image_size}", key, shape, n, build)
+    if content["broken"]:
+        error = pipeline.broken_error(task.name, split, content["broken"])
+        if not skip_broken:  # cached by a run that left them out
             raise error
         _log.warning("left out: %s", error)
+    labels = np.asarray(content["labels"], np.int32)
+    return Examples(array, labels, content["ids"], _fingerprint(key, content))
+
+
+def _in_memory(build: cache.Build, n: int, shape: tuple[int, ...]) -> tuple[np.ndarray, dict]:
+    array = np.empty((n, *shape), np.uint8)
+    filled = 0
+
+    def write(block: np.ndarray) -> None:
+        nonlocal filled
+        array[filled : filled + len(block)] = block
+        filled += len(block)
+
+    content = build(write)
+    return array[:filled], content
+
+
+def _fingerprint(key: str, content: dict) -> str:
+    text = json.dumps([key, content["labels"], content["ids"]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -44,11 +45,11 @@ class Raw(NamedTuple):
     """An example before decoding.
 
     Attributes:
-      image: an encoded image, or `[H, W, C]` uint8.
+      image: an encoded image, the path of one, or `[H, W, C]` uint8.
       label: its class.
     """
 
-    image: bytes | np.ndarray
+    image: bytes | os.PathLike | np.ndarray
     label: int
 
 

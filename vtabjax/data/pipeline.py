@@ -52,6 +52,9 @@ def _decode_chunk(raws: list[Raw], form: Format) -> Chunk:
     for i, raw in enumerate(raws):
         try:
             image = raw.image
+            if isinstance(image, os.PathLike):
+                with open(image, "rb") as f:
+                    image = f.read()
             if not isinstance(image, np.ndarray):
                 image = images.decode(image, upright=form.upright)
             if form.scale != 1:

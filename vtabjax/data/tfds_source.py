@@ -1,0 +1,221 @@
+"""Reading data sets that tensorflow-datasets (tfds) has prepared.
+
+A folder prepared as array_record files is read without TensorFlow, one prepared as tfrecord files with it.
+Images are handed on encoded in both cases, so that the same decoder gives the same pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from etils import epath
+
+from vtabjax import tasks
+from vtabjax.data.base import DataError, NotPreparedError, Raw, Source
+from vtabjax.tasks import Range, Task
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+_log = logging.getLogger(__name__)
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def default_data_dir() -> str:
+    """Where tfds keeps data sets if it is not told otherwise."""
+    return os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+
+
+def resolve_data_dir(data_dir: str | os.PathLike | None) -> epath.Path:
+    """`data_dir`, or tfds's default; ``~`` is expanded."""
+    return epath.Path(data_dir or default_data_dir()).expanduser()
+
+
+def builder_name(task: Task) -> str:
+    """``name`` or ``name/config`` of a task's tfds builder."""
+    return task.builder.partition(":")[0]
+
+
+def versions(task: Task) -> tuple[str, ...]:
+    """Version patterns a task can be read from, the benchmark's own first."""
+    return (task.builder.partition(":")[2], *task.also)
+
+
+def _matches(version: str, pattern: str) -> bool:
+    return all(p in ("*", v) for v, p in zip(version.split("."), pattern.split("."), strict=True))
+
+
+def prepare_command(task: Task, data_dir: str | os.PathLike | None) -> str:
+    """The command that prepares a task's data set."""
+    where = f" --config.data_dir={data_dir}" if data_dir else ""
+    return f"python main.py --config=configs/prepare.py --config.tasks={task.name}{where}"
+
+
+def manual_dir(data_dir: str | os.PathLike | None) -> epath.Path:
+    """Where tfds looks for what was downloaded by hand."""
+    return resolve_data_dir(data_dir) / "downloads" / "manual"
+
+
+def _not_prepared(task: Task, data_dir: str | os.PathLike | None, why: str) -> NotPreparedError:
+    by_hand = ""
+    if task.manual:
+        by_hand = f"\nFirst download by hand: {task.manual.format(manual_dir=manual_dir(data_dir))}"
+    return NotPreparedError(
+        f"task {task.name}: {why}{by_hand}\nPrepare it with: {prepare_command(task, data_dir)}"
+    )
+
+
+def locate(task: Task, data_dir: str | os.PathLike | None = None) -> epath.Path:
+    """The folder of a task's prepared data set, ``data_dir/name[/config]/version``.
+
+    Raises:
+      NotPreparedError: there is none of a version that fits.
+    """
+    root = resolve_data_dir(data_dir) / builder_name(task)
+    names = [path.name for path in root.iterdir()] if root.is_dir() else []
+    found = sorted((n for n in names if _VERSION.fullmatch(n)), key=lambda v: [int(x) for x in v.split(".")])
+    for pattern in versions(task):
+        fitting = [v for v in found if _matches(v, pattern)]
+        if fitting:
+            return root / fitting[-1]
+    why = f"{builder_name(task)} {' or '.join(versions(task))} is not prepared in {root.parent}"
+    if found:
+        why = f"{root} holds version {', '.join(found)}, but the task needs {' or '.join(versions(task))}"
+    if any(".incomplete" in n for n in names):
+        why += f" (an interrupted preparation lies in {root}; preparing again starts it anew)"
+    raise _not_prepared(task, data_dir, why)
+
+
+@functools.lru_cache(maxsize=64)
+def _builder(folder: str, stamp: float) -> tfds.core.DatasetBuilder:
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(folder)
+
+
+@functools.cache
+def _warn_sizes(folder: str, differences: tuple[str, ...]) -> None:
+    """Says once per data set that its sizes are not the published ones."""
+    text = ", ".join(differences)
+    _log.warning("%s differs from the published data set: %s. The splits follow what is there.", folder, text)
+
+
+def open_builder(task: Task, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
+    """tfds's reader of a task's prepared data set, after a check that all of its files are there.
+
+    Raises:
+      NotPreparedError: not prepared, in another version, or files are missing.
+    """
+    folder = locate(task, data_dir)
+    try:
+        stamp = (folder / "dataset_info.json").stat().mtime
+        builder = _builder(str(folder), stamp)
+        features = builder.info.features
+    except Exception as e:  # tfds raises a different type for each file that is missing or cut off
+        raise _not_prepared(task, data_dir, f"{folder} is not a complete data set ({_first_line(e)})") from e
+    needed = {part.split for parts in task.parts.values() for part in parts}
+    for split in sorted(needed):
+        if split not in builder.info.splits:
+            raise _not_prepared(task, data_dir, f"{folder} lacks the split {split}")
+        files = builder.info.splits[split].filepaths
+        missing = [file for file in files if not epath.Path(file).exists()]
+        if missing:
+            why = f"{len(missing)} of {len(files)} files of split {split} are missing, first {missing[0]}"
+            raise _not_prepared(task, data_dir, why)
+    lacking = [name for name in ("image", *task.fields) if name not in features]
+    if lacking:
+        raise _not_prepared(task, data_dir, f"{folder} lacks the field {', '.join(lacking)}")
+    sizes = split_sizes(builder)
+    differ = [s for s in sorted(needed) if sizes[s] != task.sizes[s]]
+    if differ:
+        _warn_sizes(
+            str(folder), tuple(f"{s} has {sizes[s]:,} examples, not {task.sizes[s]:,}" for s in differ)
+        )
+    return builder
+
+
+def split_sizes(builder: tfds.core.DatasetBuilder) -> dict[str, int]:
+    """Examples in each split of a prepared data set."""
+    return {name: info.num_examples for name, info in builder.info.splits.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def open_source(task: Task, split: str, data_dir: str | os.PathLike | None = None) -> Source:
+    """The examples of a task's split, exactly the benchmark's and in its order.
+
+    Raises:
+      NotPreparedError: the data set is not prepared.
+    """
+    builder = open_builder(task, data_dir)
+    sizes = split_sizes(builder)
+    pieces = tasks.ranges(task, split, sizes)
+    ids: list[str] = []
+    for piece in pieces:
+        for file in builder.info.splits[tasks.notation([piece], sizes)].file_instructions:
+            n = file.take if file.take >= 0 else file.examples_in_shard - file.skip
+            ids.extend(f"{file.basename()}__{file.skip + i}" for i in range(n))
+
+    def read(start: int, stop: int) -> Iterator[Raw]:
+        examples = _read(builder, _within(pieces, start, stop), sizes)
+        position = start
+        try:
+            for example in examples:
+                yield Raw(example["image"], task.label(example))
+                position += 1
+        except (GeneratorExit, KeyboardInterrupt):
+            raise
+        except Exception as e:  # the readers of the file formats have no error type in common
+            raise DataError(
+                f"task {task.name}, split {split}: cannot read {ids[position]} in {builder.data_dir} "
+                f"({_first_line(e)}). The file is damaged: remove the folder and prepare it anew with "
+                f"{prepare_command(task, data_dir)}"
+            ) from e
+
+    info = builder.info
+    shards = {s: [info.splits[s].shard_lengths, int(info.splits[s].num_bytes)] for s in sorted(sizes)}
+    version = f"{info.full_name} {info.file_format.value} {tasks.notation(pieces, sizes)} {shards}"
+    return Source(ids, read, version, str(builder.data_dir))
+
+
+def _within(pieces: list[Range], start: int, stop: int) -> list[Range]:
+    """The examples number `start` to `stop` of consecutive ranges."""
+    cut = []
+    for piece in pieces:
+        size = piece.stop - piece.start
+        low, high = max(start, 0), min(stop, size)
+        if low < high:
+            cut.append(Range(piece.split, piece.start + low, piece.start + high))
+        start, stop = start - size, stop - size
+    return cut
+
+
+def _read(
+    builder: tfds.core.DatasetBuilder, pieces: list[Range], sizes: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    """Examples as dicts of numpy values, images still encoded. One piece after the other, in file order."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    decoders = {
+        k: tfds.decode.SkipDecoding() for k, f in features.items() if isinstance(f, tfds.features.Image)
+    }
+    for piece in pieces:
+        text = tasks.notation([piece], sizes)
+        if builder.info.file_format.value == "array_record":
+            yield from builder.as_data_source(split=text, decoders=decoders)
+            continue
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
+        # One file after the other; the default reads sixteen at once and mixes their examples.
+        config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        yield from builder.as_dataset(split=text, decoders=decoders, read_config=config).as_numpy_iterator()
