@@ -54,7 +54,7 @@ class Variable(NamedTuple):
     kind: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: a static argument of jit is hashed
 class Graph:
     """A model's computation.
 

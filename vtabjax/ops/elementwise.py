@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 __all__ = [
     "add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "neg", "abs",
-    "sqrt", "rsqrt", "square", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan",
-    "asin", "acos", "atan", "atan2", "erf", "sign", "floor", "ceil", "round", "trunc", "clamp", "clamp_min", "clamp_max",
-    "clip", "maximum", "minimum", "where", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or",
+    "sqrt", "rsqrt", "square", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos",
+    "tan", "asin", "acos", "atan", "atan2", "erf", "sign", "floor", "ceil", "round", "trunc", "clamp", "clamp_min",
+    "clamp_max", "clip", "maximum", "minimum", "where", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or",
     "logical_not", "bitwise_and", "bitwise_or", "bitwise_not", "isnan", "isinf", "isfinite", "nan_to_num", "to",
     "_to_copy", "type_as", "lerp", "addcmul", "addcdiv", "copy", "detach", "masked_fill",
 ]  # fmt: skip

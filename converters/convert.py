@@ -1,0 +1,64 @@
+"""Model spec -> artefact on disk."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import numpy as np
+
+from vtabjax import __version__, specs
+from vtabjax.model import save
+
+_PACKAGES = ("torch", "torchvision", "timm")
+
+
+def convert(
+    spec: str, out_dir: str | os.PathLike, *, input_size: int | None = None, verify: bool = True
+) -> Path:
+    """Builds the torch model of a spec, turns it into a Flax model, compares the two and saves the latter.
+
+    Args:
+      spec: a model spec, such as ``timm/resnet50.a1_in1k``.
+      out_dir: the artefact is a folder in there, named after the spec and the input size.
+      input_size: height and width of the images; None for the size the weights were made for.
+      verify: compare with the torch model first.
+
+    Returns:
+      The artefact's path.
+
+    Raises:
+      vtabjax.specs.SpecError: the spec names nothing, or its weights cannot be had.
+      converters.ExportError, vtabjax.ops.UnknownOperatorError: the model cannot be turned into a graph.
+      converters.ParityError: the Flax model differs from the torch model; nothing is saved.
+    """
+    from converters import sources
+    from converters.export import from_torch
+    from converters.verify import verify as measure
+
+    source = sources.build(spec, input_size)
+    graph, variables = from_torch(source.module, tuple(source.info["input_size"]))
+    info = {
+        **source.info,
+        "num_features": _width(graph, variables, "features"),
+        "num_classes": _width(graph, variables, "logits"),
+        "parameters": sum(int(np.prod(v.shape)) for v in graph.variables.values() if v.kind == "parameter"),
+        "parity": measure(source.module, graph, variables) if verify else None,
+        "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in _PACKAGES}},
+    }
+    path = Path(out_dir) / f"{specs.slug(spec)}-{graph.input_size[1]}"
+    return save(path, graph, variables, info)
+
+
+def _width(graph, variables, output: str) -> int | None:
+    import jax
+
+    from vtabjax.model import apply
+
+    if output not in graph.outputs:
+        return None
+    channels, height, width = graph.input_size
+    images = jax.ShapeDtypeStruct((1, height, width, channels), np.dtype(graph.dtype))
+    shapes = jax.eval_shape(lambda v, x: apply(graph, v, x)[0], variables, images)
+    return int(shapes[output].shape[1])
