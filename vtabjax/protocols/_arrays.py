@@ -1,0 +1,59 @@
+"""What every protocol asks of its input arrays; the messages name the argument, the value and the way out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def check_features(features, name: str = "features") -> np.ndarray:
+    """`features` as a numpy array [N, D] of finite real numbers (its own type is kept).
+
+    Raises:
+      ValueError: not two-dimensional, empty, not real numbers, or NaN or infinite in some rows (named).
+    """
+    x = np.asarray(features)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(
+            f"{name} has shape {x.shape}; give one row per example and one column per feature, [N, D]"
+        )
+    if x.dtype == bool or not (np.issubdtype(x.dtype, np.number) or x.dtype.name == "bfloat16"):
+        raise ValueError(f"{name} has type {x.dtype}; give real numbers")
+    if np.issubdtype(x.dtype, np.complexfloating):
+        raise ValueError(f"{name} has type {x.dtype}; give real numbers")
+    if not (np.isfinite(x.max()) and np.isfinite(x.min())):  # both hand NaN on
+        # By blocks: a mask of a large array would take a quarter of its size again.
+        bad = [b + np.flatnonzero(~np.isfinite(x[b : b + 4096]).all(1)) for b in range(0, len(x), 4096)]
+        rows = np.concatenate(bad)
+        some = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        raise ValueError(
+            f"{name} has NaN or infinite values in {len(rows)} of {len(x)} rows (rows {some}); "
+            "extract them again (in float32 if it was half precision) or leave these examples out"
+        )
+    return x
+
+
+def check_labels(labels, n: int, name: str = "labels") -> np.ndarray:
+    """`labels` as a numpy integer array [N].
+
+    Raises:
+      ValueError: not one integer for each of the `n` examples.
+    """
+    y = np.asarray(labels)
+    if y.shape != (n,):
+        raise ValueError(
+            f"{name} has shape {y.shape} for {n} examples; give one class number per example, ({n},)"
+        )
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"{name} has type {y.dtype}; give class numbers as integers")
+    return y
+
+
+def check_choice(value: str, choices: tuple[str, ...], name: str) -> str:
+    """`value`, if it is one of `choices`.
+
+    Raises:
+      ValueError: it is not; the message names the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose {' or '.join(map(repr, choices))}")
+    return value
