@@ -1,7 +1,7 @@
 """Tiny data sets for tests, prepared by tensorflow-datasets itself: its builders, its files, its order.
 
-Only the source of the examples is replaced: instead of downloading, a builder is handed a few made-up ones
-with keys like the real data set's. Everything after that (encoding, hash order, shards, metadata) is tfds's own.
+Only the source of the examples is replaced: instead of downloading, a builder is handed a few made-up
+ones with keys like the real data set's. Everything after that (encoding, order, shards) is tfds's own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vtabjax import tasks
+from vtabjax.data import prepare as prepare_module
 
 SIZES = {"train": 40, "validation": 20, "test": 20}
 
@@ -185,14 +186,12 @@ def prepare(
     file_format: str = "array_record",
     sizes: Mapping[str, int] = SIZES,
     num_shards: int = 1,
-    version: str | None = None,
 ) -> pathlib.Path:
     """Prepares the tiny data set of a task; returns its folder."""
     import tensorflow_datasets as tfds
 
     task = tasks.TASKS[name]
-    builder_string = task.builder if version is None else f"{task.builder.split(':')[0]}:{version}"
-    builder = tfds.builder(builder_string, data_dir=data_dir, file_format=file_format)
+    builder = prepare_module.builder(task, data_dir, file_format)
     with fed(type(builder), feed(task, sizes)):
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=num_shards))
     return pathlib.Path(builder.data_dir)

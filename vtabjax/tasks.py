@@ -252,8 +252,8 @@ _RESISC_MANUAL = (
     "{manual_dir}/NWPU-RESISC45/"
 )
 _RETINOPATHY_MANUAL = (
-    "https://www.kaggle.com/c/diabetic-retinopathy-detection/data: train.zip unpacked to {manual_dir}/train/, "
-    "test.zip to {manual_dir}/test/, sample.zip to {manual_dir}/sample/, trainLabels.csv to {manual_dir}/"
+    "https://www.kaggle.com/c/diabetic-retinopathy-detection/data: train.zip unpacked to "
+    "{manual_dir}/train/, test.zip to {manual_dir}/test/, sample.zip to {manual_dir}/sample/, trainLabels.csv to {manual_dir}/"
 )
 
 # fmt: off

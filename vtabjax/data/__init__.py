@@ -9,22 +9,17 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from vtabjax import tasks
-from vtabjax.data import cache, images, pipeline
-from vtabjax.data.base import (
-    BrokenImageError,
-    CacheError,
-    DataError,
-    Examples,
-    NotPreparedError,
-    Source,
-)
+from vtabjax.data import cache, images, pipeline, streaming
+from vtabjax.data.base import BrokenImageError, CacheError, DataError, Examples, NotPreparedError, Source
+from vtabjax.data.streaming import Batch
 
 __all__ = [
+    "Batch",
     "BrokenImageError",
     "CacheError",
     "DataError",
@@ -32,6 +27,7 @@ __all__ = [
     "NotPreparedError",
     "check",
     "load",
+    "stream",
 ]
 
 _log = logging.getLogger(__name__)
@@ -110,7 +106,7 @@ def load(
     n = len(source.ids)
 
     def build(write: Callable[[np.ndarray], None]) -> dict:
-        chunks = pipeline.decode(source.read(0, n), form)
+        chunks = pipeline.decode(source.read(range(n)) if n else (), form)
         kept, labels, broken = pipeline.collect(chunks, source.ids, write, progress=f"{task.name} {split}")
         if broken and not skip_broken:
             raise pipeline.broken_error(task.name, split, broken)
@@ -146,3 +142,72 @@ def _in_memory(build: cache.Build, n: int, shape: tuple[int, ...]) -> tuple[np.n
 def _fingerprint(key: str, content: dict) -> str:
     text = json.dumps([key, content["labels"], content["ids"]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stream(
+    task: tasks.Task | str,
+    split: str,
+    *,
+    image_size: int,
+    batch_size: int,
+    resize: str = "vtab",
+    data_dir: str | os.PathLike | None = None,
+    epochs: int | None = 1,
+    seed: int | None = None,
+    process: int = 0,
+    count: int = 1,
+    workers: int | None = None,
+    prefetch: int = 2,
+    skip_broken: bool = False,
+    progress: bool = False,
+) -> Iterator[Batch]:
+    """A task's split in batches, for what is too large to hold: full training sets, large test sets.
+
+    Every process reads its own share (process i of n the i-th n-th of the examples) and gets as many batches as
+    every other. Without shuffling, `Batch.index` and `Batch.mask` say what is where.
+
+    Args:
+      task: a task or its name.
+      split: one of `vtabjax.tasks.SPLITS`.
+      image_size: height and width S of the images.
+      batch_size: examples per batch of this process; the last batch is filled up and masked.
+      resize: as in `load`.
+      data_dir: where data sets are prepared; tfds's default if None.
+      epochs: how often to go through the split; None: without end.
+      seed: of the order of the examples, another one in each epoch; None: the data set's own order.
+      process: number of this process (``jax.process_index()``).
+      count: number of processes (``jax.process_count()``).
+      workers: decoding threads; one per processor by default.
+      prefetch: batches made ahead.
+      skip_broken: leave pictures out that cannot be decoded (masked), with a word, instead of raising.
+      progress: show a bar with the rate and the time left.
+
+    Yields:
+      Batch: images `[B, S, S, 3]` uint8, labels `[B]` int32, mask `[B]`, index `[B]`.
+
+    Raises:
+      TaskError, NotPreparedError: at once. BrokenImageError, DataError: when an example cannot be read.
+    """
+    task = _resolve(task)
+    images.check_method(resize)
+    source = _open(task, split, data_dir)
+    made = streaming.batches(
+        source,
+        pipeline.Format(image_size, resize, task.scale, upright=task.group == "Folder"),
+        batch_size=batch_size,
+        epochs=epochs,
+        seed=seed,
+        process=process,
+        count=count,
+        workers=workers,
+        prefetch=prefetch,
+        skip_broken=skip_broken,
+        what=(task.name, split),
+    )
+    if not progress:
+        return made
+    import tqdm
+
+    n = len(source.ids)
+    total = None if epochs is None else streaming.num_batches(n, batch_size, epochs=epochs, count=count)
+    return iter(tqdm.tqdm(made, f"{task.name} {split}", total, unit="batch"))

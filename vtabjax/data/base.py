@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,12 +58,12 @@ class Source(NamedTuple):
 
     Attributes:
       ids: `[N]` names of the examples.
-      read: (start, stop) -> the raw examples from `start` to `stop`.
+      read: positions -> the raw examples there.
       version: text that changes when the contents behind the same ids do.
-      where: what the examples are read from, for messages.
+      random_access: `read` takes positions in any order; otherwise only a range with step 1.
     """
 
     ids: list[str]
-    read: Callable[[int, int], Iterator[Raw]]
+    read: Callable[[Sequence[int] | np.ndarray], Iterator[Raw]]
     version: str
-    where: str = ""
+    random_access: bool = True

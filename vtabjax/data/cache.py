@@ -7,12 +7,15 @@ full disk, a file cut off or replaced) is noticed when it is opened, and built a
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import json
 import logging
 import os
 import pathlib
 import shutil
-import tempfile
+import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -76,7 +79,7 @@ def _lock(path: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.info("another process is building %s; waiting for it", path.with_suffix(".npy"))
+            _log.info("another process is building %s; waiting for it", path.stem[1:])
             fcntl.flock(f, fcntl.LOCK_EX)
         except OSError:
             pass  # a file system without locks: as above
@@ -85,17 +88,26 @@ def _lock(path: pathlib.Path) -> Iterator[None]:
 
 def _replace(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
     """Writes a file in full under another name in the same folder, then gives it its name."""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    # Not tempfile: its files are readable by their owner alone, and caches are shared.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with os.fdopen(fd, "w+b") as f:
+        with open(temporary, "x+b") as f:
             write(f)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
+
+
+def _sweep(path: pathlib.Path) -> None:
+    """Removes what killed processes left of this file; an hour's age spares those at work without a lock."""
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink()
 
 
 def _write(array_path: pathlib.Path, key: str, image_shape: tuple[int, ...], n: int, build: Build) -> None:
@@ -105,7 +117,7 @@ def _write(array_path: pathlib.Path, key: str, image_shape: tuple[int, ...], n: 
         return {"descr": "|u1", "fortran_order": False, "shape": (rows, *image_shape)}
 
     def write_array(f: BinaryIO) -> None:
-        # Written, not memory-mapped: on a full disk a write is an error, a mapped page is the end of the process.
+        # Written, not memory-mapped: on a full disk a write is an error, a mapped page kills the process.
         np.lib.format.write_array_header_1_0(f, header(n))
         start, rows = f.tell(), 0
 
@@ -153,7 +165,8 @@ def fetch(
     needed = n * int(np.prod(image_shape))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(array_path.with_suffix(".lock")):
+        with _lock(folder / f".{array_path.stem}.lock"):
+            _sweep(array_path)
             found = _read(array_path, key)  # another process may have built it meanwhile
             if isinstance(found, tuple):
                 return found
@@ -163,12 +176,11 @@ def fetch(
                 raise CacheError(_too_full(folder, needed, free))
             _write(array_path, key, image_shape, n, build)
     except OSError as e:
-        if e.errno in (28, 122):  # ENOSPC, EDQUOT
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheError(_too_full(folder, needed, shutil.disk_usage(folder).free)) from e
-        if isinstance(e, PermissionError) or e.errno == 30:  # EROFS
-            raise CacheError(
-                f"image cache: {folder} cannot be written ({e.strerror}); name another folder"
-            ) from e
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            why = f"image cache: {folder} cannot be written ({e.strerror}); name another folder"
+            raise CacheError(why) from e
         raise
     found = _read(array_path, key)
     if not isinstance(found, tuple):

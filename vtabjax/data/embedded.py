@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -44,17 +44,18 @@ def open_source(task: Task, ranges: list[Range]) -> Source:
         images, labels, order = _digits()
         ids = [f"digits-{order[i]:04d}" for i in rows]
 
-        def read(start: int, stop: int) -> Iterator[Raw]:
-            for i in rows[start:stop]:
+        def read(positions: Sequence[int] | np.ndarray) -> Iterator[Raw]:
+            for i in rows[np.asarray(positions, np.int64)]:
                 yield Raw(images[i][:, :, None], task.label({"label": labels[i]}))
 
     else:
         states = _states(sum(task.sizes.values()))[rows]
         ids = [f"sprite-{state:06d}" for state in states]
 
-        def read(start: int, stop: int) -> Iterator[Raw]:
-            for i in range(start, stop, 128):
-                factors = sprites.all_factors(states[i : min(i + 128, stop)])
+        def read(positions: Sequence[int] | np.ndarray) -> Iterator[Raw]:
+            for start in range(0, len(positions), 128):
+                block = np.asarray(positions[start : start + 128], np.int64)
+                factors = sprites.all_factors(states[block])
                 for image, factor in zip(sprites.render(factors), factors, strict=True):
                     example = {"label_orientation": factor[2], "label_x_position": factor[3]}
                     yield Raw(image[:, :, None], task.label(example))

@@ -1,11 +1,11 @@
-"""Your own pictures as a task: ``folder:/path`` with one sub-folder per class, or train/ and test/ above them.
+"""Your own pictures as a task: ``folder:/path``, one sub-folder per class, or train/ and test/ above them.
 
     /path/cat/1.jpg  /path/dog/2.jpg                      split here, by a hash of the file names
-    /path/train/cat/1.jpg  /path/test/cat/2.jpg           the test set is yours (and so is val/, if there is one)
+    /path/train/cat/1.jpg  /path/test/cat/2.jpg           the test set is yours (and val/, if there is one)
 
-The hash splits are deterministic: within each class, pictures are ordered by the MD5 of their relative path; the
-last 20 % are the test split, 20 % of the others validation. Across classes the same hash orders the whole split,
-so that train800 is a random sample of train.
+The hash splits are deterministic: within each class, pictures are ordered by the MD5 of their relative path;
+the last 20 % are the test split, 20 % of the others validation. Across classes the same hash orders the whole
+split, so that train800 is a random sample of train.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import hashlib
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from vtabjax import tasks
 from vtabjax.data.base import Raw, Source
@@ -56,7 +58,7 @@ def _pictures(root: pathlib.Path, folder: pathlib.Path, label: int) -> list[_Fil
 
 
 def _cut(files: list[_File], percent: int) -> tuple[list[_File], list[_File]]:
-    """Splits off the last `percent` of each class, in hash order; at least one picture where there are two."""
+    """Splits off the last `percent` of each class, in hash order; at least one where there are two."""
     first, second = [], []
     for label in {f.label for f in files}:
         members = sorted((f for f in files if f.label == label), key=_order)
@@ -75,8 +77,8 @@ def _scan(name: str, root: pathlib.Path) -> tuple[list[str], dict[str, list[_Fil
     if {"train", "test"} <= own:
         if extra := sorted(set(top) - _SPLIT_NAMES):
             raise TaskError(
-                f"task {name!r}: beside train/ and test/ there is {', '.join(extra)}; a folder holds either one "
-                "sub-folder per class, or train/ and test/ (and val/) with one sub-folder per class each"
+                f"task {name!r}: beside train/ and test/ there is {', '.join(extra)}; a folder holds either "
+                "one sub-folder per class, or train/ and test/ (and val/) with one sub-folder per class each"
             )
         classes = _class_names(root / "train")
         for split in sorted(own - {"train"}):
@@ -88,8 +90,8 @@ def _scan(name: str, root: pathlib.Path) -> tuple[list[str], dict[str, list[_Fil
         own, classes = set(), top
     if len(classes) < 2:
         raise TaskError(
-            f"task {name!r}: {root / 'train' if own else root} has {len(classes)} sub-folder(s); a task needs one "
-            "sub-folder with pictures per class, and at least two of them"
+            f"task {name!r}: {root / 'train' if own else root} has {len(classes)} sub-folder(s); a task "
+            "needs one sub-folder with pictures per class, and at least two of them"
         )
 
     def pictures(folder: pathlib.Path) -> list[_File]:
@@ -157,9 +159,9 @@ def open_source(task: Task, ranges: list[Range]) -> Source:
     root = pathlib.Path(task.builder.removeprefix("folder:"))
     files = [f for r in ranges for f in _task(task.builder)[1][r.split][r.start : r.stop]]
 
-    def read(start: int, stop: int) -> Iterator[Raw]:
-        for file in files[start:stop]:
-            yield Raw(root / file.name, file.label)
+    def read(positions: Sequence[int] | np.ndarray) -> Iterator[Raw]:
+        for i in positions:
+            yield Raw(root / files[i].name, files[i].label)
 
     version = hashlib.sha256("\n".join(f"{f.stamp} {f.label}" for f in files).encode()).hexdigest()
-    return Source([f.name for f in files], read, version, str(root))
+    return Source([f.name for f in files], read, version)

@@ -10,9 +10,10 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from etils import epath
 
 from vtabjax import tasks
@@ -46,7 +47,8 @@ def versions(task: Task) -> tuple[str, ...]:
     return (task.builder.partition(":")[2], *task.also)
 
 
-def _matches(version: str, pattern: str) -> bool:
+def matches(version: str, pattern: str) -> bool:
+    """Whether a version such as 3.0.1 fits a pattern such as 3.*.*."""
     return all(p in ("*", v) for v, p in zip(version.split("."), pattern.split("."), strict=True))
 
 
@@ -80,7 +82,7 @@ def locate(task: Task, data_dir: str | os.PathLike | None = None) -> epath.Path:
     names = [path.name for path in root.iterdir()] if root.is_dir() else []
     found = sorted((n for n in names if _VERSION.fullmatch(n)), key=lambda v: [int(x) for x in v.split(".")])
     for pattern in versions(task):
-        fitting = [v for v in found if _matches(v, pattern)]
+        fitting = [v for v in found if matches(v, pattern)]
         if fitting:
             return root / fitting[-1]
     why = f"{builder_name(task)} {' or '.join(versions(task))} is not prepared in {root.parent}"
@@ -163,18 +165,21 @@ def open_source(task: Task, split: str, data_dir: str | os.PathLike | None = Non
             n = file.take if file.take >= 0 else file.examples_in_shard - file.skip
             ids.extend(f"{file.basename()}__{file.skip + i}" for i in range(n))
 
-    def read(start: int, stop: int) -> Iterator[Raw]:
-        examples = _read(builder, _within(pieces, start, stop), sizes)
-        position = start
+    random_access = builder.info.file_format.value == "array_record"
+
+    def read(positions: Sequence[int] | np.ndarray) -> Iterator[Raw]:
+        at = 0
         try:
+            if random_access:
+                examples = _read_any(builder, tasks.notation(pieces, sizes), positions)
+            else:
+                examples = _read_range(builder, _within(pieces, positions[0], positions[-1] + 1), sizes)
             for example in examples:
                 yield Raw(example["image"], task.label(example))
-                position += 1
-        except (GeneratorExit, KeyboardInterrupt):
-            raise
+                at += 1
         except Exception as e:  # the readers of the file formats have no error type in common
             raise DataError(
-                f"task {task.name}, split {split}: cannot read {ids[position]} in {builder.data_dir} "
+                f"task {task.name}, split {split}: cannot read {ids[positions[at]]} in {builder.data_dir} "
                 f"({_first_line(e)}). The file is damaged: remove the folder and prepare it anew with "
                 f"{prepare_command(task, data_dir)}"
             ) from e
@@ -182,7 +187,7 @@ def open_source(task: Task, split: str, data_dir: str | os.PathLike | None = Non
     info = builder.info
     shards = {s: [info.splits[s].shard_lengths, int(info.splits[s].num_bytes)] for s in sorted(sizes)}
     version = f"{info.full_name} {info.file_format.value} {tasks.notation(pieces, sizes)} {shards}"
-    return Source(ids, read, version, str(builder.data_dir))
+    return Source(ids, read, version, random_access)
 
 
 def _within(pieces: list[Range], start: int, stop: int) -> list[Range]:
@@ -197,25 +202,35 @@ def _within(pieces: list[Range], start: int, stop: int) -> list[Range]:
     return cut
 
 
-def _read(
-    builder: tfds.core.DatasetBuilder, pieces: list[Range], sizes: dict[str, int]
-) -> Iterator[dict[str, Any]]:
-    """Examples as dicts of numpy values, images still encoded. One piece after the other, in file order."""
+def _skip_images(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+    """Decoders that leave images encoded."""
     import tensorflow_datasets as tfds
 
-    features = builder.info.features
-    decoders = {
-        k: tfds.decode.SkipDecoding() for k, f in features.items() if isinstance(f, tfds.features.Image)
-    }
-    for piece in pieces:
-        text = tasks.notation([piece], sizes)
-        if builder.info.file_format.value == "array_record":
-            yield from builder.as_data_source(split=text, decoders=decoders)
-            continue
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        import tensorflow as tf
+    features = builder.info.features.items()
+    return {k: tfds.decode.SkipDecoding() for k, f in features if isinstance(f, tfds.features.Image)}
 
-        tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
-        # One file after the other; the default reads sixteen at once and mixes their examples.
-        config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        yield from builder.as_dataset(split=text, decoders=decoders, read_config=config).as_numpy_iterator()
+
+def _read_any(
+    builder: tfds.core.DatasetBuilder, split: str, positions: Sequence[int] | np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """Examples in any order, from array_record files, as dicts of numpy values."""
+    examples = builder.as_data_source(split=split, decoders=_skip_images(builder))
+    for i in positions:
+        yield examples[int(i)]
+
+
+def _read_range(
+    builder: tfds.core.DatasetBuilder, pieces: list[Range], sizes: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    """Examples in the order of the files, from tfrecord files, as dicts of numpy values."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
+    # One file after the other; the default reads sixteen at once and mixes their examples.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    for piece in pieces:
+        split = tasks.notation([piece], sizes)
+        examples = builder.as_dataset(split=split, decoders=_skip_images(builder), read_config=config)
+        yield from examples.as_numpy_iterator()

@@ -1,0 +1,203 @@
+"""Downloading and preparing data sets through tensorflow-datasets, with a table of what is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from etils import epath
+
+from vtabjax import specs, tasks
+from vtabjax.data import tfds_source
+from vtabjax.data.base import NotPreparedError
+from vtabjax.tasks import Task, TaskError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+    from ml_collections import ConfigDict
+
+# Bytes to download and bytes on disk afterwards (None: not published), from tfds's metadata.
+_BYTES: dict[str, tuple[float, float | None]] = {
+    "caltech101": (137.4e6, 139.3e6),
+    "cifar100": (168.5e6, 138.4e6),
+    "dtd": (625.2e6, 411e6),
+    "oxford_flowers102": (344.9e6, 347e6),
+    "oxford_iiit_pet": (811.1e6, 811e6),
+    "sun397/tfds": (39.096e9, None),
+    "svhn_cropped": (1.576e9, None),
+    "eurosat/rgb": (94.3e6, 93.9e6),
+    "resisc45": (0, None),
+    "patch_camelyon": (8.028e9, 7.58e9),
+    "diabetic_retinopathy_detection/btgraham-300": (1.2e6, 3.92e9),
+    "clevr": (19.022e9, 19.06e9),
+    "dsprites": (28.0e6, 338e6),
+    "smallnorb": (262.8e6, 243e6),
+    "dmlab": (3.017e9, 3.36e9),
+    "kitti": (12.576e9, 5.66e9),
+}
+
+
+class _Set(NamedTuple):
+    """A data set and those of its tasks that were asked for."""
+
+    name: str
+    tasks: list[Task]
+
+
+def _sets(names: list[str]) -> list[_Set]:
+    """The data sets of tasks, each once, in order.
+
+    Raises:
+      TaskError: a task is unknown or has nothing to prepare.
+    """
+    found: dict[str, list[Task]] = {}
+    for name in names:
+        task = tasks.get(name)
+        if task.group == "Folder":
+            raise TaskError(f"task {name!r}: a folder of pictures needs no preparation; leave it out")
+        found.setdefault(tfds_source.builder_name(task), []).append(task)
+    return [_Set(name, its_tasks) for name, its_tasks in found.items()]
+
+
+def _human(n: float | None) -> str:
+    if n is None:
+        return "?"
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def _state(data_set: _Set, data_dir: str) -> tuple[bool, str]:
+    """Whether a data set can be read, and what to say about it."""
+    if data_set.name == "embedded":
+        return True, "embedded"
+    try:
+        builder = tfds_source.open_builder(data_set.tasks[0], data_dir)
+    except NotPreparedError as e:
+        text = str(e).splitlines()[0].partition(": ")[2]
+        return False, "not prepared" if "is not prepared in" in text else text
+    return True, f"prepared: {builder.version}, {builder.info.file_format.value}"
+
+
+def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[_Set]]:
+    """The table of all data sets, and those of them that are not prepared."""
+    import tabulate
+
+    rows, missing, by_hand = [], [], []
+    for data_set in sets:
+        ready, state = _state(data_set, data_dir)
+        download, on_disk = _BYTES.get(data_set.name, (0, 0))
+        version = "" if data_set.name == "embedded" else data_set.tasks[0].builder.partition(":")[2]
+        names = ", ".join(task.name for task in data_set.tasks)
+        manual = data_set.tasks[0].manual
+        size = ["", ""] if ready else [_human(download), _human(on_disk)]
+        rows.append([names, data_set.name, version, state, *size, "" if ready or not manual else "by hand"])
+        if not ready:
+            missing.append(data_set)
+            if manual:
+                where = manual_dir or tfds_source.manual_dir(data_dir)
+                by_hand.append(f"By hand for {names}: {manual.format(manual_dir=where)}")
+    headers = ["task", "data set", "version", "state", "download", "on disk", ""]
+    return "\n".join([tabulate.tabulate(rows, headers), *by_hand]), missing
+
+
+def builder(task: Task, data_dir: str | os.PathLike, file_format: str) -> tfds.core.DatasetBuilder:
+    """tfds's builder that can generate a task's data set.
+
+    Its current version if the task can be read from that (tfds offers older ones that it cannot generate),
+    else the version that the benchmark names.
+    """
+    import tensorflow_datasets as tfds
+
+    name, _, config = tfds_source.builder_name(task).partition("/")
+    # Not tfds.builder(): for a folder that exists already it returns a reader, which cannot generate.
+    cls = tfds.builder_cls(name)
+    options = {"config": config or None, "data_dir": os.fspath(data_dir), "file_format": file_format}
+    current = cls(**options)
+    if any(tfds_source.matches(str(current.version), pattern) for pattern in tfds_source.versions(task)):
+        return current
+    return cls(**options, version=tfds_source.versions(task)[0])
+
+
+def _disk_free(folder: epath.Path) -> int | None:
+    path = os.path.abspath(os.fspath(folder))
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
+
+
+def _prepare(data_set: _Set, config: ConfigDict, data_dir: epath.Path) -> None:
+    """Downloads and prepares one data set."""
+    import tensorflow_datasets as tfds
+
+    task = data_set.tasks[0]
+    needed = sum(n or 0 for n in _BYTES[data_set.name])
+    free = _disk_free(data_dir)
+    if free is not None and free < needed:
+        raise OSError(f"no room in {data_dir}: {_human(needed)} needed, {_human(free)} free")
+    generator = builder(task, data_dir, config.file_format)
+    folder = epath.Path(generator.data_dir)
+    if folder.exists():  # damaged, or it would not be prepared again
+        aside = folder.parent / f"{folder.name}.damaged"
+        if aside.exists():
+            aside.rmtree()
+        folder.rename(aside)
+        print(f"  {folder} is damaged and was moved to {aside}", flush=True)
+        generator = builder(task, data_dir, config.file_format)
+    options = {"manual_dir": config.manual_dir} if config.manual_dir else {}
+    generator.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
+    tfds_source.open_builder(task, data_dir)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a few lines, without a trace."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{type(error).__name__}: " + "\n    ".join(lines[:6])
+
+
+def main(config: ConfigDict, workdir: str) -> int:
+    """Prepares what `config` (configs/prepare.py) asks for; one failure does not stop the others.
+
+    Args:
+      config: the settings.
+      workdir: unused; data sets go to config.data_dir.
+
+    Returns:
+      Exit status: 0 if all data sets are there, 1 if one is missing or failed, 2 for a wrong setting.
+    """
+    try:
+        sets = _sets(specs.split_list(config.tasks))
+        if config.file_format not in ("array_record", "tfrecord"):
+            raise TaskError(f"file_format {config.file_format!r}: there are array_record and tfrecord")
+    except TaskError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    data_dir = tfds_source.resolve_data_dir(config.data_dir)
+    text, missing = _table(sets, config.data_dir, config.manual_dir)
+    free = _disk_free(data_dir)
+    print(f"Data sets in {data_dir}" + ("" if free is None else f" ({_human(free)} free)"))
+    print(text)
+    if config.check or not missing:
+        print(f"{len(sets) - len(missing)} of {len(sets)} data sets are prepared.", flush=True)
+        return 1 if missing else 0
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    failed: dict[str, str] = {}
+    for i, data_set in enumerate(missing, 1):
+        print(f"[{i}/{len(missing)}] {data_set.name}", flush=True)
+        try:
+            _prepare(data_set, config, data_dir)
+        except Exception as e:  # whatever goes wrong with one must not stop the others
+            failed[data_set.name] = _reason(e)
+            print(f"  failed: {failed[data_set.name]}", flush=True)
+    print(_table(sets, config.data_dir, config.manual_dir)[0])
+    for name, reason in failed.items():
+        print(f"{name} failed: {reason}", file=sys.stderr)
+    return 1 if failed else 0
