@@ -169,18 +169,25 @@ def open_source(task: Task, split: str, data_dir: str | os.PathLike | None = Non
 
     def read(positions: Sequence[int] | np.ndarray) -> Iterator[Raw]:
         at = 0
+        if not len(positions):
+            return
         try:
             if random_access:
                 examples = _read_any(builder, tasks.notation(pieces, sizes), positions)
             else:
                 examples = _read_range(builder, _within(pieces, positions[0], positions[-1] + 1), sizes)
             for example in examples:
-                yield Raw(example["image"], task.label(example))
+                label = task.label(example)
+                if not 0 <= label < task.num_classes:
+                    raise ValueError(f"its label {label} is not in 0 ... {task.num_classes - 1}")
+                yield Raw(example["image"], label)
                 at += 1
+            if at < len(positions):
+                raise EOFError("the file ends there")
         except Exception as e:  # the readers of the file formats have no error type in common
             raise DataError(
                 f"task {task.name}, split {split}: cannot read {ids[positions[at]]} in {builder.data_dir} "
-                f"({_first_line(e)}). The file is damaged: remove the folder and prepare it anew with "
+                f"({_first_line(e)}). The data set is damaged: move the folder away and prepare it anew with\n"
                 f"{prepare_command(task, data_dir)}"
             ) from e
 
