@@ -220,13 +220,13 @@ class _Builder:
             elif isinstance(args[0], torch.Tensor):
                 return args[0].clone()
             return args[0]
+        if name in _VIEWS:
+            self._view_of(node)
         inplace = name.endswith("_") and not name.endswith("__") and not op.startswith("operator.")
         if not any(True for _ in refs((args, kwargs))):
             return self._evaluate(node, args, self._values(node.kwargs))
         if inplace:
             return self._write(node, op, name, args, kwargs)
-        if name in _VIEWS:
-            self._view_of(node)
         return self._emit(node, op, args, kwargs)
 
     def _values(self, tree: Any) -> Any:

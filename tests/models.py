@@ -1,0 +1,41 @@
+"""The architectures that every change is tested on, each at a small image size it accepts."""
+
+from __future__ import annotations
+
+from converters import _compat  # noqa: F401  (before torchvision)
+
+# isort: split
+import timm
+import torchvision
+from torch import nn
+
+TIMM = {
+    "resnet50": 64, "resnet50d": 64, "resnext50_32x4d": 64, "wide_resnet50_2": 64, "seresnet50": 64,
+    "ecaresnet50d": 64, "resnetv2_50x1_bit": 64, "resnest50d": 64, "res2net50_26w_4s": 64, "regnety_032": 64,
+    "densenet121": 64, "vgg16_bn": 64, "dpn68b": 64, "hrnet_w18": 64, "inception_v4": 96, "xception41": 64,
+    "mobilenetv3_large_100": 64, "mnasnet_100": 64, "efficientnet_b0": 64, "tf_efficientnetv2_b0": 64,
+    "ghostnet_100": 64, "nfnet_f0": 64, "convnext_tiny": 64, "convnextv2_nano": 64, "vit_small_patch16_224": 224,
+    "deit_small_distilled_patch16_224": 224, "beit_base_patch16_224": 224, "eva02_tiny_patch14_224": 224,
+    "swin_tiny_patch4_window7_224": 224, "swinv2_tiny_window8_256": 256, "maxvit_tiny_tf_224": 224,
+    "coatnet_0_rw_224": 224, "mixer_b16_224": 224, "gmlp_s16_224": 224, "levit_128s": 224,
+    "efficientformerv2_s0": 224, "mobilevit_s": 64, "xcit_nano_12_p16_224": 64, "poolformer_s12": 64,
+    "volo_d1_224": 224, "sequencer2d_s": 64,
+}  # fmt: skip
+
+# Sizes other than 64 for torchvision's.
+_TORCHVISION_SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
+TORCHVISION = {
+    name: _TORCHVISION_SIZES.get(name, 64)
+    for name in torchvision.models.list_models(module=torchvision.models)
+}
+
+
+def build(source: str, name: str) -> tuple[nn.Module, int]:
+    """(module with random weights, image size)."""
+    if source == "timm":
+        return timm.create_model(name), TIMM[name]
+    size = TORCHVISION[name]
+    options = {"image_size": size} if name.startswith("vit_") else {}
+    if name in ("inception_v3", "googlenet"):
+        options["init_weights"] = False  # their truncated normal takes minutes
+    return torchvision.models.get_model(name, **options), size
