@@ -12,7 +12,7 @@ import pathlib
 import runpy
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:SUITE]", lock_config=True)
@@ -24,6 +24,8 @@ _EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "where th
 
 
 def main(argv: list[str]) -> int:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # libraries are chatty at absl's default
     if len(argv) > 1:
         return _usage(f"{argv[1]!r} is no flag; settings are written --config.FIELD=VALUE")
     config = _CONFIG.value
@@ -55,7 +57,7 @@ def _usage(message: str) -> int:
     return 2
 
 
-def _parse(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str]) -> list[str]:
     """Flags, with one line for the person who mistyped one instead of a traceback."""
     words = [word for arg in argv[1:] for word in arg.lstrip("-").split("=", 1)] + [""]
     path, _, suite = words[words.index("config") + 1].partition(":") if "config" in words else ("", "", "")
@@ -85,4 +87,4 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=parse_flags)

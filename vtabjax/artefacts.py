@@ -74,9 +74,7 @@ def check(models: Sequence[str]) -> dict[str, str]:
       ConversionError: the converters do not run.
     """
     lines = _run(["check", *models]) if models else []
-    return {
-        line["spec"]: line.get("message") or "unknown" for line in lines if line.get("status") == "failed"
-    }
+    return {line["spec"]: line.get("message") or "unknown" for line in lines if not _fine(line)}
 
 
 def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
@@ -102,7 +100,7 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
         pass
     for pattern in patterns:
         if pattern not in known:
-            found = [line["spec"] for line in _run(["list", pattern]) if line.get("status") != "failed"]
+            found = [line["spec"] for line in _run(["list", pattern]) if _fine(line)]
             if not found:
                 raise specs.SpecError(
                     f"config.models: {pattern!r} matches no published model; "
@@ -111,6 +109,10 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
             known[pattern] = found
     files.write_text(cache, json.dumps({"installed": installed, "patterns": known}, indent=1))
     return list(dict.fromkeys(m for model in models for m in known.get(model, [model])))
+
+
+def _fine(line: dict[str, Any]) -> bool:
+    return line.get("ok", line.get("status") != "failed")
 
 
 def _version(package: str) -> str | None:

@@ -168,7 +168,10 @@ class Key(NamedTuple):
 def load(folder: str | os.PathLike, key: Key) -> dict[str, np.ndarray] | None:
     """Cached features, or None where there are none. A file that is damaged is as good as none."""
     try:
-        with np.load(os.path.join(folder, f"{key.digest()}.npz"), allow_pickle=False) as data:
+        with (
+            open(os.path.join(folder, f"{key.digest()}.npz"), "rb") as f,
+            np.load(f, allow_pickle=False) as data,
+        ):
             if str(data["key"]) != json.dumps(key):
                 return None
             return {name: data[name] for name in data.files if name != "key"}

@@ -67,7 +67,7 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
         ]
         mine = share_of(everything, share)
         done = [cell for cell in mine if results.find(cell, workdir) is not None]
-    except (specs.SpecError, artefacts.ConversionError) as e:
+    except (ValueError, artefacts.ConversionError) as e:  # a spec, a share, a damaged result: all say which
         raise UsageError(str(e)) from e
     known = set(map(id, done))
     failed = [c for c in mine if id(c) not in known and c.error_path(workdir).exists()]
@@ -75,8 +75,9 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     todo = [c for c in mine if id(c) not in known and id(c) not in skipped]
 
     _say(
-        f"{config.protocol}: {len(models)} models x {len(_tasks(config))} tasks"
-        + (f", share {share}: {len(mine)} cells" if share else f" = {len(mine)} cells")
+        f"{config.protocol}: {_count(len(models), 'model')} x {_count(len(_tasks(config)), 'task')}"
+        + (f", share {share}: " if share else " = ")
+        + _count(len(mine), "cell")
         + f"; {len(done)} done, {len(todo)} to do"
         + (f", {len(skipped)} failed before" if skipped else "")
         + f" ({workdir})"
@@ -118,6 +119,8 @@ def share_of(everything: Sequence[Cell], share: str) -> list[Cell]:
 
 def _settings(config: Any) -> dict[str, Any]:
     """The settings of all cells that can change their numbers, checked."""
+    from vtabjax.data import images
+
     if config.protocol not in cells.PROTOCOLS:
         raise UsageError(
             f"config.protocol={config.protocol!r} is not known; there are {', '.join(cells.PROTOCOLS)}"
@@ -129,6 +132,8 @@ def _settings(config: Any) -> dict[str, Any]:
         )
     if config.batch_size < 1:
         raise UsageError(f"config.batch_size={config.batch_size} must be at least 1")
+    if config.resize not in images.METHODS:
+        raise UsageError(f"config.resize={config.resize!r} is not known; choose {', '.join(images.METHODS)}")
     if config.dtype not in ("float32", "bfloat16"):
         raise UsageError(f"config.dtype={config.dtype!r} is not known; choose float32 or bfloat16")
     try:
@@ -342,6 +347,10 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
 def _first_line(text: str, width: int = 160) -> str:
     return textwrap.shorten(text.strip().splitlines()[0] if text.strip() else "", width, placeholder=" ...")
 
@@ -350,13 +359,13 @@ def _plan(todo: Sequence[Cell], workdir: Path) -> None:
     """What would run, and how long it would take by what such cells took here."""
     by_model = collections.Counter(cell.model for cell in todo)
     for model, n in by_model.items():
-        _say(f"  {model}: {n} cells")
+        _say(f"  {model}: {_count(n, 'cell')}")
     if todo:
         taken = [sum(record["seconds"].values()) for _, record in results.records(workdir, todo[0].protocol)]
         if taken:
             mean = sum(taken) / len(taken)
             _say(
-                f"{len(taken)} cells took {mean:.1f} s each here: "
+                f"{_count(len(taken), 'cell')} took {mean:.1f} s each here: "
                 f"{len(todo)} would take {duration(mean * len(todo))}"
             )
         else:
@@ -398,4 +407,4 @@ def failure_table(failures: Sequence[Failure]) -> str:
         for (model, stage, message), group in alike.items()
     ]
     header = ("model", "task", "stage", "message", "traceback in")
-    return f"{len(failures)} cells failed:\n" + tabulate(rows, header, tablefmt="simple")
+    return f"{_count(len(failures), 'cell')} failed:\n" + tabulate(rows, header, tablefmt="simple")

@@ -1,0 +1,177 @@
+"""What several test files use: a tiny converted model, and converters that only copy it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Stands for `python -m converters`: "converts" by copying. The name says what happens: bad* fails, crash* dies,
+# hang* sleeps, nan* has NaN weights, head* has a classifier; unknown* does not exist.
+_CONVERTERS = """
+import json, os, shutil, signal, sys, threading, time
+sys.path.insert(0, {root!r})
+from vtabjax import specs
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+templates, (command, *arguments) = sys.argv[1], sys.argv[2:]
+models = [a for a in arguments if not a.startswith("--")]
+options = dict(a[2:].split("=", 1) for a in arguments if "=" in a and a.startswith("--"))
+with open(os.path.join(templates, "log"), "a") as log:
+    log.write(json.dumps([command, *models]) + "\\n")
+def say(spec, **rest):
+    print(json.dumps({{"spec": spec, **rest}}), flush=True)
+if command == "list":
+    for i in range(3):
+        say(models[0].replace("*", str(i)))
+elif command == "check":
+    for model in models:
+        unknown = "/unknown" in model
+        say(model, ok=not unknown, message=f"model {{model!r}} does not exist; near: tiny/a" * unknown)
+else:
+    print("a library's chatter")
+    for model in models:
+        name = model.split("/")[1]
+        if name.startswith("crash"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name.startswith("hang"):
+            time.sleep(3600)
+        if name.startswith("bad"):
+            say(model, status="failed", path=None, message="operator aten.nonsense is not known", seconds=0.1)
+            continue
+        kind = next((k for k in ("nan", "head") if name.startswith(k)), "plain")
+        size = options.get("input_size", "16")
+        target = os.path.join(options["out"], f"{{specs.slug(model)}}-{{size}}")
+        if not os.path.exists(os.path.join(target, "model.json")):
+            made = f"{{target}}.{{os.getpid()}}"
+            shutil.copytree(os.path.join(templates, f"{{kind}}-16"), made)
+            with open(os.path.join(made, "model.json")) as f:
+                info = json.load(f)
+            with open(os.path.join(made, "model.json"), "w") as f:
+                json.dump({{**info, "spec": model, "weight_hash": model}}, f)
+            os.rename(made, target)
+        say(model, status="converted", path=target, message="", seconds=0.5)
+"""
+
+# Runs main.py with those converters instead of the real ones.
+_MAIN = """
+import sys
+sys.path.insert(0, {root!r})
+from absl import app
+from vtabjax import artefacts
+artefacts.COMMAND = {command!r}
+import main
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+def tiny_graph(head: bool = False, size: int = 16):
+    """Average-pooled to 4x4, flattened, a linear layer to 24 features; with `head` one to 5 logits."""
+    from vtabjax.graph import Graph, Node, Ref, Variable
+
+    nodes = [
+        Node("pool", "aten.adaptive_avg_pool2d.default", (Ref("value", "input"), (4, 4)), {}),
+        Node("flat", "aten.flatten.using_ints", (Ref("value", "pool"), 1), {}),
+        Node("fc", "aten.linear.default", (Ref("value", "flat"), Ref("variable", "w")), {}),
+    ]
+    outputs = {"features": Ref("value", "fc")}
+    variables = {"w": Variable((24, 48), "float32", "parameter")}
+    if head:
+        nodes.append(Node("head", "aten.linear.default", (Ref("value", "fc"), Ref("variable", "h")), {}))
+        outputs["logits"] = Ref("value", "head")
+        variables["h"] = Variable((5, 24), "float32", "parameter")
+    return Graph(tuple(nodes), outputs, variables, {}, (3, size, size))
+
+
+def tiny_parts(head: bool = False, size: int = 16, seed: int = 0):
+    """A model of `tiny_graph` with random weights."""
+    from vtabjax.model import Parts
+
+    graph, rng = tiny_graph(head, size), np.random.default_rng(seed)
+    variables = {
+        name: rng.normal(size=v.shape).astype(np.float32) / v.shape[1] ** 0.5
+        for name, v in graph.variables.items()
+    }
+    info = {
+        "spec": "tiny/a",
+        "input_size": [3, size, size],
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+        "num_features": 24,
+        "num_classes": 5 if head else None,
+        "weight_hash": "0",
+    }
+    return Parts(graph, variables, info)
+
+
+class FakeConverters:
+    """`command`: what to put in place of artefacts.COMMAND; `calls()`: what was asked of it."""
+
+    def __init__(self, folder: Path):
+        from vtabjax import model
+
+        self.folder = folder
+        for kind in ("plain", "head", "nan"):
+            parts = tiny_parts(head=kind == "head")
+            if kind == "nan":
+                parts.variables["w"][3] = np.nan
+            model.save(folder / f"{kind}-16", *parts)
+        script = folder / "converters.py"
+        script.write_text(_CONVERTERS.format(root=str(ROOT)))
+        self.command = [sys.executable, str(script), str(folder)]
+        self.driver = folder / "main_with_fakes.py"
+        self.driver.write_text(_MAIN.format(root=str(ROOT), command=self.command))
+
+    def calls(self) -> list[list[str]]:
+        log = self.folder / "log"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def forget(self) -> None:
+        (self.folder / "log").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def _converters(tmp_path_factory):
+    return FakeConverters(tmp_path_factory.mktemp("converters"))
+
+
+@pytest.fixture
+def converters(_converters, monkeypatch):
+    """Converters that only copy, for this process and for `main`."""
+    from vtabjax import artefacts
+
+    _converters.forget()
+    monkeypatch.setattr(artefacts, "COMMAND", _converters.command)
+    return _converters
+
+
+@pytest.fixture
+def main(converters, tmp_path):
+    """Runs main.py with the copying converters in a process of its own, as a user would: `main("--config=...")`."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run(
+            [sys.executable, str(converters.driver), *arguments],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            capture_output=True,
+            timeout=300,
+        )
+
+    return run
+
+
+@pytest.fixture
+def config():
+    """configs/knn.py, shrunk: tiny models on one embedded task."""
+    from configs import knn
+
+    c = knn.get_config("mini")
+    c.models, c.tasks, c.image_size = "tiny/a,tiny/b", "digits", 16
+    return c

@@ -1,0 +1,173 @@
+import types
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+from configs import knn, linear, transferability
+from vtabjax import cells, inputs, parallel
+
+
+class Given:
+    """Inputs with made-up features instead of a model."""
+
+    def __init__(self, logits=None, n=60):
+        rng = np.random.default_rng(0)
+        self.labels = np.arange(n) % 3
+        self.features = (rng.normal(size=(n, 8)) + self.labels[:, None]).astype(np.float32)
+        self.logits, self.asked = logits, []
+        self.stages, self.mesh = inputs.Stages(), parallel.data_mesh()
+
+    def split(self, name, *, logits=False):
+        self.asked.append((name, logits))
+        return inputs.Split(self.features, self.labels, self.logits if logits else None)
+
+
+def run(config, given):
+    protocol = cells.PROTOCOLS[config.protocol]
+    settings = protocol.settings(config)
+    return settings, protocol.run(given, settings)
+
+
+def reference(x, y, k):
+    found = []
+    for i in range(len(x)):
+        rest = np.arange(len(x)) != i
+        found.append(
+            KNeighborsClassifier(k, algorithm="brute").fit(x[rest], y[rest]).predict(x[i : i + 1])[0] == y[i]
+        )
+    return np.array(found)
+
+
+def test_knn():
+    config, given = knn.get_config(), Given()
+    config.k = 3
+    settings, found = run(config, given)
+    assert settings == {"splits": ["train800val200"], "k": 3, "metric": ["euclidean", "cosine"]}
+    correct = reference(given.features.astype(np.float64), given.labels, 3)
+    assert found.correct.tolist() == correct.tolist()
+    assert found.metrics["accuracy"] == pytest.approx(correct.mean())
+    unit = given.features / np.linalg.norm(given.features, axis=1, keepdims=True)
+    assert found.metrics["accuracy_cosine"] == pytest.approx(reference(unit, given.labels, 3).mean())
+    assert found.metrics["n_tied"] == 0
+    assert given.asked == [("train800val200", False)]
+
+
+def test_knn_metric_order():
+    config = knn.get_config("vtab_full")
+    config.metric = "cosine"
+    settings, found = run(config, Given())
+    assert settings["splits"] == ["trainval"]
+    assert set(found.metrics) == {"accuracy", "n_tied"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"k": 0}, r"config\.k=0 is too small: it must be at least 1"),
+        ({"metric": "l1"}, r"config\.metric='l1': 'l1' is not known; there are euclidean, cosine"),
+        ({"metric": " , "}, r"config\.metric is empty"),
+    ],
+)
+def test_knn_settings_are_checked(changes, message):
+    config = knn.get_config()
+    config.update(changes)
+    with pytest.raises(ValueError, match=message):
+        cells.PROTOCOLS["knn"].settings(config)
+
+
+def test_linear():
+    config, given = linear.get_config(), Given()
+    config.c_count = 5
+    settings, found = run(config, given)
+    assert settings["splits"] == ["train800", "val200", "test"]
+    assert [name for name, _ in given.asked] == settings["splits"]
+    assert found.correct.shape == (60,) and found.metrics["accuracy"] == pytest.approx(found.correct.mean())
+    grid = np.logspace(-6, 5, 5)
+    assert np.isclose(grid, found.chosen["c"]).any()
+    assert isinstance(found.chosen["at_grid_end"], bool)
+    assert 0.6 < found.metrics["accuracy"] <= 1
+
+
+def test_linear_settings():
+    assert cells.PROTOCOLS["linear"].settings(linear.get_config("vtab_full"))["splits"] == [
+        "train",
+        "val",
+        "test",
+    ]
+    config = linear.get_config()
+    config.c_min = -1.0
+    with pytest.raises(ValueError, match=r"config\.c_min=-1 .* need 0 < c_min <= c_max"):
+        cells.PROTOCOLS["linear"].settings(config)
+
+
+def test_transferability_without_a_head_is_not_applicable():
+    given = Given()
+    settings, found = run(transferability.get_config(), given)
+    assert list(found.metrics) == list(cells.SCORES)
+    assert found.metrics["leep"] is None and found.metrics["nce"] is None
+    assert "no source classifier" in found.notes["leep"]
+    others = [v for name, v in found.metrics.items() if name not in ("leep", "nce")]
+    assert all(isinstance(v, float) and np.isfinite(v) for v in others)
+    assert found.correct is None
+    assert {"logme", "nleep"} <= set(given.stages.seconds)  # what each one costs
+
+
+def test_transferability_with_a_head():
+    # A head that knows the classes: LEEP = mean log p(y|z) -> 0; one that says nothing: -H(y) = -log 3.
+    n = 60
+    knowing = np.full((n, 4), -20.0, np.float32)
+    knowing[np.arange(n), np.arange(n) % 3] = 20
+    config = transferability.get_config()
+    config.scores = "leep,nce"
+    settings, found = run(config, Given(logits=knowing))
+    assert "seed" not in settings  # only nleep draws random numbers
+    assert found.metrics["leep"] == pytest.approx(0, abs=1e-6)
+    _, silent = run(config, Given(logits=np.zeros((n, 4), np.float32)))
+    assert silent.metrics["leep"] == pytest.approx(-np.log(3))
+
+
+def test_softmax_of_large_logits():
+    found = cells._softmax(np.float32([[1e4, 1e4 - 1], [-3e4, 0]]))
+    np.testing.assert_allclose(found, [[1 / (1 + np.exp(-1)), 1 / (1 + np.e)], [0, 1]], atol=1e-12)
+
+
+def test_a_score_that_is_undefined_is_noted(monkeypatch):
+    from vtabjax.protocols import transferability as scores
+
+    def undefined(*_):
+        raise ValueError("one class only")
+
+    monkeypatch.setattr(scores, "parc", undefined)
+    config, given = transferability.get_config(), Given()
+    config.scores = "parc,h_score"
+    _, found = run(config, given)
+    assert found.metrics["parc"] is None and found.notes["parc"] == "undefined: one class only"
+    assert found.metrics["h_score"] > 0
+    assert given.stages.failed is None
+
+
+def test_settings_change_with_what_changes_numbers():
+    config = transferability.get_config()
+    before = cells.PROTOCOLS["transferability"].settings(config)
+    config.seed = 1
+    assert cells.PROTOCOLS["transferability"].settings(config) != before
+    config = knn.get_config()
+    before = cells.PROTOCOLS["knn"].settings(config)
+    config.seed, config.batch_size = 1, 7
+    assert cells.PROTOCOLS["knn"].settings(config) == before
+
+
+def test_stages(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 7.0, 7.5])
+    monkeypatch.setattr(inputs, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    stages = inputs.Stages()
+    with pytest.raises(KeyError), stages("outer"):  # from 0
+        with stages("inner"):  # 1 to 3
+            pass
+        with stages("data"):  # 7 to 7.5; outer has 0-1 and 3-7
+            next_tick = iter([7.5])
+            monkeypatch.setattr(inputs.time, "monotonic", lambda: next(next_tick, 7.5))
+            raise KeyError
+    assert stages.seconds == {"outer": 5.0, "inner": 2.0, "data": 0.5}
+    assert stages.failed == "data"

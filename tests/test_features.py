@@ -1,0 +1,199 @@
+import json
+import subprocess
+import sys
+
+import conftest
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtabjax import features, model
+from vtabjax.parallel import data_mesh, round_up
+
+
+def images(n, size=16, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), np.uint8)
+
+
+def direct(parts, x):
+    inputs = (x.astype(np.float32) / 255 - np.float32(parts.info["mean"])) / np.float32(parts.info["std"])
+    with jax.default_matmul_precision("float32"):
+        return model.apply(parts.graph, parts.variables, jnp.asarray(inputs))[0]
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 20])
+def test_any_number_of_images(n):
+    parts, x = conftest.tiny_parts(head=True), images(n)
+    found = features.extract(parts, x, batch_size=8)
+    expected = direct(parts, x)
+    assert found["features"].shape == (n, 24) and found["logits"].shape == (n, 5)
+    for name in ("features", "logits"):
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_no_images_and_no_head():
+    found = features.extract(conftest.tiny_parts(), images(0), batch_size=8)
+    assert set(found) == {"features"} and found["features"].shape == (0, 24)
+
+
+def test_one_compilation_per_model(monkeypatch):
+    traced = []
+    apply = model.apply
+    monkeypatch.setattr(model, "apply", lambda *a, **k: traced.append(1) or apply(*a, **k))
+    run = features.extractor(conftest.tiny_parts(), batch_size=8)
+    for n in (3, 8, 21, 1):
+        run(images(n))
+    assert len(traced) == 1
+
+
+def test_bfloat16_is_near_float32():
+    parts, x = conftest.tiny_parts(), images(5)
+    exact, rough = (features.extract(parts, x, dtype=d)["features"] for d in ("float32", "bfloat16"))
+    assert rough.dtype == np.float32
+    assert 1e-4 < np.abs(exact - rough).max() < 0.05
+    with pytest.raises(ValueError, match="dtype 'float16' is not known; choose one of float32, bfloat16"):
+        features.extract(parts, x, dtype="float16")
+
+
+@pytest.mark.parametrize("x", [images(2, 8), images(2).astype(np.float32), images(2)[0]])
+def test_other_images_are_refused(x):
+    with pytest.raises(ValueError, match=r"takes uint8 \[N, 16, 16, 3\]"):
+        features.extract(conftest.tiny_parts(), x)
+
+
+def test_out_of_memory_halves_the_batch(monkeypatch):
+    batches, tried = features._batches, []
+
+    def small_device(step, variables, x, size, sharding):
+        tried.append(size)
+        if size > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+        return batches(step, variables, x, size, sharding)
+
+    monkeypatch.setattr(features, "_batches", small_device)
+    parts, x = conftest.tiny_parts(), images(10)
+    run = features.extractor(parts, batch_size=16, mesh=data_mesh(jax.devices()[:1]))
+    np.testing.assert_allclose(run(x)["features"], direct(parts, x)["features"], rtol=1e-5, atol=1e-6)
+    run(x)
+    assert tried == [16, 8, 4, 4]  # and remembers
+
+
+def test_out_of_memory_for_one_image_is_an_error(monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(features, "_batches", full)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        features.extract(conftest.tiny_parts(), images(3), batch_size=4)
+
+
+_DEVICES = """
+import sys; sys.path[:0] = ["tests", "."]
+import conftest, jax, numpy as np
+from test_features import images
+from vtabjax import features
+print(len(jax.devices()))
+np.save(sys.argv[1], features.extract(conftest.tiny_parts(), images(21), batch_size=6)["features"])
+"""
+
+
+def test_one_device_and_four_agree(tmp_path):
+    found = {}
+    for n in (1, 4):
+        out = subprocess.run(
+            [sys.executable, "-c", _DEVICES, str(tmp_path / f"{n}.npy")],
+            cwd=conftest.ROOT,
+            env={
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}",
+                "JAX_PLATFORMS": "cpu",
+                "PATH": "",
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert out.stdout.split() == [str(n)]
+        found[n] = np.load(tmp_path / f"{n}.npy")
+    assert found[1].shape == (21, 24)
+    np.testing.assert_allclose(found[1], found[4], rtol=1e-6, atol=1e-6)
+
+
+def test_round_up():
+    assert [round_up(n, 4) for n in (1, 4, 5)] == [4, 4, 8]
+
+
+KEY = features.Key("w", "g", "e", (3, 16, 16), ((0.5,), (0.2,)), "float32")
+
+
+def test_cache_round_trip(tmp_path):
+    data = {"features": np.float32([[1, 2]]), "logits": np.float32([[3]])}
+    assert features.load(tmp_path, KEY) is None
+    features.save(tmp_path, KEY, data)
+    found = features.load(tmp_path, KEY)
+    assert set(found) == set(data)
+    for name, value in data.items():
+        np.testing.assert_array_equal(found[name], value)
+    assert [p.name for p in tmp_path.iterdir()] == [f"{KEY.digest()}.npz"]  # no temporary file stays
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": "v"},
+        {"graph": "h"},
+        {"examples": "f"},
+        {"input_size": (3, 8, 8)},
+        {"normalisation": ((0.4,), (0.2,))},
+        {"dtype": "bfloat16"},
+    ],
+)
+def test_cache_knows_everything_that_changes_features(tmp_path, change):
+    features.save(tmp_path, KEY, {"features": np.zeros((1, 2), np.float32)})
+    assert features.load(tmp_path, KEY._replace(**change)) is None
+    assert set(change) <= set(KEY._fields)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:-90] + b"x" * 90])
+def test_damaged_cache_file_is_none(tmp_path, damage):
+    features.save(tmp_path, KEY, {"features": np.arange(2000, dtype=np.float32).reshape(20, 100)})
+    path = tmp_path / f"{KEY.digest()}.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    assert features.load(tmp_path, KEY) is None
+    features.save(tmp_path, KEY, {"features": np.ones((1, 1), np.float32)})
+    assert features.load(tmp_path, KEY)["features"] == 1
+
+
+def test_flipped_byte_in_cache_is_none(tmp_path):
+    features.save(tmp_path, KEY, {"features": np.arange(2000, dtype=np.float32).reshape(20, 100)})
+    path = tmp_path / f"{KEY.digest()}.npz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert features.load(tmp_path, KEY) is None
+
+
+def test_a_file_of_another_key_is_not_taken(tmp_path):
+    features.save(tmp_path, KEY, {"features": np.zeros((1, 2), np.float32)})
+    other = KEY._replace(weights="v")
+    (tmp_path / f"{KEY.digest()}.npz").rename(tmp_path / f"{other.digest()}.npz")
+    assert features.load(tmp_path, other) is None
+    assert json.loads(json.dumps(KEY))[0] == "w"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_not_kept(tmp_path, value):
+    data = np.zeros((4, 3), np.float32)
+    data[2, 1] = value
+    with pytest.raises(features.NotFiniteError, match=r"1 of 4 rows of features .*the first is row 2"):
+        features.save(tmp_path, KEY, {"features": data})
+    assert not list(tmp_path.iterdir())
+
+
+def test_huge_logits_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "MAX_LOGITS_BYTES", 8)
+    features.save(
+        tmp_path, KEY, {"features": np.zeros((1, 9), np.float32), "logits": np.zeros((1, 3), np.float32)}
+    )
+    assert set(features.load(tmp_path, KEY)) == {"features"}

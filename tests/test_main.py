@@ -1,0 +1,153 @@
+"""The command line as a user meets it: messages, exit statuses, and a real run from one end to the other."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import conftest
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+from vtabjax import results
+
+KNN = "--config=configs/knn.py"
+TINY = ("--config.models=tiny/a", "--config.tasks=digits", "--config.image_size=16")
+
+
+def said(process, status):
+    """What was written, after a look at the exit status; and never a traceback."""
+    text = process.stdout + process.stderr
+    assert process.returncode == status, text
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "error: no config; the first thing to try is --config=configs/knn.py"),
+        (["--config=configs/nope.py"], "error: --config=configs/nope.py: there is no such file; there are "),
+        ([f"{KNN}:vtab2"], "error: suite 'vtab2' is not known; there are mini, vtab, vtab_full"),
+        (
+            [KNN, "--config.modles=x"],
+            "error: --config.modles: configs/knn.py has no such field; did you mean models",
+        ),
+        ([KNN, "--config.k=many"], "error: flag --config.k=many: invalid literal for int()"),
+        ([KNN, "--config.k=0"], "error: config.k=0 is too small: it must be at least 1"),
+        (
+            [KNN, "--config.metric=l1"],
+            "error: config.metric='l1': 'l1' is not known; there are euclidean, cosine",
+        ),
+        ([KNN, "--config.image_size=3"], "error: config.image_size=3: it must be 8 to 2048 pixels, or 0 for"),
+        ([KNN, "--config.image_size=big"], "error: flag --config.image_size=big: invalid literal"),
+        ([KNN, "--config.batch_size=0"], "error: config.batch_size=0 must be at least 1"),
+        (
+            [KNN, "--config.dtype=float16"],
+            "error: config.dtype='float16' is not known; choose float32 or bfloat16",
+        ),
+        ([KNN, "--config.resize=cubic"], "error: config.resize='cubic'"),
+        ([KNN, "--config.models=resnet50"], "error: config.models: model 'resnet50' has no source"),
+        ([KNN, "--config.models="], "error: config.models is empty; for example"),
+        (
+            [KNN, "--config.models=tiny/unknown,tiny/a"],
+            "error: config.models: model 'tiny/unknown' does not exist; near",
+        ),
+        ([KNN, "--config.models=timm/resnet18@/no/such.pth"], "cannot read the weight file /no/such.pth"),
+        ([KNN, "--config.tasks=digit"], "error: config.tasks: unknown task 'digit'; did you mean digits"),
+        ([KNN, "--config.tasks="], "error: config.tasks is empty"),
+        ([KNN, "--config.tasks=folder:/no/such/folder"], "/no/such/folder"),
+        ([KNN, "--config.tasks=caltech101", "--config.data_dir=/no/such"], "configs/prepare.py"),
+        ([KNN, "--cells=2/2"], "error: --cells='2/2' is not i/n with 0 <= i < n"),
+        ([KNN, "--executor=slurm"], "error: --executor=slurm is not available yet"),
+        ([KNN, "--executor=cloud"], "error: flag --executor=cloud"),
+        ([KNN, "--workers=3"], "error: Unknown command line flag 'workers'"),
+        ([KNN, "config.k=3"], "error: 'config.k=3' is no flag; settings are written --config.FIELD=VALUE"),
+    ],
+)
+def test_what_bad_input_gets(main, converters, tmp_path, arguments, message):
+    process = main(*arguments, f"--workdir={tmp_path / 'w'}")
+    text = said(process, 2)
+    assert message in text
+    assert not any(call[0] == "convert" for call in converters.calls())  # before any long work
+    assert not (tmp_path / "w" / "results").exists()
+
+
+def test_workdir_that_cannot_be_written(main, tmp_path):
+    (tmp_path / "file").write_text("")
+    text = said(main(KNN, *TINY, f"--workdir={tmp_path / 'file' / 'w'}"), 2)
+    assert (
+        f"error: --workdir={tmp_path / 'file' / 'w'} cannot be written to" in text and "name another" in text
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_workdir_without_permission(main, tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        assert "cannot be written to (Permission denied)" in said(
+            main(KNN, *TINY, f"--workdir={tmp_path}/w"), 2
+        )
+    finally:
+        tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_workdir_with_a_foreign_result(main, tmp_path):
+    said(main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
+    path = tmp_path / "results" / "knn" / "tiny--a" / "digits.json"
+    path.write_text(path.read_text()[:100])
+    text = said(main(KNN, *TINY, f"--workdir={tmp_path}"), 2)
+    assert f"error: {path} is not a result of this version" in text and "move it away" in text
+
+
+def test_exit_statuses_and_a_second_run(main, converters, tmp_path):
+    arguments = (KNN, *TINY[1:], "--config.models=tiny/a,tiny/bad", f"--workdir={tmp_path}")
+    first = said(main(*arguments), 1)
+    assert "FAILED in convert: operator aten.nonsense is not known" in first and "1 cell failed:" in first
+    converters.forget()
+    assert "nothing to do" in said(main(*arguments), 1) and converters.calls() == []
+    assert "every cell has a result" in said(main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
+
+
+_LOOKS = """
+import sys, subprocess
+before = set(sys.modules)
+sys.argv = ["main.py", "--config=configs/knn.py", *sys.argv[1:]]
+from absl import app
+import main
+try:
+    app.run(main.main, flags_parser=main.parse_flags)
+except SystemExit as e:
+    print("status", e.code)
+print("loaded", *sorted({"jax", "torch", "tensorflow", "orbax", "timm"} & set(sys.modules)))
+"""
+
+
+def test_a_finished_sweep_is_looked_at_without_loading_anything_heavy(main, tmp_path):
+    said(main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
+    look = [sys.executable, "-c", _LOOKS, *TINY, f"--workdir={tmp_path}"]
+    out = subprocess.run(look, cwd=conftest.ROOT, capture_output=True, text=True)
+    assert "nothing to do" in out.stderr, out.stderr
+    assert out.stdout.splitlines()[-2:] == ["status 0", "loaded"]
+
+
+def test_pixels_on_digits_are_scikit_learns_leave_one_out(tmp_path):
+    """The real thing: real converters, main.py as written; the floor agrees with scikit-learn one by one."""
+    from vtabjax import data
+
+    command = [sys.executable, "main.py", KNN, "--config.models=baseline/pixels,timm/resnet18@random"]
+    command += ["--config.tasks=digits", "--config.image_size=64", f"--workdir={tmp_path}"]
+    process = subprocess.run(command, cwd=conftest.ROOT, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert "timm/resnet18@random" in process.stdout and "(chance)" in process.stdout
+
+    examples = data.load("digits", "train800val200", image_size=64)
+    # baseline/pixels: the image in [0, 1], average-pooled to 16 x 16 x 3, in rows
+    x = examples.images.reshape(1000, 16, 4, 16, 4, 3).mean((2, 4), dtype=np.float64).reshape(1000, -1) / 255
+    y = np.asarray(examples.labels)
+    record = json.loads((tmp_path / "results" / "knn" / "baseline--pixels" / "digits.json").read_text())
+    neighbours = KNeighborsClassifier(1, algorithm="brute").fit(x, y).kneighbors(n_neighbors=1)[1][:, 0]
+    assert results.unpack(record["correct"]).tolist() == (y[neighbours] == y).tolist()
+    assert record["metrics"]["accuracy"] == (y[neighbours] == y).mean() > 0.9

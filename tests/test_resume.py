@@ -1,0 +1,148 @@
+"""Killed at any moment and started again: no cell lost, none computed twice, no half-written file."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import conftest
+
+from vtabjax import results
+
+_SWEEP = """
+import sys
+sys.path.insert(0, {root!r})
+import numpy as np
+from configs import knn
+from vtabjax import artefacts, cells, sweep
+artefacts.COMMAND = {command!r}
+
+def run(inputs, settings):
+    given = inputs.split("val200")
+    with open({log!r}, "a") as log:
+        log.write(f"{{inputs.model.spec}} {{inputs.task}}\\n")
+    return cells.Outcome({{"accuracy": float(given.features.mean())}}, np.asarray(given.labels) % 2 == 0)
+
+cells.PROTOCOLS["knn"] = cells.Protocol(lambda config: {{"splits": ["val200"]}}, run)
+config = knn.get_config()
+config.models = {models!r}
+config.tasks = "digits,sprites_location,sprites_orientation"
+config.image_size = 16
+print("started", flush=True)
+sys.exit(sweep.run(config, {workdir!r}))
+"""
+
+
+def start(converters, workdir, log, models):
+    script = _SWEEP.format(
+        root=str(conftest.ROOT), command=converters.command, log=str(log), models=models, workdir=str(workdir)
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def snapshot(workdir):
+    """Every result that is there: file -> (inode, content). Reading one that is half-written raises."""
+    found = {}
+    for path, _ in results.records(workdir):
+        found[path] = (path.stat().st_ino, path.read_bytes())
+    return found
+
+
+def test_killed_at_random_moments(converters, tmp_path):
+    workdir, log = tmp_path / "w", tmp_path / "log"
+    models = ",".join(f"tiny/m{i}" for i in range(4))
+    rng = random.Random(os.urandom(8))  # not the same moments each time
+    seen, kills = {}, 0
+    for i in range(60):
+        process = start(converters, workdir, log, models)
+        assert process.stdout.readline() == "started\n"
+        try:
+            process.wait(rng.uniform(0.3, 1 + 0.4 * i))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+        now = snapshot(workdir)
+        assert seen.items() <= now.items()  # nothing lost, nothing written again
+        seen = now
+    else:
+        raise AssertionError("60 starts did not finish 12 cells")
+    assert kills > 0 and process.returncode == 0, process.stdout.read()
+    process.communicate()
+
+    done = snapshot(workdir)
+    assert len(done) == 12 and seen.items() <= done.items()
+    # A cell may be cut off between computing and writing, once per kill at most; one with a result never runs again.
+    computed = log.read_text().splitlines()
+    assert len(set(computed)) == 12 and len(computed) <= 12 + kills
+    left = [p for folder in ("results", "features", "tables") for p in (workdir / folder).rglob(".*")]
+    assert not left, left
+
+    # The same numbers as in one go.
+    straight = start(converters, tmp_path / "straight", tmp_path / "log2", models)
+    assert straight.wait(120) == 0
+    straight.communicate()
+    numbers = [
+        {(r["model"], r["task"]): (r["metrics"], r["correct"]) for _, r in results.records(w)}
+        for w in (workdir, tmp_path / "straight")
+    ]
+    assert numbers[0] == numbers[1]
+
+
+def test_killed_sweep_takes_its_converters_along(converters, tmp_path):
+    process = start(converters, tmp_path / "w", tmp_path / "log", "tiny/hang")
+    try:
+        for line in process.stdout:
+            if "to do" in line:
+                break
+        deadline = time.monotonic() + 60
+        while not any(call[0] == "convert" for call in converters.calls()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        running = children(process.pid)
+        assert running
+    finally:
+        process.kill()
+        process.communicate()
+    deadline = time.monotonic() + 30
+    while any(map(alive, running)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, running))
+
+
+def children(pid):
+    found = []
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        try:
+            with open(f"/proc/{entry}/stat") as f:
+                if entry.isdigit() and int(f.read().rsplit(")", 1)[1].split()[1]) == pid:
+                    found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_two_workers_at_once(converters, tmp_path):
+    models = ",".join(f"tiny/m{i}" for i in range(4))
+    workers = [start(converters, tmp_path / "w", tmp_path / f"log{i}", models) for i in range(2)]
+    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert len(results.collect(tmp_path / "w")) == 12
+    folders = tmp_path / "w" / "results" / "knn"
+    assert sum(len(list(folder.iterdir())) for folder in folders.iterdir()) == 12

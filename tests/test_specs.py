@@ -1,0 +1,93 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vtabjax import specs
+from vtabjax.specs import Spec, SpecError
+
+
+@pytest.mark.parametrize(
+    "text, spec",
+    [
+        ("timm/resnet50.a1_in1k", Spec("timm", "resnet50", tag="a1_in1k")),
+        ("torchvision/resnet50.IMAGENET1K_V2", Spec("torchvision", "resnet50", tag="IMAGENET1K_V2")),
+        ("timm/resnet18@random", Spec("timm", "resnet18", seed=0)),
+        ("timm/resnet18@random:7", Spec("timm", "resnet18", seed=7)),
+        (
+            "torchvision/resnet50@/p/moco_v2.pth.tar",
+            Spec("torchvision", "resnet50", file="/p/moco_v2.pth.tar"),
+        ),
+        ("openselfsup/simclr@/p/a@b.pth", Spec("openselfsup", "simclr", file="/p/a@b.pth")),
+        ("embedded/sprites_resnet", Spec("embedded", "sprites_resnet")),
+        (" baseline/pixels ", Spec("baseline", "pixels")),
+        ("timm/vit*.augreg*", Spec("timm", "vit*", tag="augreg*")),
+    ],
+)
+def test_parse(text, spec):
+    assert specs.parse(text) == spec
+    assert specs.parse(str(spec)) == spec
+    assert spec.random == (spec.seed is not None)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("resnet50", "has no source: a model spec is source/name"),
+        ("/resnet50", "has no source"),
+        ("timm/", "has no source"),
+        ("", "has no source"),
+        ("timm/resnet50@", "names no weights after '@'"),
+        ("timm/resnet50@random:x", "the seed 'x' is not a whole number"),
+        ("timm/resnet50@random:-1", "the seed '-1' is not a whole number"),
+        ("timm/resnet50.a1_in1k@random", "both a weight tag"),
+    ],
+)
+def test_parse_errors(text, message):
+    with pytest.raises(SpecError, match=message):
+        specs.parse(text)
+
+
+def test_home_folder():
+    assert "~" not in specs.parse("timm/resnet18@~/w.pth").file
+
+
+def test_patterns():
+    assert (
+        specs.is_pattern("timm/resnet*")
+        and specs.is_pattern("timm/vit_[ts]*")
+        and specs.is_pattern("timm/v?t")
+    )
+    assert not specs.is_pattern("timm/resnet50@/path/with*star.pth")
+
+
+def test_slug_of_names():
+    names = ["timm/resnet50", "timm/resnet50.a1_in1k", "timm/resnet50@random", "timm/resnet50@random:7"]
+    assert specs.slug(names[1]) == "timm--resnet50.a1_in1k"
+    assert len({specs.slug(n) for n in names}) == 4
+    assert all("/" not in specs.slug(n) and ":" not in specs.slug(n) for n in names)
+    assert specs.slug("timm/resnet50@random:0") == specs.slug("timm/resnet50@random")
+
+
+def test_slug_of_files_is_their_content(tmp_path):
+    a, b, c = tmp_path / "a.pth", tmp_path / "copy" / "a.pth", tmp_path / "my weights.pth"
+    b.parent.mkdir()
+    for path, content in ((a, b"1"), (b, b"1"), (c, b"2")):
+        path.write_bytes(content)
+    slugs = [specs.slug(f"timm/resnet18@{p}") for p in (a, b, c)]
+    assert slugs[0] == slugs[1] != slugs[2]
+    assert slugs[0] == "timm--resnet18@a.pth-6b86b273" and " " not in slugs[2]
+    a.write_bytes(b"3")
+    assert specs.slug(f"timm/resnet18@{a}") != slugs[0]
+    with pytest.raises(SpecError, match="cannot read the weight file .*/gone.pth: No such file"):
+        specs.slug(f"timm/resnet18@{tmp_path}/gone.pth")
+
+
+@given(st.lists(st.text("ab ", max_size=3), max_size=6))
+def test_split_list(items):
+    found = specs.split_list(",".join(items))
+    assert found == list(dict.fromkeys(i.strip() for i in items if i.strip()))
+
+
+def test_nearest():
+    assert specs.nearest("digit", ["digits", "dtd", "svhn"])[0] == "digits"
+    assert specs.nearest("zzz", ["digits"]) == []

@@ -1,0 +1,394 @@
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import linear
+from vtabjax import artefacts, cells, features, inputs, results, sweep, tables
+from vtabjax.results import Cell
+
+
+@pytest.fixture
+def extractions(monkeypatch):
+    """Counts the passes over images."""
+    seen = []
+    extractor = features.extractor
+
+    def counted(parts, **options):
+        run = extractor(parts, **options)
+        return lambda images: seen.append((parts.info["spec"], len(images))) or run(images)
+
+    monkeypatch.setattr(features, "extractor", counted)
+    return seen
+
+
+def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
+    config.tasks = "digits,sprites_location"
+    assert sweep.run(config, tmp_path) == 0
+    assert [c[0] for c in converters.calls()] == ["check", "convert"]
+    assert extractions == [(m, n) for m in ("tiny/a", "tiny/b") for _ in range(2) for n in (800, 200)]
+    table = results.collect(tmp_path)
+    assert len(table) == 4 and set(table["settings.task"]) == {"digits", "sprites_location"}
+    out, err = capsys.readouterr()
+    assert (
+        "2 models x 2 tasks = 4 cells; 0 done, 4 to do" in err and "[4/4] knn tiny/b sprites_location" in err
+    )
+    assert "(chance)" in out and "mean (cosine)" in out
+
+    converters.forget()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*.json")}
+    assert sweep.run(config, tmp_path) == 0
+    assert converters.calls() == [] and len(extractions) == 8
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*.json")} == before
+    again, err = capsys.readouterr()
+    assert "nothing to do: every cell has a result" in err and again == out
+
+
+def test_record_of_a_cell(config, converters, tmp_path):
+    config.models = "tiny/a"
+    assert sweep.run(config, tmp_path) == 0
+    ((_, record),) = results.records(tmp_path)
+    assert record["n_examples"] == 1000
+    accuracy = results.unpack(record["correct"]).mean()
+    assert record["metrics"]["accuracy"] == pytest.approx(accuracy)
+    assert record["settings"] == {
+        "splits": ["train800val200"],
+        "k": 1,
+        "metric": ["euclidean", "cosine"],
+        "image_size": 16,
+        "resize": "vtab",
+        "dtype": "float32",
+        "task": "digits",
+    }
+    assert record["weight_hash"] == "tiny/a" and record["input"]["mean"] == [0.5, 0.4, 0.3]
+    assert set(record["data"]) == {"train800", "val200"} and all(record["data"].values())
+    assert record["device"]["platform"] == "cpu" and record["device"]["count"] >= 1
+    assert {"convert", "load", "data", "features", "knn"} <= set(record["seconds"])
+    assert record["seconds"]["convert"] == 0.5  # what the converters said, not how long was waited
+
+
+def test_protocols_share_features(config, converters, extractions, tmp_path, monkeypatch):
+    config.models = "tiny/head"
+    assert sweep.run(config, tmp_path) == 0
+    assert len(extractions) == 2
+
+    def take(name, logits):
+        def run(given, settings):
+            found = given.split(name, logits=logits)
+            assert (found.logits is not None) == logits
+            return cells.Outcome({"accuracy": float(len(found.features))})
+
+        return run
+
+    for i, (split, logits, passes) in enumerate(
+        [("train800", False, 2), ("train800val200", True, 2), ("val200", False, 2), ("test", True, 3)]
+    ):
+        protocol = cells.Protocol(lambda _, split=split: {"splits": [split]}, take(split, logits))
+        monkeypatch.setitem(cells.PROTOCOLS, f"p{i}", protocol)
+        config.protocol = f"p{i}"
+        assert sweep.run(config, tmp_path) == 0
+        assert len(extractions) == passes
+    converted = [c for c in converters.calls() if c[0] == "convert"]
+    assert len(converted) == 1
+
+
+def test_other_settings_extract_again_only_where_features_change(config, converters, extractions, tmp_path):
+    config.models = "tiny/a"
+    for changes, passes in [({}, 2), ({"k": 3}, 2), ({"dtype": "bfloat16"}, 4), ({"resize": "bilinear"}, 6)]:
+        config.update(changes)
+        assert sweep.run(config, tmp_path) == 0
+        assert len(extractions) == passes
+    assert len(results.collect(tmp_path)) == 4
+    folder = tmp_path / "results" / "knn" / "tiny--a"
+    assert len(list(folder.iterdir())) == 4 and (folder / "digits.json").exists()
+
+
+def test_failures_do_not_stop_the_rest(config, converters, tmp_path, capsys):
+    config.models = "tiny/a,tiny/bad,tiny/nan,tiny/crash,tiny/b"
+    assert sweep.run(config, tmp_path) == 1
+    assert sorted(results.collect(tmp_path)["model"]) == ["tiny/a", "tiny/b"]
+    errors = {r["model"]: r for _, r in results.errors(tmp_path)}
+    assert {m: r["stage"] for m, r in errors.items()} == {
+        "tiny/bad": "convert",
+        "tiny/nan": "features",
+        "tiny/crash": "convert",
+    }
+    assert errors["tiny/bad"]["message"] == "operator aten.nonsense is not known"
+    assert "NaN or infinite" in errors["tiny/nan"]["message"]
+    assert "SIGKILL" in errors["tiny/crash"]["message"] and "memory" in errors["tiny/crash"]["message"]
+    assert any("NotFiniteError" in line for line in errors["tiny/nan"]["traceback"])
+    out, err = capsys.readouterr()
+    told = err.split("3 cells failed:")[1]
+    for model, record in errors.items():
+        assert model in told and record["stage"] in told
+    assert "tiny--nan/digits" in told and "config.retry_failed=true" in told
+    assert "3 of 5 models lack tasks" in out
+
+    # Told again and not tried again, until asked.
+    converters.forget()
+    assert sweep.run(config, tmp_path) == 1
+    out, err = capsys.readouterr()
+    assert converters.calls() == [] and "3 failed before" in err and "3 cells failed:" in err
+    config.retry_failed = True
+    assert sweep.run(config, tmp_path) == 1
+    # The one with NaN weights is converted already; the process starts again after the crash, with nothing left.
+    assert converters.calls() == [["check", "tiny/bad", "tiny/crash"], ["convert", "tiny/bad", "tiny/crash"]]
+    assert "2 done, 3 to do" in capsys.readouterr().err
+
+
+def test_retry_that_succeeds(config, converters, tmp_path, monkeypatch):
+    config.models = "tiny/a"
+    monkeypatch.setattr(inputs.Inputs, "examples", lambda *_: 1 / 0)
+    assert sweep.run(config, tmp_path) == 1
+    ((path, record),) = results.errors(tmp_path)
+    assert record["message"] == "ZeroDivisionError: division by zero" and record["stage"] == "knn"
+    monkeypatch.undo()
+    monkeypatch.setattr(artefacts, "COMMAND", converters.command)
+    config.retry_failed = True
+    assert sweep.run(config, tmp_path) == 0
+    assert not path.exists() and len(results.collect(tmp_path)) == 1
+
+
+def test_conversion_that_hangs(tmp_path, converters):
+    with artefacts.Conversions(["tiny/a", "tiny/hang", "tiny/b"], tmp_path, 16, timeout=5) as conversions:
+        assert conversions.result("tiny/a").path == tmp_path / "tiny--a-16"
+        with pytest.raises(artefacts.ConversionError, match=r"stopped after 5 s \(config\.convert_timeout\)"):
+            conversions.result("tiny/hang")
+        assert conversions.result("tiny/b").path.is_dir()
+
+
+def test_converters_that_cannot_run(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(artefacts, "COMMAND", [sys.executable, "-c", "import no_such_torch"])
+    with artefacts.Conversions(["tiny/a", "tiny/b"], tmp_path, 16, timeout=60) as conversions:
+        for model in ("tiny/a", "tiny/b"):
+            with pytest.raises(
+                artefacts.ConversionError, match="No module named 'no_such_torch'.*convert.log"
+            ):
+                conversions.result(model)
+    with pytest.raises(
+        artefacts.ConversionError, match="converters check: .*No module named 'no_such_torch'"
+    ):
+        artefacts.check(["tiny/a"])
+
+
+def test_closing_ends_the_converters(tmp_path, converters):
+    conversions = artefacts.Conversions(["tiny/hang"], tmp_path, 16, timeout=600)
+    while conversions._process is None:
+        time.sleep(0.01)
+    conversions.close()
+    assert conversions._process.poll() is not None and not conversions._thread.is_alive()
+
+
+def test_models_that_are_there_are_computed_first(config, converters, tmp_path, capsys):
+    config.models = "tiny/b"
+    assert sweep.run(config, tmp_path) == 0
+    converters.forget()
+    config.models, config.k = "tiny/a,tiny/b", 2
+    assert sweep.run(config, tmp_path) == 0
+    order = [line.split()[2] for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert order == ["tiny/b", "tiny/b", "tiny/a"]
+    assert converters.calls() == [["check", "tiny/a"], ["convert", "tiny/a"]]
+
+
+def test_own_image_size(config, converters, tmp_path):
+    config.models, config.image_size = "tiny/a", 0
+    assert sweep.run(config, tmp_path) == 0
+    ((_, record),) = results.records(tmp_path)
+    assert record["settings"]["image_size"] == 0 and record["input"]["input_size"] == [3, 16, 16]
+
+
+def test_patterns(config, converters, tmp_path):
+    config.models = "baseline/pixels,tiny/m*,tiny/m1"
+    assert sweep.run(config, tmp_path) == 0
+    assert sorted(results.collect(tmp_path)["model"]) == ["baseline/pixels", "tiny/m0", "tiny/m1", "tiny/m2"]
+    converters.forget()
+    assert sweep.run(config, tmp_path) == 0
+    assert converters.calls() == []  # not even to know what the pattern stands for
+
+
+def test_dry_run(config, converters, tmp_path, capsys):
+    config.dry_run = True
+    assert sweep.run(config, tmp_path) == 0
+    assert "nothing to estimate the time from" in capsys.readouterr().err
+    assert converters.calls() == [] and not (tmp_path / "results").exists()
+    config.dry_run, config.models = False, "tiny/a"
+    sweep.run(config, tmp_path)
+    capsys.readouterr()
+    config.dry_run, config.models = True, "tiny/a,tiny/b"
+    assert sweep.run(config, tmp_path) == 0
+    err = capsys.readouterr().err
+    assert "1 done, 1 to do" in err and "tiny/b: 1 cell\n" in err and "1 cell took" in err
+
+
+def test_shares_make_the_whole(config, converters, tmp_path):
+    config.tasks = "digits,sprites_location"
+    for i in range(3):
+        assert sweep.run(config, tmp_path, f"{i}/3") == 0
+        assert len(results.collect(tmp_path)) == (4 * (i + 1)) // 3
+    assert len(results.collect(tmp_path)) == 4
+
+
+@given(st.integers(1, 7), st.integers(1, 5), st.integers(1, 12))
+def test_every_cell_has_one_worker(models, tasks, n):
+    everything = [Cell("knn", f"tiny/{m}", f"t{t}", {"t": t}) for m in range(models) for t in range(tasks)]
+    shares = [sweep.share_of(everything, f"{i}/{n}") for i in range(n)]
+    assert sorted(map(str, everything)) == sorted(str(c) for share in shares for c in share)
+    sizes = [len(share) for share in shares]
+    if n <= models:  # whole models
+        assert all(len({c.model for c in s}) * tasks == len(s) for s in shares)
+        assert max(sizes) - min(sizes) <= tasks
+    else:
+        assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("share", ["3/3", "-1/3", "1", "a/b", "1/0", "/", "1/2/3"])
+def test_bad_shares(share):
+    with pytest.raises(sweep.UsageError, match="is not i/n with 0 <= i < n"):
+        sweep.share_of([], share)
+
+
+def record(value, **more):
+    return {"metrics": {"accuracy": value, **more}}
+
+
+def test_table_of_accuracies():
+    found = {
+        ("a", "digits"): record(0.5, accuracy_cosine=0.25),
+        ("a", "sprites_location"): record(0.25, accuracy_cosine=0.75),
+        ("b", "digits"): record(0.9),
+        ("b", "sprites_location"): None,
+        ("c", "digits"): record(1.0, accuracy_cosine=0.0),
+        ("c", "sprites_location"): record(0.5, accuracy_cosine=0.5),
+    }
+    table = tables.accuracy_table(found)
+    assert table.header == ["model", "digits", "sprites_location", "mean", "mean (cosine)"]
+    assert table.rows == [
+        ["c", 1.0, 0.5, 0.75, 0.25],
+        ["a", 0.5, 0.25, 0.375, 0.5],
+        ["b *", 0.9, None, None, None],  # never a mean over what is there
+        ["(chance)", 0.1, 1 / 16, (0.1 + 1 / 16) / 2, (0.1 + 1 / 16) / 2],
+    ]
+    assert table.remarks == ["1 of 3 models lack tasks (*): no mean over the others"]
+    assert tables.in_percent(table).rows[0] == ["c", "100.00", "50.00", "75.00", "25.00"]
+
+
+def test_vtab_means_are_named():
+    from vtabjax import tasks
+
+    value = {"Natural": 0.7, "Specialized": 0.4, "Structured": 0.1}
+    found = {("m", t): record(value[tasks.get(t).group]) for t in tasks.VTAB}
+    found |= {("lacking", t): None if t == "svhn" else record(0.5) for t in tasks.VTAB}
+    table = tables.accuracy_table(found)
+    assert table.header[-5:] == ["Natural", "Specialized", "Structured", "mean", "mean of groups"]
+    plain = (7 * 0.7 + 4 * 0.4 + 8 * 0.1) / 19
+    assert table.rows[0][0] == "m"
+    assert table.rows[0][-5:] == pytest.approx([0.7, 0.4, 0.1, plain, 0.4])
+    assert table.rows[1][0] == "lacking *" and table.rows[1][-5:] == [None, 0.5, 0.5, None, None]
+
+
+def test_table_files(tmp_path):
+    found = {("a", "digits"): record(0.123456789), ("b", "digits"): None}
+    text = tables.report("knn", found, tmp_path)
+    assert "12.35" in text and str(tmp_path / "tables" / "knn.csv") in text
+    assert (tmp_path / "tables" / "knn.csv").read_text().splitlines() == [
+        "model,digits,mean",
+        "a,0.123456789,0.123456789",
+        "b *,,",
+        "(chance),0.1,0.1",
+    ]
+    markdown = (tmp_path / "tables" / "knn.md").read_text()
+    assert "12.35" in markdown and "accuracy in percent" in markdown and markdown.startswith("|")
+
+
+def test_table_of_scores(tmp_path):
+    found = {
+        ("a", "digits"): {"metrics": {"leep": None, "logme": 0.5}},
+        ("a", "dtd"): None,
+        ("b", "digits"): {"metrics": {"leep": -1.5, "logme": 0.25}},
+        ("b", "dtd"): {"metrics": {"leep": -2.0, "logme": 1.5}},
+    }
+    table = tables.score_table(found)
+    assert table.header == ["task", "model", "leep", "logme"]
+    assert table.rows == [
+        ["digits", "a", None, 0.5],
+        ["digits", "b", -1.5, 0.25],
+        ["dtd", "a", None, None],
+        ["dtd", "b", -2.0, 1.5],
+    ]
+    assert "not applicable" in tables.report("transferability", found, tmp_path)
+    assert (tmp_path / "tables" / "transferability.csv").read_text().splitlines()[1] == "digits,a,,0.5"
+
+
+def test_long_tables_are_in_the_files(tmp_path):
+    found = {(f"m{i}", "digits"): record(i / 1000) for i in range(100)}
+    text = tables.report("knn", found, tmp_path)
+    assert "the first 80 of 101 rows" in text and len(text.splitlines()) < 90
+    assert len((tmp_path / "tables" / "knn.csv").read_text().splitlines()) == 102
+
+
+def test_log_lines(capsys):
+    from vtabjax.progress import Progress, duration
+
+    progress = Progress(2)
+    progress.doing("nothing to see in a log")
+    progress.step("one")
+    progress.step("two")
+    progress.close()
+    Progress(1, enabled=False).step("silent")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("[1/2] one  (left: 0:") and second == "[2/2] two  (left: 0:00)"
+    assert [duration(s) for s in (7.4, 750, 11100)] == ["0:07", "12:30", "3:05:00"]
+
+
+def test_bar_on_a_terminal():
+    import io
+
+    from vtabjax.progress import Progress
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    progress = Progress(2, stream=stream)
+    progress.doing("tiny/a")
+    progress.step("one")
+    progress.say("a word")
+    progress.close()
+    assert "one\n" in stream.getvalue() and "a word\n" in stream.getvalue() and "1/2" in stream.getvalue()
+
+
+def test_slow_work_in_another_process_overlaps(config, converters, tmp_path, monkeypatch, capsys):
+    """While tiny/a is computed, tiny/b becomes ready: its cell did not wait for its conversion."""
+    states = []
+    run_model = sweep._run_model
+
+    def watched(model, todo, conversions, *rest):
+        if model == "tiny/a":
+            conversions.result("tiny/a")
+            deadline = time.monotonic() + 30
+            while not conversions.ready("tiny/b") and time.monotonic() < deadline:
+                time.sleep(0.01)
+        states.append((model, conversions.ready(model)))
+        return run_model(model, todo, conversions, *rest)
+
+    monkeypatch.setattr(sweep, "_run_model", watched)
+    assert sweep.run(config, tmp_path) == 0
+    assert states == [("tiny/a", True), ("tiny/b", True)]
+
+
+def test_linear_config_needs_no_knn_fields(converters, tmp_path):
+    config = linear.get_config()
+    config.dry_run = True
+    assert sweep.run(config, tmp_path) == 0
+
+
+def test_info_has_the_graph_in_it(tmp_path, converters):
+    with artefacts.Conversions(["tiny/a", "tiny/head"], tmp_path, 16, 60) as conversions:
+        infos = [artefacts.read_info(conversions.result(m).path) for m in ("tiny/a", "tiny/head")]
+    assert len({i["graph_hash"] for i in infos}) == 2
+    assert json.loads((tmp_path / "tiny--a-16" / "model.json").read_text())["weight_hash"] == "tiny/a"
