@@ -253,7 +253,8 @@ _RESISC_MANUAL = (
 )
 _RETINOPATHY_MANUAL = (
     "https://www.kaggle.com/c/diabetic-retinopathy-detection/data: train.zip unpacked to "
-    "{manual_dir}/train/, test.zip to {manual_dir}/test/, sample.zip to {manual_dir}/sample/, trainLabels.csv to {manual_dir}/"
+    "{manual_dir}/train/, test.zip to {manual_dir}/test/, sample.zip to {manual_dir}/sample/, "
+    "trainLabels.csv to {manual_dir}/"
 )
 
 # fmt: off

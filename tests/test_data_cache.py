@@ -1,0 +1,294 @@
+"""The image cache: what is wrong is built again, what cannot be written is said, two processes build once."""
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from vtabjax import data
+from vtabjax.data import cache
+
+KEY = "0123456789abcdef" * 4
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), np.uint8)
+
+
+def _build(write):
+    write(IMAGES[:7])
+    write(IMAGES[7:])
+    return {"labels": list(range(10))}
+
+
+def _fetch(folder, build=_build, key=KEY, n=10):
+    return cache.fetch(folder, "task-test-4", key, (4, 4, 3), n, build)
+
+
+def _never(write):
+    raise AssertionError("built although it was cached")
+
+
+def _files(folder):
+    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
+
+
+@pytest.fixture
+def cached(tmp_path):
+    """A folder with one cached array."""
+    _fetch(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def array_file(cached):
+    return next(cached.glob("*.npy"))
+
+
+def test_built_once_and_memory_mapped(tmp_path):
+    images, content = _fetch(tmp_path / "new" / "folder")
+    again, content_again = _fetch(tmp_path / "new" / "folder", _never)
+    np.testing.assert_array_equal(images, IMAGES)
+    np.testing.assert_array_equal(again, IMAGES)
+    assert content == content_again == {"labels": list(range(10))}
+    assert isinstance(again, np.memmap) and not again.flags.writeable
+    assert _files(tmp_path / "new" / "folder") == [f"task-test-4-{KEY[:16]}.{e}" for e in ("json", "npy")]
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "new" / "folder" / f"task-test-4-{KEY[:16]}.npy"), IMAGES
+    )
+
+
+def test_fewer_images_than_announced_and_none(tmp_path):
+    images, _ = _fetch(tmp_path, lambda write: write(IMAGES[:3]) or {}, n=10_000_000)
+    assert images.shape == (3, 4, 4, 3)
+    images, _ = _fetch(tmp_path, lambda write: {}, key="f" * 64)
+    assert images.shape == (0, 4, 4, 3)
+    assert _fetch(tmp_path, _never, key="f" * 64)[0].shape == (0, 4, 4, 3)
+
+
+def _truncate(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def _foreign(path):
+    np.save(path, np.zeros((10, 4, 4, 3), np.uint8))
+
+
+def _other_shape(path):
+    np.save(path, IMAGES.reshape(10, 48))
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip, _foreign, _other_shape, _empty, os.remove])
+def test_a_damaged_array_is_built_again(cached, array_file, damage, caplog):
+    damage(array_file)
+    with caplog.at_level(logging.WARNING):
+        images, content = _fetch(cached)
+    np.testing.assert_array_equal(images, IMAGES)
+    assert "is built again" in caplog.text and str(array_file) in caplog.text
+    np.testing.assert_array_equal(_fetch(cached, _never)[0], IMAGES)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", json.dumps({"key": "other"}), '{"key": 3, "bytes": 1}', "null"]
+)
+def test_a_damaged_description_is_built_again(cached, array_file, text, caplog):
+    array_file.with_suffix(".json").write_text(text)
+    np.testing.assert_array_equal(_fetch(cached)[0], IMAGES)
+    assert "is built again" in caplog.text
+
+
+def test_a_missing_description_is_an_interrupted_run(cached, array_file, caplog):
+    array_file.with_suffix(".json").unlink()
+    np.testing.assert_array_equal(_fetch(cached)[0], IMAGES)
+    assert "never completed" in caplog.text
+
+
+def test_large_files_are_sampled_at_both_ends(tmp_path):
+    big = np.random.default_rng(0).integers(
+        0, 256, (300, 128, 128, 3), np.uint8
+    )  # 14.7 MB, more than the samples
+
+    def fetch(build):
+        return cache.fetch(tmp_path, "big", KEY, (128, 128, 3), 300, build)[0]
+
+    fetch(lambda write: write(big) or {})
+    path = next(tmp_path.glob("*.npy"))
+    for position in (200, -1):  # within the first image; the last byte
+        content = bytearray(path.read_bytes())
+        content[position] ^= 255
+        path.write_bytes(content)
+        np.testing.assert_array_equal(fetch(lambda write: write(big) or {}), big)
+
+
+def test_a_failing_build_leaves_nothing(tmp_path):
+    def build(write):
+        write(IMAGES)
+        raise data.DataError("record 7 is damaged")
+
+    with pytest.raises(data.DataError, match="record 7"):
+        _fetch(tmp_path, build)
+    assert _files(tmp_path) == []
+
+
+def test_a_failing_rebuild_keeps_other_entries(cached):
+    with pytest.raises(ZeroDivisionError):
+        _fetch(cached, lambda write: 1 / 0, key="a" * 64)
+    np.testing.assert_array_equal(_fetch(cached, _never)[0], IMAGES)
+
+
+def _slow(folder, log):
+    def build(write):
+        with open(log, "a") as f:
+            f.write("built\n")
+        time.sleep(0.5)
+        return _build(write)
+
+    images, _ = _fetch(folder, build)
+    assert (images == IMAGES).all()
+
+
+def test_two_processes_build_once(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    both = [spawn.Process(target=_slow, args=(tmp_path / "cache", tmp_path / "log")) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"
+
+
+def _hang(folder):
+    def build(write):
+        write(IMAGES)
+        (folder / "started").touch()
+        time.sleep(60)
+
+    _fetch(folder, build)
+
+
+def test_killed_while_building(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=_hang, args=(tmp_path,))
+    process.start()
+    while not (tmp_path / "started").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    (leftover,) = tmp_path.glob(".*.tmp")
+    np.testing.assert_array_equal(_fetch(tmp_path)[0], IMAGES)  # the lock went with the process
+    assert leftover.exists()  # it could belong to a process at work
+    os.utime(leftover, (0, 0))
+    next(tmp_path.glob("*.json")).unlink()
+    _fetch(tmp_path)
+    assert not leftover.exists()
+
+
+def test_without_locks(tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    np.testing.assert_array_equal(_fetch(tmp_path)[0], IMAGES)
+
+
+def test_too_little_room_is_said_before_building(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 100))
+    with pytest.raises(data.CacheError, match=r"no room in .*480\.0 MB needed, 0\.0 MB free"):
+        _fetch(tmp_path, _never, n=10_000_000)
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mounts a tmpfs of one megabyte."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full(mounted, monkeypatch):
+    _fetch(mounted)
+    real = shutil.disk_usage
+    # The disk fills up after the check.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1e9, 0, 1e9))
+
+    def build(write):
+        monkeypatch.setattr(shutil, "disk_usage", real)
+        for _ in range(3000):
+            write(IMAGES)
+        return {}
+
+    with pytest.raises(data.CacheError, match=r"no room in .*1\.4 MB needed, .* MB free; free some"):
+        _fetch(mounted, build, key="b" * 64, n=30_000)
+    assert len(_files(mounted)) == 2  # the half-written file is gone, the other entry is there
+    np.testing.assert_array_equal(_fetch(mounted, _never)[0], IMAGES)
+    images, _ = _fetch(mounted, key="b" * 64)
+    np.testing.assert_array_equal(images, IMAGES)
+
+
+def test_a_folder_that_cannot_be_written(mounted):
+    _fetch(mounted)
+    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
+    np.testing.assert_array_equal(_fetch(mounted, _never)[0], IMAGES)  # reading needs no permission to write
+    with pytest.raises(
+        data.CacheError, match=r"cannot be written \(Read-only file system\); name another folder"
+    ):
+        _fetch(mounted, _never, key="c" * 64)
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(data.CacheError, match="cannot be written"):
+            _fetch(folder, _never)
+
+
+def test_load_through_the_cache(tmp_path):
+    direct = data.load("digits", "val200", image_size=12)
+    first = data.load("digits", "val200", image_size=12, cache_dir=tmp_path)
+    second = data.load("digits", "val200", image_size=12, cache_dir=str(tmp_path))
+    for examples in (first, second):
+        np.testing.assert_array_equal(examples.images, direct.images)
+        np.testing.assert_array_equal(examples.labels, direct.labels)
+        assert examples.ids == direct.ids and examples.fingerprint == direct.fingerprint
+        assert examples.labels.dtype == np.int32
+    assert isinstance(second.images, np.memmap)
+
+
+def test_everything_that_matters_is_in_the_key(tmp_path):
+    settings = [
+        ("digits", "val200", {"image_size": 12}),
+        ("digits", "train800", {"image_size": 12}),
+        ("digits", "val200", {"image_size": 13}),
+        ("digits", "val200", {"image_size": 12, "resize": "bicubic"}),
+        ("digits", "val200", {"image_size": 12, "resize": "bilinear"}),
+        ("sprites_location", "val200", {"image_size": 12}),
+        ("sprites_orientation", "val200", {"image_size": 12}),
+    ]
+    prints = [
+        data.load(task, split, cache_dir=tmp_path, **rest).fingerprint for task, split, rest in settings
+    ]
+    assert len(set(prints)) == len(prints) == len(list(tmp_path.glob("*.npy")))
+    # The same examples under another split's name are the same file's content, but not the same file.
+    assert data.load("digits", "val", image_size=12).fingerprint not in prints
