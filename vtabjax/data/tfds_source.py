@@ -88,7 +88,7 @@ def locate(task: Task, data_dir: str | os.PathLike | None = None) -> epath.Path:
     why = f"{builder_name(task)} {' or '.join(versions(task))} is not prepared in {root.parent}"
     if found:
         why = f"{root} holds version {', '.join(found)}, but the task needs {' or '.join(versions(task))}"
-    if any(".incomplete" in n for n in names):
+    if any("incomplete" in n for n in names):
         why += f" (an interrupted preparation lies in {root}; preparing again starts it anew)"
     raise _not_prepared(task, data_dir, why)
 
