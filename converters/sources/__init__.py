@@ -1,6 +1,6 @@
 """Where torch modules come from: a model spec becomes a module and what is known about it.
 
-Each module of this package is one source and has the same three functions: `build`, `names` and `check`.
+Each module named in SOURCES has the same functions: `names`, `check`, `describe`, `parameters`, `build`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,22 @@ def check(spec: str | Spec) -> Spec:
     _known(spec)
     _module(spec.source).check(spec)
     return spec
+
+
+def describe(spec: str | Spec) -> dict[str, Any]:
+    """What `build` would say in `Source.info`, as far as it is known without building anything.
+
+    Raises:
+      SpecError: the spec names nothing there is.
+    """
+    spec = check(spec)
+    return {"spec": str(spec), "source": spec.source, **_module(spec.source).describe(spec)}
+
+
+def parameters(spec: str | Spec) -> int:
+    """How many parameters a model has. Allocates none of them, but takes up to a few seconds."""
+    spec = check(spec)
+    return _module(spec.source).parameters(spec)
 
 
 def list_models(pattern: str) -> list[str]:

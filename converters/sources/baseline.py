@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,23 +39,30 @@ def check(spec: Spec) -> None:
         raise SpecError(f"model {str(spec)!r}: baseline/pixels has no weights; leave the rest out")
 
 
+def describe(spec: Spec) -> dict[str, Any]:
+    """What is known about the baseline."""
+    return {
+        "architecture": "pixels",
+        "weights": "none: the image average-pooled to 16x16x3",
+        "input_size": [3, 224, 224],
+        "mean": [0.0, 0.0, 0.0],
+        "std": [1.0, 1.0, 1.0],
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "num_classes": None,
+        "license": "apache-2.0",
+        "method": "none",
+        "pretraining_data": None,
+    }
+
+
 def build(spec: Spec, input_size: int | None) -> Source:
     """The baseline, at 224 pixels unless told otherwise."""
     size = input_size or 224
-    return Source(
-        Pixels(),
-        {
-            "architecture": "pixels",
-            "weights": "none: the image average-pooled to 16x16x3",
-            "input_size": [3, size, size],
-            "mean": [0.0, 0.0, 0.0],
-            "std": [1.0, 1.0, 1.0],
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "num_classes": None,
-            "license": "apache-2.0",
-            "method": "none",
-            "pretraining_data": None,
-        },
-    )
+    return Source(Pixels(), {**describe(spec), "input_size": [3, size, size]})
+
+
+def parameters(spec: Spec) -> int:
+    """It has none."""
+    return 0

@@ -5,6 +5,15 @@ from __future__ import annotations
 import fnmatch
 import json
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
+
+# isort: split
+import timm
 
 import vtabjax
 from converters.sources import Source
@@ -34,21 +43,37 @@ def path(name: str) -> Path:
     return FOLDER / name
 
 
-def build(spec: Spec, input_size: int | None) -> Source:
-    """The torch module of a shipped model, from NAME/source.json and NAME/weights.safetensors.
+def describe(spec: Spec) -> dict[str, Any]:
+    """What is known about a shipped model: its NAME/source.json.
 
-    source.json holds {"architecture": timm's name, "kwargs": for its create_model, "input_size": H, "info":
-    {mean, std, interpolation, crop_pct, num_classes, license, method, pretraining_data, weights}}.
+    source.json holds {"architecture": name in timm, "kwargs": for its create_model, "info": {weights,
+    input_size, mean, std, interpolation, crop_pct, num_classes, license, method, pretraining_data}}.
     """
-    import timm
-    from safetensors.torch import load_file
+    source = _read(spec)
+    return {"architecture": source["architecture"], "crop_mode": "center", **source["info"]}
 
-    source = json.loads((path(spec.name) / "source.json").read_text())
-    size = input_size or source["input_size"]
-    module = timm.create_model(source["architecture"], **source.get("kwargs", {}))
+
+def build(spec: Spec, input_size: int | None) -> Source:
+    """The torch module of a shipped model: its architecture with NAME/weights.safetensors."""
+    info = describe(spec)
+    module = _module(spec)
     module.load_state_dict(load_file(path(spec.name) / "weights.safetensors"), strict=True)
-    info = {"crop_mode": "center", **source["info"], "architecture": source["architecture"]}
-    return Source(module, {**info, "input_size": [3, size, size]})
+    size = input_size or info["input_size"][1]
+    return Source(module, {**info, "input_size": [info["input_size"][0], size, size]})
+
+
+def parameters(spec: Spec) -> int:
+    """The number of parameters."""
+    return sum(p.numel() for p in _module(spec).parameters())
+
+
+def _read(spec: Spec) -> dict[str, Any]:
+    return json.loads((path(spec.name) / "source.json").read_text())
+
+
+def _module(spec: Spec) -> nn.Module:
+    source = _read(spec)
+    return timm.create_model(source["architecture"], **source.get("kwargs", {}))
 
 
 def _available() -> list[str]:

@@ -63,53 +63,74 @@ def check(spec: Spec) -> None:
         )
 
 
-def build(spec: Spec, input_size: int | None) -> Source:
-    """The architecture with the weights that the spec asks for."""
-    name = spec.name if spec.tag is None else f"{spec.name}.{spec.tag}"
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is None:  # architectures without any configuration of their own
-        raise SpecError(f"model {str(spec)!r}: timm does not say what images {name} takes")
-    kwargs: dict[str, Any] = {}
-    channels, height, width = cfg.input_size
-    if input_size is not None and (height, width) != (input_size, input_size):
-        kwargs = _size_arguments(spec, input_size, (height, width))
-        height = width = input_size
+def describe(spec: Spec) -> dict[str, Any]:
+    """What is known about a model without building it."""
+    cfg = _config(spec)
     if spec.random:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.seed)
-            module = timm.create_model(spec.name, **kwargs)
-        extra = {"weights": f"random initialisation, seed {spec.seed}"}
-        method, data = "none", None
+        weights, license, method, data = f"random initialisation, seed {spec.seed}", None, "none", None
     elif spec.file is not None:
-        module = timm.create_model(spec.name, **kwargs)
-        extra = files.load_into(module, spec)
-        method, data = None, None
+        weights, license, method, data = None, None, None, None
     else:
-        with downloading(spec, hub=cfg.hf_hub_id is not None):
-            module = _pretrained_model(spec, name, input_size, kwargs)
-        extra = {"weights": f"timm {spec.name}.{cfg.tag}" if cfg.tag else f"timm {spec.name}"}
+        weights = f"timm {spec.name}" + (f".{cfg.tag}" if cfg.tag else "")
+        license = cfg.license
         method, data = provenance(cfg.tag or "")
-    info = {
+    return {
         "architecture": spec.name,
-        "input_size": [channels, height, width],
+        "weights": weights,
+        "input_size": list(cfg.input_size),
         "mean": [float(v) for v in cfg.mean],
         "std": [float(v) for v in cfg.std],
         "interpolation": cfg.interpolation,
         "crop_pct": float(cfg.crop_pct),
         "crop_mode": cfg.crop_mode,
-        "num_classes": _classes(module),
-        "license": None if spec.random or spec.file else cfg.license,
+        "num_classes": cfg.num_classes or None,
+        "license": license,
         "method": method,
         "pretraining_data": data,
     }
-    return Source(module, {**info, **extra})
 
 
-def _classes(module: nn.Module) -> int | None:
-    return getattr(module, "num_classes", 0) or None
+def build(spec: Spec, input_size: int | None) -> Source:
+    """The architecture with the weights that the spec asks for."""
+    info = describe(spec)
+    channels, height, width = info["input_size"]
+    kwargs: dict[str, Any] = {}
+    if input_size is not None and (height, width) != (input_size, input_size):
+        kwargs = _size_arguments(spec, input_size, (height, width))
+        info["input_size"] = [channels, input_size, input_size]
+    if spec.random:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            module = timm.create_model(spec.name, **kwargs)
+    elif spec.file is not None:
+        module, found = files.build(
+            spec, functools.partial(timm.create_model, spec.name, **kwargs), _heads(spec)
+        )
+        info.update(found)
+    else:
+        with downloading(spec, hub=bool(_config(spec).hf_hub_id)):
+            module = _pretrained_model(spec, input_size, kwargs)
+    info["num_classes"] = module.num_classes or None
+    return Source(module, info)
 
 
-def _pretrained_model(spec: Spec, name: str, input_size: int | None, kwargs: dict[str, Any]) -> nn.Module:
+def parameters(spec: Spec) -> int:
+    """The number of parameters, counted without allocating them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in timm.create_model(spec.name).parameters())
+
+
+def _heads(spec: Spec) -> tuple[str, ...]:
+    names = _config(spec).classifier or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _config(spec: Spec) -> Any:
+    return timm.get_pretrained_cfg(spec.name if spec.tag is None else f"{spec.name}.{spec.tag}")
+
+
+def _pretrained_model(spec: Spec, input_size: int | None, kwargs: dict[str, Any]) -> nn.Module:
+    name = spec.name if spec.tag is None else f"{spec.name}.{spec.tag}"
     try:
         return timm.create_model(name, pretrained=True, **kwargs)
     except RuntimeError as e:

@@ -56,66 +56,110 @@ def check(spec: Spec) -> None:
         )
 
 
-def build(spec: Spec, input_size: int | None) -> Source:
-    """The builder's module with the weights that the spec asks for, and what their transforms say."""
-    enum = get_model_weights(spec.name)
-    if spec.random or spec.file:
-        # The recipe that the architecture was first published with; later ones resize to odd sizes.
-        weights = min(enum, key=lambda w: w.transforms().crop_size[0])
-    else:
-        weights = enum[spec.tag or "DEFAULT"]
+def describe(spec: Spec) -> dict[str, Any]:
+    """What is known about a model without building it: images are as the weights' transforms want them."""
+    weights = _enum(spec)
     transforms = weights.transforms()
-    (own,) = transforms.crop_size
+    (crop,) = transforms.crop_size
     (resize,) = transforms.resize_size
+    info = {
+        "architecture": spec.name,
+        "weights": f"torchvision {spec.name}.{weights.name}",
+        "input_size": [3, crop, crop],
+        "mean": [float(v) for v in transforms.mean],
+        "std": [float(v) for v in transforms.std],
+        "interpolation": transforms.interpolation.value,
+        "crop_pct": crop / resize,
+        "crop_mode": "center",
+        "num_classes": len(weights.meta["categories"]),
+        **_provenance(weights),
+    }
+    if spec.random or spec.file:
+        info.update(weights=None, license=None, method=None, pretraining_data=None)
+    if spec.random:
+        info.update(weights=f"random initialisation, seed {spec.seed}", method="none")
+    return info
+
+
+def build(spec: Spec, input_size: int | None) -> Source:
+    """The builder's module with the weights that the spec asks for."""
+    info = describe(spec)
+    own = info["input_size"][1]
     size = input_size or own
+    info["input_size"] = [3, size, size]
     if size != own and not _works(spec.name, size):
         raise refuse_size(spec, size, (own, own), lambda candidate: _works(spec.name, candidate))
     if spec.random:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             module = _module(spec.name, size)
-        extra = {"weights": f"random initialisation, seed {spec.seed}"}
     elif spec.file is not None:
-        module = _module(spec.name, size)
-        extra = files.load_into(module, spec)
+        make = functools.partial(_module, spec.name, size)
+        module, found = files.build(spec, make, (_classifier(spec.name),), _AUXILIARY)
+        info.update(found)
     else:
         with downloading(spec):
-            module = _pretrained(spec, weights, size, own)
-        extra = {"weights": f"torchvision {spec.name}.{weights.name}", **_provenance(weights)}
-    info = {
-        "architecture": spec.name,
-        "input_size": [3, size, size],
-        "mean": [float(v) for v in transforms.mean],
-        "std": [float(v) for v in transforms.std],
-        "interpolation": transforms.interpolation.value,
-        "crop_pct": own / resize,
-        "crop_mode": "center",
-        "num_classes": len(weights.meta["categories"]),
-        "license": None,
-        "method": "none" if spec.random else None,
-        "pretraining_data": None,
-    }
-    return Source(module, {**info, **extra})
+            module = _pretrained(spec, _enum(spec), size, own)
+    return Source(module, info)
 
 
-def _module(name: str, size: int) -> nn.Module:
-    """The builder's module, random, without the auxiliary classifiers that only training uses."""
-    kwargs: dict[str, Any] = {}
+def parameters(spec: Spec) -> int:
+    """The number of parameters, as torchvision states it."""
+    return _enum(spec).meta["num_params"]
+
+
+def _enum(spec: Spec) -> Any:
+    enum = get_model_weights(spec.name)
+    if spec.random or spec.file:
+        # The recipe that the architecture was first published with; later ones resize to odd sizes.
+        return min(enum, key=lambda w: w.transforms().crop_size[0])
+    return enum[spec.tag or "DEFAULT"]
+
+
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+
+
+def _module(name: str, size: int, num_classes: int | None = None) -> nn.Module:
+    """The builder's module, random, without the auxiliary classifiers that only training uses.
+
+    num_classes 0 leaves the classifier out, None keeps torchvision's own number.
+    """
+    kwargs: dict[str, Any] = {"num_classes": num_classes} if num_classes else {}
     if name.startswith("vit_"):
         kwargs["image_size"] = size
     elif name.startswith("maxvit"):
         kwargs["input_size"] = (size, size)
     elif name in ("googlenet", "inception_v3"):
         kwargs["init_weights"] = True
-    return _without_auxiliary(get_model_builder(name)(weights=None, **kwargs))
+    module = _without_auxiliary(get_model_builder(name)(weights=None, **kwargs))
+    if num_classes == 0:
+        module.set_submodule(_classifier(name), nn.Identity())
+    return module
+
+
+@functools.cache
+def _classifier(name: str) -> str:
+    """The name of an architecture's last layer with classes, a linear one but for SqueezeNet."""
+    try:
+        with torch.device("meta"):
+            module = _module(name, _own_size(name))
+    except RuntimeError:  # regnets look at numbers while they are built
+        module = _module(name, _own_size(name))
+    layers = {k: m for k, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    classes = [k for k, m in layers.items() if (getattr(m, "out_features", None) or m.out_channels) == 1000]
+    return classes[-1]
+
+
+def _own_size(name: str) -> int:
+    return min(w.transforms().crop_size[0] for w in get_model_weights(name))
 
 
 def _without_auxiliary(module: nn.Module) -> nn.Module:
     if getattr(module, "aux_logits", False):
         module.aux_logits = False
-        for name in ("AuxLogits", "aux1", "aux2"):
-            if hasattr(module, name):
-                setattr(module, name, None)
+        for name in _AUXILIARY:
+            if hasattr(module, name[:-1]):
+                setattr(module, name[:-1], None)
     return module
 
 
