@@ -41,14 +41,20 @@ def _open(task: tasks.Task, split: str, data_dir: str | os.PathLike | None) -> S
     if task.group == "Embedded":
         from vtabjax.data import embedded
 
-        return embedded.open_source(task, tasks.ranges(task, split))
-    if task.group == "Folder":
+        source = embedded.open_source(task, tasks.ranges(task, split))
+    elif task.group == "Folder":
         from vtabjax.data import folder
 
-        return folder.open_source(task, tasks.ranges(task, split))
-    from vtabjax.data import tfds_source
+        source = folder.open_source(task, tasks.ranges(task, split))
+    else:
+        from vtabjax.data import tfds_source
 
-    return tfds_source.open_source(task, split, data_dir)
+        source = tfds_source.open_source(task, split, data_dir)
+    if not source.ids:
+        raise tasks.TaskError(
+            f"split {split} of task {task.name} is empty: the data set has too few examples"
+        )
+    return source
 
 
 def check(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> None:
@@ -106,7 +112,7 @@ def load(
     n = len(source.ids)
 
     def build(write: Callable[[np.ndarray], None]) -> dict:
-        chunks = pipeline.decode(source.read(range(n)) if n else (), form)
+        chunks = pipeline.decode(source.read(range(n)), form)
         kept, labels, broken = pipeline.collect(chunks, source.ids, write, progress=f"{task.name} {split}")
         if broken and not skip_broken:
             raise pipeline.broken_error(task.name, split, broken)

@@ -19,19 +19,19 @@ def decode(data: bytes, *, upright: bool = False) -> np.ndarray:
     Raises:
       OSError: the content is no image or is cut off.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if not data:
+        raise OSError("the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
             if upright:
                 image = ImageOps.exif_transpose(image)
             array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    except (
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-    ) as e:  # Pillow's ways to say the same
+    except UnidentifiedImageError as e:
+        raise OSError("not an image of a known kind") from e
+    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
+        # Pillow's other ways to say so.
         raise OSError(str(e)) from e
     return array[:, :, None] if array.ndim == 2 else array
 

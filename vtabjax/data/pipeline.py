@@ -96,7 +96,7 @@ def broken_error(task: str, split: str, broken: dict[str, str]) -> BrokenImageEr
         lines.append(f"  and {len(broken) - 20} more")
     return BrokenImageError(
         f"task {task}, split {split}: {len(broken)} image(s) cannot be decoded; repair or remove them, or "
-        "go on without them with skip_broken=true:\n" + "\n".join(lines)
+        "go on without them with --config.skip_broken=true:\n" + "\n".join(lines)
     )
 
 
