@@ -19,6 +19,8 @@ from vtabjax.model import apply, load_parts
 
 # Largest difference over largest value. float64 leaves no room for a slip to hide in rounding.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
+# Run once, so the compiler's time is most of it.
+QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 BATCH = 3  # not the batch size the graph was traced with
 
 
@@ -59,17 +61,33 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def compare(
-    module: nn.Module, graph: Graph, variables: Mapping[str, np.ndarray], *, batch: int = BATCH, seed: int = 0
+    module: nn.Module,
+    graph: Graph,
+    variables: Mapping[str, np.ndarray],
+    *,
+    batch: int = BATCH,
+    seed: int = 0,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Relative errors of the graph's outputs against the module's, on `batch` random images, in the graph's dtype.
+    """Relative errors of the graph's outputs against the module's, on `batch` random images.
+
+    Args:
+      module: the torch module; its dtype and that of `variables` is the one compared in.
+      graph: its graph.
+      variables: its variables.
+      batch: how many images.
+      seed: of the images.
+      compiler_options: XLA's.
 
     Returns:
       {"features": error} and, with a classifier, "logits".
     """
     channels, height, width = graph.input_size
-    images = np.random.default_rng(seed).standard_normal((batch, height, width, channels)).astype(graph.dtype)
-    with jax.enable_x64(graph.dtype == "float64"), jax.default_matmul_precision("float32"):
-        ours = jax.jit(lambda v, x: apply(graph, v, x)[0])(dict(variables), images)
+    dtype = next((str(p.dtype) for p in module.parameters()), "torch.float32").removeprefix("torch.")
+    images = np.random.default_rng(seed).standard_normal((batch, height, width, channels)).astype(dtype)
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("float32"):
+        run = jax.jit(lambda v, x: apply(graph, v, x)[0]).lower(dict(variables), images)
+        ours = run.compile(compiler_options and dict(compiler_options))(dict(variables), images)
         ours = {k: np.asarray(v) for k, v in ours.items()}
     theirs = reference(module, torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
     if set(theirs) != set(ours):
@@ -103,7 +121,9 @@ def verify(
     if float64 or _beyond(parity):
         # A deep network with random weights can lose 1e-4 to rounding in both programs: float64 tells a slip from that.
         wide = double(module)
-        parity["float64"] = compare(wide, *from_torch(wide, graph.input_size))
+        parity["float64"] = compare(
+            wide, *from_torch(wide, graph.input_size), compiler_options=QUICK_COMPILATION
+        )
     if _beyond(parity):
         raise ParityError(f"{type(module).__name__} differs from its Flax model: {_describe(parity)}")
     return parity

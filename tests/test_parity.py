@@ -1,0 +1,43 @@
+"""Every architecture of tests/models.py: the graph computes what PyTorch computes."""
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from converters.export import from_torch
+from converters.randomise import randomise
+from converters.verify import QUICK_COMPILATION, TOLERANCE, compare
+
+# In float64 these hold several gigabytes: one after another.
+_BIG = {"vit_h_14", "regnet_y_128gf", "vit_l_16", "vit_l_32", "convnext_large", "wide_resnet101_2"}
+
+
+def _cases():
+    for source, names in (("timm", models.TIMM), ("torchvision", models.TORCHVISION)):
+        for name in names:
+            marks = [pytest.mark.xdist_group("big")] if name in _BIG or name.startswith("vgg") else []
+            yield pytest.param(source, name, id=f"{source}/{name}", marks=marks)
+
+
+@pytest.fixture(autouse=True)
+def _give_memory_back():
+    yield
+    gc.collect()
+
+
+@pytest.mark.parametrize("source, name", _cases())
+def test_features_and_logits_equal_torchs(source, name):
+    """Random parameters and running statistics, batch 3 on a graph exported with batch 2."""
+    torch.manual_seed(0)
+    module, size = models.build(source, name)
+    module = randomise(module.eval()).double()
+    graph, variables = from_torch(module, (3, size, size))
+    errors = compare(module, graph, variables, compiler_options=QUICK_COMPILATION)
+    assert set(errors) == {"features", "logits"}
+    assert max(errors.values()) < TOLERANCE["float64"], errors
+    variables = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in variables.items()}
+    errors = compare(module.float(), graph, variables, compiler_options=QUICK_COMPILATION)
+    assert max(errors.values()) < TOLERANCE["float32"], errors
