@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -71,25 +72,27 @@ def _human(n: float | None) -> str:
     return f"{n:.1f} GB"
 
 
-def _state(data_set: _Set, data_dir: str) -> tuple[bool, str]:
-    """Whether a data set can be read, and what to say about it."""
+def _state(data_set: _Set, data_dir: str) -> tuple[bool, str, str]:
+    """Whether a data set can be read, that in a word or two, and what is wrong with it."""
     if data_set.name == "embedded":
-        return True, "embedded"
+        return True, "embedded", ""
     try:
         builder = tfds_source.open_builder(data_set.tasks[0], data_dir)
     except NotPreparedError as e:
         text = str(e).splitlines()[0].partition(": ")[2]
-        return False, "not prepared" if "is not prepared in" in text else text
-    return True, f"prepared: {builder.version}, {builder.info.file_format.value}"
+        if "is not prepared in" in text:
+            return False, "not prepared", ""
+        return False, "other version" if "holds version" in text else "damaged", text
+    return True, f"prepared: {builder.version}, {builder.info.file_format.value}", ""
 
 
 def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[_Set]]:
     """The table of all data sets, and those of them that are not prepared."""
     import tabulate
 
-    rows, missing, by_hand = [], [], []
+    rows, missing, notes = [], [], []
     for data_set in sets:
-        ready, state = _state(data_set, data_dir)
+        ready, state, wrong = _state(data_set, data_dir)
         download, on_disk = _BYTES.get(data_set.name, (0, 0))
         version = "" if data_set.name == "embedded" else data_set.tasks[0].builder.partition(":")[2]
         names = ", ".join(task.name for task in data_set.tasks)
@@ -98,11 +101,13 @@ def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[
         rows.append([names, data_set.name, version, state, *size, "" if ready or not manual else "by hand"])
         if not ready:
             missing.append(data_set)
+            if wrong:
+                notes.append(f"{names}: {wrong}")
             if manual:
                 where = manual_dir or tfds_source.manual_dir(data_dir)
-                by_hand.append(f"By hand for {names}: {manual.format(manual_dir=where)}")
+                notes.append(f"By hand for {names}: {manual.format(manual_dir=where)}")
     headers = ["task", "data set", "version", "state", "download", "on disk", ""]
-    return "\n".join([tabulate.tabulate(rows, headers), *by_hand]), missing
+    return "\n".join([tabulate.tabulate(rows, headers), *notes]), missing
 
 
 def builder(task: Task, data_dir: str | os.PathLike, file_format: str) -> tfds.core.DatasetBuilder:
@@ -142,15 +147,14 @@ def _prepare(data_set: _Set, config: ConfigDict, data_dir: epath.Path) -> None:
     free = _disk_free(data_dir)
     if free is not None and free < needed:
         raise OSError(f"no room in {data_dir}: {_human(needed)} needed, {_human(free)} free")
-    generator = builder(task, data_dir, config.file_format)
-    folder = epath.Path(generator.data_dir)
-    if folder.exists():  # damaged, or it would not be prepared again
+    with contextlib.suppress(NotPreparedError):
+        folder = tfds_source.locate(task, data_dir)  # damaged, or it would not be prepared again
         aside = folder.parent / f"{folder.name}.damaged"
         if aside.exists():
             aside.rmtree()
         folder.rename(aside)
         print(f"  {folder} is damaged and was moved to {aside}", flush=True)
-        generator = builder(task, data_dir, config.file_format)
+    generator = builder(task, data_dir, config.file_format)
     options = {"manual_dir": config.manual_dir} if config.manual_dir else {}
     generator.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
     tfds_source.open_builder(task, data_dir)
