@@ -94,7 +94,8 @@ def locate(task: Task, data_dir: str | os.PathLike | None = None) -> epath.Path:
 
 
 @functools.lru_cache(maxsize=64)
-def _builder(folder: str, stamp: float) -> tfds.core.DatasetBuilder:
+def _builder(folder: str, info: bytes) -> tfds.core.DatasetBuilder:
+    """tfds's reader of a folder; `info` tells a folder that was prepared anew from what it was before."""
     import tensorflow_datasets as tfds
 
     return tfds.builder_from_directory(folder)
@@ -115,8 +116,7 @@ def open_builder(task: Task, data_dir: str | os.PathLike | None) -> tfds.core.Da
     """
     folder = locate(task, data_dir)
     try:
-        stamp = (folder / "dataset_info.json").stat().mtime
-        builder = _builder(str(folder), stamp)
+        builder = _builder(str(folder), (folder / "dataset_info.json").read_bytes())
         features = builder.info.features
     except Exception as e:  # tfds raises a different type for each file that is missing or cut off
         raise _not_prepared(task, data_dir, f"{folder} is not a complete data set ({_first_line(e)})") from e
