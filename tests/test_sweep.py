@@ -1,6 +1,7 @@
 import json
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -392,3 +393,48 @@ def test_info_has_the_graph_in_it(tmp_path, converters):
         infos = [artefacts.read_info(conversions.result(m).path) for m in ("tiny/a", "tiny/head")]
     assert len({i["graph_hash"] for i in infos}) == 2
     assert json.loads((tmp_path / "tiny--a-16" / "model.json").read_text())["weight_hash"] == "tiny/a"
+
+
+def test_other_settings_are_told(config, converters, tmp_path, capsys):
+    config.models = "tiny/a"
+    assert sweep.run(config, tmp_path) == 0
+    config.k, config.models = 3, "tiny/a,tiny/b"
+    assert sweep.run(config, tmp_path) == 0
+    assert "1 of those to do have results with other settings here" in capsys.readouterr().err
+
+
+def test_folder_of_pictures(config, converters, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from vtabjax.data import folder
+
+    pictures, rng = tmp_path / "my birds", np.random.default_rng(0)
+    for name in ("crow", "wren"):
+        (pictures / name).mkdir(parents=True)
+        for i in range(12):
+            array = rng.integers(0, 256, (20, 20, 3), np.uint8) // (2 if name == "crow" else 1)
+            Image.fromarray(array).save(pictures / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    config.models, config.tasks = "tiny/a", "folder:my birds"
+    assert sweep.run(config, tmp_path / "w") == 0
+    ((path, record),) = results.records(tmp_path / "w")
+    assert record["task"] == f"folder:{pictures}" and path.name.startswith("folder-my_birds-")
+    assert sweep.run(config, tmp_path / "w") == 0 and len(results.collect(tmp_path / "w")) == 1
+
+    # A picture more: what is there says nothing about it.
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(pictures / "crow" / "new.png")
+    folder._task.cache_clear()
+    assert sweep.run(config, tmp_path / "w") == 0
+    assert len(results.collect(tmp_path / "w")) == 2
+
+
+def test_labels_out_of_range(config, converters, tmp_path, monkeypatch):
+    from vtabjax import data
+
+    load = data.load
+    config.models = "tiny/a"
+    monkeypatch.setattr(data, "load", lambda *a, **k: load(*a, **k)._replace(labels=np.full(800, 10)))
+    assert sweep.run(config, tmp_path) == 1
+    ((_, record),) = results.errors(tmp_path)
+    assert "labels from 10 to 10; the task has the classes 0 to 9" in record["message"]
+    assert record["stage"] == "data"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import artefacts
+from vtabjax import artefacts, tasks
 
 if TYPE_CHECKING:
     import jax
@@ -133,6 +133,12 @@ class Inputs:
         """Images [N, S, S, 3] at the model's input size, labels, ids."""
         with self.stages("data"):
             examples = self.model.run.examples(self.task, split, self.model.info["input_size"][1])
+            labels, classes = examples.labels, tasks.get(self.task).num_classes
+            if len(labels) and not (0 <= labels.min() and labels.max() < classes):
+                raise ValueError(
+                    f"task {self.task}, split {split}: labels from {labels.min()} to {labels.max()}; the task has "
+                    f"the classes 0 to {classes - 1}, so its data set was prepared from something else"
+                )
         self.fingerprints[split] = examples.fingerprint
         return examples
 

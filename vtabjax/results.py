@@ -94,6 +94,11 @@ def find(cell: Cell, workdir: str | Path) -> dict[str, Any] | None:
     return None
 
 
+def has_other_settings(cell: Cell, workdir: str | Path) -> bool:
+    """Whether the cell has no result with its settings, but one with others."""
+    return _paths(cell, workdir)[0].exists() and find(cell, workdir) is None
+
+
 def _paths(cell: Cell, workdir: str | Path) -> tuple[Path, Path]:
     folder, name = cell.folder(workdir), file_name(cell.task)
     return folder / f"{name}.json", folder / f"{name}.{cell.hash[:8]}.json"

@@ -62,9 +62,8 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     _check_workdir(workdir)
     try:
         models = artefacts.expand(_models(config), workdir / "cache" / "patterns.json")
-        everything = [
-            Cell(config.protocol, m, t, _cell_settings(settings, t)) for m in models for t in _tasks(config)
-        ]
+        by_task = {task: _cell_settings(settings, task, config) for task in _tasks(config)}
+        everything = [Cell(config.protocol, m, t, s) for m in models for t, s in by_task.items()]
         mine = share_of(everything, share)
         done = [cell for cell in mine if results.find(cell, workdir) is not None]
     except (ValueError, artefacts.ConversionError) as e:  # a spec, a share, a damaged result: all say which
@@ -75,13 +74,16 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     todo = [c for c in mine if id(c) not in known and id(c) not in skipped]
 
     _say(
-        f"{config.protocol}: {_count(len(models), 'model')} x {_count(len(_tasks(config)), 'task')}"
+        f"{config.protocol}: {_count(len(models), 'model')} x {_count(len(by_task), 'task')}"
         + (f", share {share}: " if share else " = ")
         + _count(len(mine), "cell")
         + f"; {len(done)} done, {len(todo)} to do"
         + (f", {len(skipped)} failed before" if skipped else "")
         + f" ({workdir})"
     )
+    beside = sum(results.has_other_settings(cell, workdir) for cell in todo)
+    if beside:
+        _say(f"{beside} of those to do have results with other settings here, which stay beside the new ones")
     if config.dry_run:
         _plan(todo, workdir)
         return 0
@@ -143,8 +145,16 @@ def _settings(config: Any) -> dict[str, Any]:
     return {**own, "image_size": size, "resize": config.resize, "dtype": config.dtype}
 
 
-def _cell_settings(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
-    return {**settings, "task": task}
+def _cell_settings(settings: Mapping[str, Any], task: str, config: Any) -> dict[str, Any]:
+    """The settings of a task's cells. For a folder of pictures its files are among them: they come and go."""
+    settings = {**settings, "task": task}
+    if task.startswith("folder:"):
+        from vtabjax.data import folder
+
+        found = tasks.get(task)
+        versions = [folder.open_source(found, tasks.ranges(found, s)).version for s in settings["splits"]]
+        settings |= {"skip_broken": config.skip_broken, "pictures": [version[:16] for version in versions]}
+    return settings
 
 
 def _models(config: Any) -> list[str]:
@@ -165,12 +175,10 @@ def _tasks(config: Any) -> list[str]:
     names = specs.split_list(config.tasks)
     if not names:
         raise UsageError("config.tasks is empty; for example --config.tasks=digits")
-    for name in names:
-        try:
-            tasks.get(name)
-        except ValueError as e:
-            raise UsageError(f"config.tasks: {e}") from e
-    return names
+    try:
+        return list(dict.fromkeys(tasks.get(name).name for name in names))  # folders by their absolute path
+    except ValueError as e:
+        raise UsageError(f"config.tasks: {e}") from e
 
 
 def _check_workdir(workdir: Path) -> None:
