@@ -48,6 +48,29 @@ def check_labels(labels, n: int, name: str = "labels") -> np.ndarray:
     return y
 
 
+def class_sums(x: np.ndarray, y: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the examples of each class [C, D], and their numbers [C]."""
+    sums = np.zeros((n_classes, x.shape[1]))
+    np.add.at(sums, y, x)
+    return sums, np.bincount(y, minlength=n_classes)
+
+
+def check_task(features, labels, name: str = "features") -> tuple[np.ndarray, np.ndarray, int]:
+    """Features in float64 [N, D], labels as 0..C-1 over the classes present [N], and C.
+
+    Raises:
+      ValueError: as `check_features` and `check_labels`, or there is one class only.
+    """
+    x = check_features(features, name)
+    y = check_labels(labels, len(x))
+    classes, y = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"labels has one class only ({classes[0]}); a score needs examples of two classes or more"
+        )
+    return x.astype(np.float64), y, len(classes)
+
+
 def check_choice(value: str, choices: tuple[str, ...], name: str) -> str:
     """`value`, if it is one of `choices`.
 
