@@ -27,7 +27,8 @@ def decode(data: bytes, *, upright: bool = False) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             if upright:
                 image = ImageOps.exif_transpose(image)
-            array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+            mode = "L" if image.mode in ("1", "L") else "RGB"
+            array = np.asarray(image if image.mode == mode else image.convert(mode))  # convert() copies
     except UnidentifiedImageError as e:
         raise OSError("not an image of a known kind") from e
     except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
