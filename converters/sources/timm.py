@@ -65,7 +65,7 @@ def check(spec: Spec) -> None:
 
 def describe(spec: Spec) -> dict[str, Any]:
     """What is known about a model without building it."""
-    cfg = _config(spec)
+    cfg = config(_full_name(spec))
     if spec.random:
         weights, license, method, data = f"random initialisation, seed {spec.seed}", None, "none", None
     elif spec.file is not None:
@@ -94,22 +94,26 @@ def build(spec: Spec, input_size: int | None) -> Source:
     """The architecture with the weights that the spec asks for."""
     info = describe(spec)
     channels, height, width = info["input_size"]
-    kwargs: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if input_size is not None and (height, width) != (input_size, input_size):
-        kwargs = _size_arguments(spec, input_size, (height, width))
+        options = size_options(spec.name, input_size)
+        if options is None:
+            raise refuse_size(
+                spec, input_size, (height, width), lambda s: size_options(spec.name, s) is not None
+            )
         info["input_size"] = [channels, input_size, input_size]
     if spec.random:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
-            module = timm.create_model(spec.name, **kwargs)
+            module = timm.create_model(spec.name, **options)
     elif spec.file is not None:
         module, found = files.build(
-            spec, functools.partial(timm.create_model, spec.name, **kwargs), _heads(spec)
+            spec, functools.partial(timm.create_model, spec.name, **options), _heads(spec)
         )
         info.update(found)
     else:
-        with downloading(spec, hub=bool(_config(spec).hf_hub_id)):
-            module = _pretrained_model(spec, input_size, kwargs)
+        with downloading(spec, hub=bool(config(_full_name(spec)).hf_hub_id)):
+            module = _pretrained_model(spec, input_size, options)
     info["num_classes"] = module.num_classes or None
     return Source(module, info)
 
@@ -121,47 +125,44 @@ def parameters(spec: Spec) -> int:
 
 
 def _heads(spec: Spec) -> tuple[str, ...]:
-    names = _config(spec).classifier or ()
+    names = config(_full_name(spec)).classifier or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _config(spec: Spec) -> Any:
-    return timm.get_pretrained_cfg(spec.name if spec.tag is None else f"{spec.name}.{spec.tag}")
+def config(name: str) -> Any:
+    """timm's configuration of an architecture, or of the weights where the name has a tag."""
+    return timm.get_pretrained_cfg(name)
 
 
-def _pretrained_model(spec: Spec, input_size: int | None, kwargs: dict[str, Any]) -> nn.Module:
-    name = spec.name if spec.tag is None else f"{spec.name}.{spec.tag}"
+def _full_name(spec: Spec) -> str:
+    return spec.name if spec.tag is None else f"{spec.name}.{spec.tag}"
+
+
+def _pretrained_model(spec: Spec, input_size: int | None, options: dict[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=True, **kwargs)
+        return timm.create_model(_full_name(spec), pretrained=True, **options)
     except RuntimeError as e:
-        if kwargs and "size mismatch" in str(e):
+        if options and "size mismatch" in str(e):
             raise SpecError(
                 f"model {str(spec)!r}: its weights do not fit {input_size} pixels; leave the input size out"
             ) from e
         raise
 
 
-def _size_arguments(spec: Spec, size: int, own: tuple[int, int]) -> dict[str, Any]:
-    """What create_model needs for another image size: an img_size, or nothing if any size will do."""
-
-    def works(candidate: int) -> dict[str, Any] | None:
-        for kwargs in ({"img_size": candidate}, {}):
-            try:
-                with torch.device("meta"):
-                    module = timm.create_model(spec.name, **kwargs).eval()
-            except TypeError as e:
-                if kwargs and "img_size" in str(e):
-                    continue  # it takes no img_size
-                return None
-            except (AssertionError, RuntimeError, ValueError):
-                return None
-            return kwargs if runs_at(module, candidate) else None
-        return None
-
-    kwargs = works(size)
-    if kwargs is None:
-        raise refuse_size(spec, size, own, lambda candidate: works(candidate) is not None)
-    return kwargs
+def size_options(name: str, size: int) -> dict[str, Any] | None:
+    """What create_model needs for another image size: an img_size, nothing, or None if it cannot take it."""
+    for options in ({"img_size": size}, {}):
+        try:
+            with torch.device("meta"):
+                module = timm.create_model(name, **options).eval()
+        except TypeError as e:
+            if options and "img_size" in str(e):
+                continue  # it takes no img_size
+            return None
+        except (AssertionError, RuntimeError, ValueError):
+            return None
+        return options if runs_at(module, size) else None
+    return None
 
 
 # What the parts of timm's tags say. The order within a tag is the order of training.

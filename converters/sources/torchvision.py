@@ -87,15 +87,15 @@ def build(spec: Spec, input_size: int | None) -> Source:
     own = info["input_size"][1]
     size = input_size or own
     info["input_size"] = [3, size, size]
-    if size != own and not _works(spec.name, size):
-        raise refuse_size(spec, size, (own, own), lambda candidate: _works(spec.name, candidate))
+    if size != own and not works(spec.name, size):
+        raise refuse_size(spec, size, (own, own), lambda candidate: works(spec.name, candidate))
     if spec.random:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
-            module = _module(spec.name, size)
+            module = make(spec.name, size)
     elif spec.file is not None:
-        make = functools.partial(_module, spec.name, size)
-        module, found = files.build(spec, make, (_classifier(spec.name),), _AUXILIARY)
+        architecture = functools.partial(make, spec.name, size)
+        module, found = files.build(spec, architecture, (_classifier(spec.name),), _AUXILIARY)
         info.update(found)
     else:
         with downloading(spec):
@@ -119,7 +119,7 @@ def _enum(spec: Spec) -> Any:
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 
 
-def _module(name: str, size: int, num_classes: int | None = None) -> nn.Module:
+def make(name: str, size: int, num_classes: int | None = None) -> nn.Module:
     """The builder's module, random, without the auxiliary classifiers that only training uses.
 
     num_classes 0 leaves the classifier out, None keeps torchvision's own number.
@@ -142,15 +142,16 @@ def _classifier(name: str) -> str:
     """The name of an architecture's last layer with classes, a linear one but for SqueezeNet."""
     try:
         with torch.device("meta"):
-            module = _module(name, _own_size(name))
+            module = make(name, own_size(name))
     except RuntimeError:  # regnets look at numbers while they are built
-        module = _module(name, _own_size(name))
+        module = make(name, own_size(name))
     layers = {k: m for k, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     classes = [k for k, m in layers.items() if (getattr(m, "out_features", None) or m.out_channels) == 1000]
     return classes[-1]
 
 
-def _own_size(name: str) -> int:
+def own_size(name: str) -> int:
+    """The smallest image size that torchvision publishes weights for."""
     return min(w.transforms().crop_size[0] for w in get_model_weights(name))
 
 
@@ -166,7 +167,7 @@ def _without_auxiliary(module: nn.Module) -> nn.Module:
 def _pretrained(spec: Spec, weights: Any, size: int, own: int) -> nn.Module:
     if size == own or not spec.name.startswith(("vit_", "maxvit")):
         return _without_auxiliary(get_model_builder(spec.name)(weights=weights))
-    module = _module(spec.name, size)
+    module = make(spec.name, size)
     state = weights.get_state_dict(check_hash=True)
     if spec.name.startswith("vit_"):
         state = interpolate_embeddings(size, module.patch_size, state)
@@ -179,14 +180,15 @@ def _pretrained(spec: Spec, weights: Any, size: int, own: int) -> nn.Module:
     return module
 
 
-def _works(name: str, size: int) -> bool:
+def works(name: str, size: int) -> bool:
+    """Whether the architecture takes images of that size."""
     try:
         with torch.device("meta"):
-            module = _module(name, size).eval()
+            module = make(name, size).eval()
     except (AssertionError, ValueError):
         return False
     except RuntimeError:  # regnets look at numbers while they are built
-        module = _module(name, size).eval()
+        module = make(name, size).eval()
     return runs_at(module, size)
 
 

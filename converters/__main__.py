@@ -1,0 +1,234 @@
+"""The converters on the command line: ``python -m converters convert | list | check | verify | export | audit``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vtabjax import files, specs
+from vtabjax.specs import SpecError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command. Returns the exit status: 0 if everything asked for was done, 1 otherwise."""
+    args = _parser().parse_args(argv)
+    out = sys.stdout
+    # Libraries print where they like; with --json_lines a reader of stdout must find nothing but JSON.
+    quiet = contextlib.redirect_stdout(sys.stderr) if getattr(args, "json_lines", False) else None
+    with quiet or contextlib.nullcontext():
+
+        def say(record: dict[str, Any], text: str) -> None:
+            print(json.dumps(record) if args.json_lines else text, file=out, flush=True)
+
+        try:
+            return args.run(args, say)
+        except (SpecError, FileNotFoundError, ValueError) as e:
+            print(f"error: {_one_line(e)}", file=sys.stderr)
+            return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m converters", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run, json_lines=False)
+        return sub
+
+    def json_lines(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--json_lines", action="store_true", help="one JSON object a line on stdout, text on stderr"
+        )
+
+    sub = command("convert", _convert, "Turn models into verified Flax artefacts; what is there is skipped.")
+    sub.add_argument(
+        "specs", nargs="+", metavar="SPEC", help="such as timm/resnet50.a1_in1k or 'timm/resnet*'"
+    )
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the artefacts")
+    sub.add_argument(
+        "--input_size", type=int, metavar="N", help="height and width; default: the weights' own"
+    )
+    sub.add_argument(
+        "--no_verify", action="store_true", help="do not compare the Flax model with the torch one"
+    )
+    json_lines(sub)
+
+    sub = command("list", _list, "List the models that a pattern stands for.")
+    sub.add_argument("pattern", metavar="PATTERN", help="such as 'timm/resnet*' or 'timm/vit*@random'")
+    sub.add_argument(
+        "--parameters", action="store_true", help="count the parameters (takes a while for many)"
+    )
+    json_lines(sub)
+
+    sub = command("check", _check, "Say whether specs name models, without building or downloading.")
+    sub.add_argument("specs", nargs="+", metavar="SPEC")
+    json_lines(sub)
+
+    sub = command("verify", _verify, "Compare an artefact with the torch model it came from, again.")
+    sub.add_argument("path", metavar="PATH", help="the artefact's folder")
+    json_lines(sub)
+
+    sub = command("export", _export, "Write an artefact's variables as a state_dict that torch loads.")
+    sub.add_argument("path", metavar="PATH", help="the artefact's folder")
+    sub.add_argument("file", metavar="FILE.safetensors")
+
+    sub = command("audit", _audit, "Check every architecture of a source with random weights.")
+    sub.add_argument("--source", choices=("timm", "torchvision"), required=True)
+    sub.add_argument("--models", default="*", metavar="GLOB", help="architectures; default: all")
+    sub.add_argument(
+        "--out", default="docs/coverage.csv", metavar="CSV", help="the table; a summary (.md) beside it"
+    )
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="models at the same time")
+    sub.add_argument("--timeout", type=float, default=900, metavar="S", help="seconds one model may take")
+    sub.add_argument(
+        "--memory_gb", type=float, metavar="G", help="memory one model may take; default: what is free"
+    )
+    sub.add_argument(
+        "--again", default="", metavar="STATUS,...", help="do rows with these statuses once more"
+    )
+    return parser
+
+
+def _convert(args: argparse.Namespace, say: Callable) -> int:
+    models, failed = _expand(args.specs, say)
+    for i, spec in enumerate(models, 1):
+        start = time.monotonic()
+        if len(models) > 1:
+            print(f"[{i}/{len(models)}] {spec}", file=sys.stderr, flush=True)
+        try:
+            status, path = _convert_one(spec, args)
+            message = ""
+        except Exception as e:  # one model must not take the others down
+            status, path, message = "failed", None, _one_line(e)
+            failed += 1
+        gc.collect()  # a batch may hold hundreds of models
+        seconds = round(time.monotonic() - start, 2)
+        record = {"spec": spec, "status": status, "path": path and str(path), "message": message}
+        say({**record, "seconds": seconds}, f"{status:<10} {spec}  {path or message}  ({seconds:.1f} s)")
+    return 1 if failed else 0
+
+
+def _expand(patterns: list[str], say: Callable) -> tuple[list[str], int]:
+    """The models the patterns stand for, without repetitions, and how many patterns stand for none."""
+    from converters import sources
+
+    found: dict[str, None] = {}
+    failed = 0
+    for pattern in patterns:
+        try:
+            found.update(dict.fromkeys(sources.list_models(pattern)))
+        except SpecError as e:
+            failed += 1
+            record = {"spec": pattern, "status": "failed", "path": None, "message": str(e), "seconds": 0.0}
+            say(record, f"{'failed':<10} {pattern}  {e}")
+    return list(found), failed
+
+
+def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
+    from converters import sources
+
+    size = args.input_size or sources.describe(spec)["input_size"][1]
+    path = Path(args.out) / f"{specs.slug(spec)}-{size}"
+    if (path / "model.json").exists():
+        return "present", path
+    from converters.convert import convert
+
+    return "converted", convert(spec, args.out, input_size=args.input_size, verify=not args.no_verify)
+
+
+def _list(args: argparse.Namespace, say: Callable) -> int:
+    from converters import sources
+
+    try:
+        found = sources.list_models(args.pattern)
+    except SpecError as e:
+        if not args.json_lines:
+            raise
+        say({"spec": args.pattern, "status": "failed", "message": str(e)}, "")
+        return 1
+    for spec in found:
+        info = sources.describe(spec)
+        count = sources.parameters(spec) if args.parameters else None
+        record = {
+            "spec": spec,
+            "license": info["license"],
+            "parameters": count,
+            **{k: info[k] for k in ("input_size", "num_classes", "method", "pretraining_data")},
+        }
+        size = "x".join(map(str, info["input_size"][1:]))
+        millions = f"{count / 1e6:9.2f} M" if count is not None else ""
+        say(record, f"{spec:<64} {size:>9} {millions}  {info['license'] or 'licence unknown'}".rstrip())
+    return 0
+
+
+def _check(args: argparse.Namespace, say: Callable) -> int:
+    from converters import sources
+
+    failed = 0
+    for spec in args.specs:
+        try:
+            sources.list_models(spec)
+            message = ""
+        except SpecError as e:
+            failed += 1
+            message = str(e)
+        status = "failed" if message else "ok"
+        say({"spec": spec, "status": status, "ok": not message, "message": message}, message or f"ok  {spec}")
+    return 1 if failed else 0
+
+
+def _verify(args: argparse.Namespace, say: Callable) -> int:
+    from converters.verify import verify_artefact
+
+    _require_artefact(args.path)
+    result = verify_artefact(args.path)
+    say(result, "\n".join(f"{k}: {v}" for k, v in result.items()))
+    return 0
+
+
+def _export(args: argparse.Namespace, say: Callable) -> int:
+    if not args.file.endswith(".safetensors"):
+        raise ValueError(
+            f"{args.file}: the state_dict is written as safetensors; name the file *.safetensors"
+        )
+    _require_artefact(args.path)
+    from safetensors.numpy import save_file
+
+    from vtabjax import model
+
+    state = model.to_state_dict(model.load_parts(args.path))
+    target = Path(args.file)
+    with files.replacing(target) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+    print(f"{len(state)} tensors -> {target}")
+    return 0
+
+
+def _audit(args: argparse.Namespace, say: Callable) -> int:
+    from converters import audit
+
+    return audit.run(args)
+
+
+def _require_artefact(path: str) -> None:
+    if not (Path(path) / "model.json").is_file():
+        raise FileNotFoundError(
+            f"{path} is no converted model: it has no model.json; name the artefact's folder"
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, (SpecError, FileNotFoundError)) else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,429 @@
+"""Every architecture of a source, with random weights, in Flax against torch; one line of a table for each.
+
+Each model has a process of its own with a memory and a time limit, so that none takes the audit down. Rows are
+written as they come; a later run does those that are missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vtabjax import files
+from vtabjax.specs import SpecError
+
+COLUMNS = (
+    "source", "name", "family", "parameters", "input_size", "dtype", "blocks", "features_error", "logits_error",
+    "seconds", "status", "message", "operators",
+)  # fmt: skip
+STATUSES = ("passed", "failed", "memory", "timeout", "crashed")
+# What one parameter costs in bytes at the worst moment: two copies, and room for activations and the program.
+BYTES_PER_PARAMETER = {"float64": 24, "float32": 12}
+REDUCED = ({"depth": 4}, {"depth": 2}, {"depths": (1, 1, 2, 1)}, {"depths": (1, 1, 1)})
+_TOKENS = ("vision_transformer", "eva", "beit", "deit", "naflexvit")  # all tokens attend to all others
+SIZES = (64, 96, 128, 160, 192, 224, 256)
+
+
+class Limits(NamedTuple):
+    """What one model may use: resident memory in bytes, and seconds."""
+
+    memory: float
+    seconds: float
+
+
+def audit(
+    source: str, pattern: str, out: str | Path, limits: Limits, *, jobs: int = 1, again: Iterable[str] = ()
+) -> list[dict[str, str]]:
+    """Audits the architectures that match and are not in the table yet. Returns the table's rows.
+
+    Args:
+      source: "timm" or "torchvision".
+      pattern: glob over architecture names.
+      out: the table, a CSV file.
+      limits: for one model.
+      jobs: models at the same time.
+      again: statuses of rows to do once more.
+
+    Raises:
+      SpecError: nothing matches.
+    """
+    from converters import sources
+
+    names = (
+        sources.list_models(f"{source}/{pattern}@random")
+        if _is_glob(pattern)
+        else [f"{source}/{pattern}@random"]
+    )
+    names = [n.removeprefix(f"{source}/").removesuffix("@random") for n in names]
+    for name in names[:1]:
+        sources.check(f"{source}/{name}@random")
+    rows = {(r["source"], r["name"]): r for r in read(out)}
+    rows = {k: r for k, r in rows.items() if r["status"] not in again or k[0] != source or k[1] not in names}
+    todo = [n for n in names if (source, n) not in rows]
+    print(f"{len(names)} {source} models, {len(names) - len(todo)} of them in {out}", file=sys.stderr)
+    start, done = time.monotonic(), 0
+    for row in _run_all(source, todo, limits, jobs):
+        rows[source, row["name"]] = {k: "" if v is None else str(v) for k, v in row.items()}
+        _write(out, rows.values())
+        done += 1
+        left = (time.monotonic() - start) / done * (len(todo) - done)
+        print(f"[{done}/{len(todo)}] {describe(row)}  (left: {_duration(left)})", file=sys.stderr, flush=True)
+    return [rows[source, n] for n in names]
+
+
+def read(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a table; none if there is no such file."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def _write(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    # torchvision's few rows stand first.
+    table.writerows(sorted(rows, key=lambda r: (r["source"] != "torchvision", r["source"], r["name"])))
+    files.write_text(path, text.getvalue())
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """One row for the terminal."""
+    error = f"{float(row['features_error']):.0e}" if row["features_error"] not in (None, "") else ""
+    kind = " ".join(str(row[k]) for k in ("dtype", "blocks") if row[k] not in (None, "", "all"))
+    return f"{row['status']:<8} {row['name']:<44} {error:>6} {kind} {row['seconds']} s  {row['message']}".rstrip()
+
+
+# The process of one model.
+
+
+def _measure(source: str, name: str, limits: Limits, plan: int, pipe) -> None:
+    """Runs in a process of its own and sends {"row": what is known so far, "done": bool} as it goes."""
+    import torch
+
+    from converters import export, sources, verify
+    from converters.randomise import randomise
+
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))
+    row: dict[str, Any] = {}
+    try:
+        spec = f"{source}/{name}@random"
+        row["parameters"] = sources.parameters(spec)
+        size, options = _size(source, name)
+        dtype, blocks, options = _plan(source, name, options, limits.memory, plan)
+        row |= {"input_size": size, "dtype": dtype, "blocks": blocks}
+        pipe.send(row)
+        torch.manual_seed(0)
+        module = randomise(_make(source, name, size, options).eval())
+        if dtype == "float64":
+            module = module.double()
+        graph, variables = export.from_torch(module, (3, size, size))
+        del variables  # a copy; big models have no room for it
+        variables = {k: v.detach().numpy() for k, v in module.state_dict().items()}
+        row["operators"] = " ".join(sorted({op.split(".")[1] for op in graph.operators()}))
+        pipe.send(row)
+        errors = verify.compare(module, graph, variables, batch=3)
+        row |= {f"{k}_error": f"{e:.3g}" for k, e in errors.items()}
+        worst = max(errors.values())
+        if not worst <= verify.TOLERANCE[dtype]:
+            row |= {"status": "failed", "message": f"differs by {worst:.1e} in {dtype}"}
+        else:
+            row["status"] = "passed"
+    except MemoryError:
+        row["status"] = "memory"
+    except Exception as e:
+        row |= {"status": "failed", "message": _one_line(e)}
+    pipe.send(row)
+
+
+def _plan(
+    source: str, name: str, options: dict[str, Any], memory: float, plan: int
+) -> tuple[str, str, dict[str, Any]]:
+    """(dtype, which blocks, options for the builder): the `plan`-th of those that fit into memory.
+
+    Raises:
+      MemoryError: there are not so many.
+    """
+    import torch
+
+    for less in ({}, *REDUCED):
+        try:
+            with torch.device("meta"):
+                module = _make(source, name, None, {**options, **less})
+        except Exception:
+            if not less:
+                raise
+            continue  # it has no such option
+        parameters = sum(p.numel() for p in module.parameters())
+        for dtype, cost in BYTES_PER_PARAMETER.items():
+            if parameters * cost < memory:
+                if plan == 0:
+                    return dtype, _text(less) or "all", {**options, **less}
+                plan -= 1
+    raise MemoryError
+
+
+def _text(options: Mapping[str, Any]) -> str:
+    return " ".join(f"{k}={v}" for k, v in options.items())
+
+
+def _make(source: str, name: str, size: int | None, options: dict[str, Any]):
+    from converters.sources import timm, torchvision
+
+    if source == "timm":
+        return timm.timm.create_model(name, **options)
+    return torchvision.make(name, size or torchvision.own_size(name))
+
+
+def _size(source: str, name: str) -> tuple[int, dict[str, Any]]:
+    """The image size, and the options it needs: the model's own size where it is fixed, else the smallest."""
+    from converters.sources import timm, torchvision
+
+    if source == "torchvision":
+        own = torchvision.own_size(name)
+        return next(
+            s for s in (*(s for s in SIZES if s < own), own) if s == own or torchvision.works(name, s)
+        ), {}
+    cfg = timm.config(name)
+    own = cfg.input_size[1]
+    # Windows shrink with small images and then hide what shifted windows do: those stay near their own size.
+    least = 64 if not cfg.fixed_input_size else 96 if family(source, name) in _TOKENS else min(own, 224)
+    for size in (
+        *(s for s in SIZES if least <= s < own),
+        *((224,) if cfg.fixed_input_size and own > 256 else ()),
+    ):
+        options = timm.size_options(name, size)
+        if options is not None:
+            return size, options
+    return own, {}
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+# The process that starts them and watches.
+
+
+def _run_all(source: str, names: list[str], limits: Limits, jobs: int) -> Iterable[dict[str, Any]]:
+    """Rows in the order in which they are done."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Compiling takes longer than computing here: half the time at level 0.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["converters.audit_imports"])
+    waiting, running = list(reversed(names)), []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_Run(context, source, waiting.pop(), limits, 0))
+            time.sleep(0.05)
+            for run in list(running):
+                row = run.poll()
+                if row is None:
+                    continue
+                running.remove(run)
+                if row["status"] == "memory" and run.plan < 2:
+                    running.append(_Run(context, source, run.name, limits, run.plan + 1, run.start))
+                else:
+                    yield row
+    finally:
+        for run in running:
+            run.kill()
+
+
+class _Run:
+    """One model's process."""
+
+    def __init__(
+        self, context, source: str, name: str, limits: Limits, plan: int, start: float | None = None
+    ):
+        self.source, self.name, self.limits, self.plan = source, name, limits, plan
+        self.start = time.monotonic() if start is None else start
+        self.began = time.monotonic()
+        self.row: dict[str, Any] = {}
+        self.pipe, theirs = context.Pipe(duplex=False)
+        self.process = context.Process(
+            target=_measure, args=(source, name, limits, plan, theirs), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def poll(self) -> dict[str, Any] | None:
+        """The finished row, or None while the process runs."""
+        alive = self.process.is_alive()
+        self._receive()
+        if "status" in self.row:
+            return self._end({})
+        if not alive:
+            code = self.process.exitcode
+            if code == -9:  # what the system does when memory runs out
+                return self._end({"status": "memory", "message": "ended by the system"})
+            return self._end({"status": "crashed", "message": f"the process ended with status {code}"})
+        if time.monotonic() - self.began > self.limits.seconds:
+            return self._end({"status": "timeout", "message": f"not done after {self.limits.seconds:g} s"})
+        used = resident(self.process.pid)
+        if used > self.limits.memory:
+            return self._end(
+                {"status": "memory", "message": f"needs more than {self.limits.memory / 1e9:.0f} GB"}
+            )
+        return None
+
+    def _receive(self) -> None:
+        try:
+            while self.pipe.poll():
+                self.row = self.pipe.recv()
+        except EOFError:
+            pass
+
+    def _end(self, changes: dict[str, Any]) -> dict[str, Any]:
+        self.kill()
+        seconds = round(time.monotonic() - self.start, 1)
+        fixed = {"source": self.source, "name": self.name, "family": family(self.source, self.name)}
+        row = dict.fromkeys(COLUMNS) | self.row | changes | fixed | {"seconds": seconds}
+        if row["status"] == "memory" and not row["message"]:
+            row["message"] = f"needs more than {self.limits.memory / 1e9:.0f} GB"
+        row["message"] = row["message"] or ""
+        return row
+
+    def kill(self) -> None:
+        """Ends the process, if it has not ended."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def resident(pid: int) -> int:
+    """A process's resident memory in bytes; 0 where the system does not tell (outside Linux) or it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def family(source: str, name: str) -> str:
+    """The module that defines an architecture, such as "vision_transformer"."""
+    from converters.sources import timm, torchvision
+
+    function = timm.timm.model_entrypoint(name) if source == "timm" else torchvision.get_model_builder(name)
+    return function.__module__.rpartition(".")[2]
+
+
+def available_memory() -> float:
+    """Bytes that new processes may use, as far as the system tells; 16 GB otherwise."""
+    try:
+        with open("/proc/meminfo") as f:
+            return int(re.search(r"MemAvailable:\s+(\d+)", f.read())[1]) * 1024
+    except (OSError, TypeError):
+        return 16e9
+
+
+# The summary.
+
+
+def summary(rows: Iterable[Mapping[str, str]]) -> str:
+    """The table by family, in Markdown, and every model that did not pass or was changed, with the reason."""
+    import importlib.metadata
+
+    rows = list(rows)
+    versions = ", ".join(
+        f"{p} {importlib.metadata.version(p)}" for p in ("torch", "torchvision", "timm", "jax")
+    )
+    lines = [
+        "# Coverage",
+        "",
+        "Written by `python -m converters audit`; the rows are in [coverage.csv](coverage.csv). Each architecture is",
+        "built with random parameters, biases and running statistics, converted, and compared with torch on the same",
+        "3 images. The error is max |Flax - torch| / max |torch| over features and logits, the worst of the family.",
+        "",
+        f"Versions: {versions}.",
+    ]
+    for source in sorted({r["source"] for r in rows}, reverse=True):
+        here = [r for r in rows if r["source"] == source]
+        passed = sum(r["status"] == "passed" for r in here)
+        lines += ["", f"## {source}: {passed} of {len(here)} pass", ""]
+        lines += ["| family | models | passed | parameters (M) | error, float64 | error, float32 |"]
+        lines += ["|---|---:|---:|---:|---:|---:|"]
+        for name in sorted({r["family"] for r in here}):
+            lines.append(_family_line(name, [r for r in here if r["family"] == name]))
+        lines += _listed("Not passed", [r for r in here if r["status"] != "passed"])
+        lines += _listed("With fewer blocks of the same kind (too big otherwise)", [
+            r for r in here if r["status"] == "passed" and r["blocks"] != "all"
+        ])  # fmt: skip
+        lines += _listed("In float32 (too big for float64)", [
+            r for r in here if r["status"] == "passed" and r["dtype"] == "float32"
+        ])  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _family_line(name: str, rows: list[Mapping[str, str]]) -> str:
+    millions = sorted(int(r["parameters"]) / 1e6 for r in rows if r["parameters"])
+    span = f"{millions[0]:.1f}-{millions[-1]:.1f}" if millions else ""
+    passed = [r for r in rows if r["status"] == "passed"]
+
+    def worst(dtype: str) -> str:
+        errors = [
+            float(r[k])
+            for r in passed
+            if r["dtype"] == dtype
+            for k in ("features_error", "logits_error")
+            if r[k]
+        ]
+        return f"{max(errors):.0e}" if errors else ""
+
+    return f"| {name} | {len(rows)} | {len(passed)} | {span} | {worst('float64')} | {worst('float32')} |"
+
+
+def _listed(title: str, rows: list[Mapping[str, str]]) -> list[str]:
+    if not rows:
+        return []
+    return ["", f"### {title}", ""] + [
+        f"- `{r['name']}`" + "".join(f", {t}" for t in (_remark(r), r["message"]) if t) for r in rows
+    ]
+
+
+def _remark(row: Mapping[str, str]) -> str:
+    return row["blocks"] if row["blocks"] not in ("", "all") else ""
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(c in pattern for c in "*?[")
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return (
+        f"{minutes // 60} h {minutes % 60:02d} min"
+        if minutes >= 60
+        else f"{minutes} min {int(seconds % 60):02d} s"
+    )
+
+
+def run(args: Any) -> int:
+    """The command. Returns 0 if every model that was asked for passes."""
+    memory = args.memory_gb * 1e9 if args.memory_gb else 0.9 * available_memory() / args.jobs
+    again = [s for s in args.again.split(",") if s]
+    unknown = set(again) - set(STATUSES)
+    if unknown:
+        raise SpecError(f"--again: {', '.join(unknown)} is no status; they are {', '.join(STATUSES)}")
+    if args.jobs < 1 or args.timeout <= 0:
+        raise SpecError("--jobs and --timeout must be positive")
+    rows = audit(
+        args.source, args.models, args.out, Limits(memory, args.timeout), jobs=args.jobs, again=again
+    )
+    files.write_text(Path(args.out).with_suffix(".md"), summary(read(args.out)))
+    failed = [r for r in rows if r["status"] != "passed"]
+    for row in failed:
+        print(describe(row))
+    print(f"{len(rows) - len(failed)} of {len(rows)} pass; table: {args.out}")
+    return 1 if failed else 0
