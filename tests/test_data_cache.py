@@ -7,11 +7,11 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import time
 
 import numpy as np
 import pytest
+import tfds_tiny
 
 from vtabjax import data
 from vtabjax.data import cache
@@ -218,13 +218,8 @@ def test_too_little_room_is_said_before_building(tmp_path, monkeypatch):
 @pytest.fixture
 def mounted(tmp_path):
     """Mounts a tmpfs of one megabyte."""
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting is not permitted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with tfds_tiny.small_disk(tmp_path / "mounted", "1m") as folder:
+        yield folder
 
 
 def test_a_disk_that_is_full(mounted, monkeypatch):
@@ -249,7 +244,7 @@ def test_a_disk_that_is_full(mounted, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(mounted):
     _fetch(mounted)
-    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
+    tfds_tiny.make_read_only(mounted)
     np.testing.assert_array_equal(_fetch(mounted, _never)[0], IMAGES)  # reading needs no permission to write
     with pytest.raises(
         data.CacheError, match=r"cannot be written \(Read-only file system\); name another folder"

@@ -142,6 +142,47 @@ def test_too_little_room(config, feed, capsys, monkeypatch):
     data.check("eurosat", config.data_dir)  # 188 MB fit
 
 
+@pytest.fixture
+def disk(tmp_path):
+    with tfds_tiny.small_disk(tmp_path / "disk", "800k") as folder:
+        yield folder
+
+
+def test_a_disk_that_fills_up(config, feed, disk, capsys, monkeypatch):
+    monkeypatch.setattr(prepare, "_BYTES", {name: (0, 0) for name in prepare._BYTES})
+    feed("svhn", "dmlab", "eurosat")  # 60 pictures of 360 x 480 do not fit
+    config.data_dir, config.tasks = str(disk), "svhn,dmlab,eurosat"
+    config.file_format = "tfrecord"
+    assert prepare.main(config, "") == 1
+    out, err = capsys.readouterr()
+    assert err.count(" failed: ") == 1 and "dmlab failed: " in err and "o space left on device" in err
+    data.check("svhn", disk)
+    data.check("eurosat", disk)
+    assert not list(disk.glob("dmlab/*"))
+
+
+def test_a_folder_that_cannot_be_written(config, feed, disk, capsys):
+    feed("svhn", "eurosat")
+    config.data_dir, config.tasks = str(disk), "svhn"
+    tfds_tiny.prepare("svhn", disk)
+    tfds_tiny.make_read_only(disk)
+    assert prepare.main(config, "") == 0  # nothing to write
+    config.tasks = "svhn,eurosat"
+    assert prepare.main(config, "") == 1
+    assert "eurosat/rgb failed: OSError: " in capsys.readouterr().err
+    assert len(data.load("svhn", "test", image_size=8, data_dir=disk).labels) == 20
+
+
+def test_what_an_interrupted_run_left_is_named(config, feed, capsys):
+    feed("svhn")
+    config.tasks = "svhn"
+    leftover = Path(config.data_dir) / "svhn_cropped" / "incomplete.ABC_3.1.0"
+    leftover.mkdir(parents=True)
+    assert prepare.main(config, "") == 0
+    assert f"an interrupted preparation left {leftover}" in capsys.readouterr().out
+    assert leftover.exists()
+
+
 def test_every_data_set_has_a_version_that_can_be_generated(tmp_path):
     for name in tasks.VTAB:
         task = tasks.get(name)

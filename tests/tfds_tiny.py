@@ -12,9 +12,12 @@ import hashlib
 import io
 import os
 import pathlib
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from vtabjax import tasks
@@ -209,6 +212,24 @@ def prepare_all(data_dir: str | os.PathLike, *, tfrecord: tuple[str, ...] = ()) 
         if (builder := tasks.TASKS[name].builder) not in done:
             done.add(builder)
             prepare(name, data_dir, file_format="tfrecord" if name in tfrecord else "array_record")
+
+
+@contextlib.contextmanager
+def small_disk(folder: pathlib.Path, size: str) -> Iterator[pathlib.Path]:
+    """Mounts a file system of `size` (such as "1m") at `folder`; skips the test where that is not permitted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def make_read_only(disk: pathlib.Path) -> None:
+    """Nothing can be written to a `small_disk` any more, not even by root."""
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 
 
 def hash_order(split: str, keys: list[str | int]) -> list[str | int]:

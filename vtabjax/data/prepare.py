@@ -154,6 +154,8 @@ def _prepare(data_set: _Set, config: ConfigDict, data_dir: epath.Path) -> None:
             aside.rmtree()
         folder.rename(aside)
         print(f"  {folder} is damaged and was moved to {aside}", flush=True)
+    for leftover in (data_dir / data_set.name).glob("incomplete.*"):
+        print(f"  an interrupted preparation left {leftover}; remove it if nothing writes there", flush=True)
     generator = builder(task, data_dir, config.file_format)
     options = {"manual_dir": config.manual_dir} if config.manual_dir else {}
     generator.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
