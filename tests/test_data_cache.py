@@ -271,6 +271,13 @@ def test_load_through_the_cache(tmp_path):
     assert isinstance(second.images, np.memmap)
 
 
+def test_arguments_of_load():
+    with pytest.raises(ValueError, match="image_size 0 is no size"):
+        data.load("digits", "test", image_size=0)
+    with pytest.raises(ValueError, match="split 'dev' of task digits"):
+        data.load("digits", "dev", image_size=8)
+
+
 def test_everything_that_matters_is_in_the_key(tmp_path):
     settings = [
         ("digits", "val200", {"image_size": 12}),

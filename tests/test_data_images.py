@@ -82,7 +82,9 @@ def test_other_methods_are_pillows(method):
 
 def test_unknown_method():
     with pytest.raises(ValueError, match="resize 'nearest'.*vtab, bilinear, bicubic"):
-        images.check_method("nearest")
+        images.check_form(224, "nearest")
+    with pytest.raises(ValueError, match="image_size 0"):
+        images.check_form(0, "vtab")
 
 
 def _encode(image, kind, **options):

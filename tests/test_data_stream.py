@@ -179,6 +179,10 @@ def test_progress(capsys):
 def test_arguments_are_checked_at_once():
     with pytest.raises(ValueError, match="resize"):
         _stream("digits", "test", batch_size=2, resize="nearest")
+    with pytest.raises(ValueError, match="batch_size 0"):
+        _stream("digits", "test", batch_size=0)
+    with pytest.raises(ValueError, match="process 2 of 2"):
+        _stream("digits", "test", batch_size=2, process=2, count=2)
     with pytest.raises(ValueError, match="unknown task"):
         _stream("digit", "test", batch_size=2)
     with pytest.raises(ValueError, match="split 'dev'"):

@@ -100,6 +100,7 @@ def test_splits_are_pinned(name):
     for split in ("train", "val", "trainval"):
         again = {"train": "train800", "val": "val200", "trainval": "train800val200"}[split]
         assert data.load(name, split, image_size=8).ids == loaded[again].ids
+    assert np.bincount(loaded["test"].labels).max() / sizes["test"] == tasks.get(name).majority
     for examples in loaded.values():
         assert len(set(examples.ids)) == len(examples.ids)
         assert set(examples.labels) == set(range(tasks.get(name).num_classes))

@@ -102,10 +102,11 @@ def load(
       Examples: images `[N, S, S, 3]` uint8, labels `[N]` int32, ids, fingerprint.
 
     Raises:
-      TaskError, NotPreparedError, BrokenImageError, CacheError, DataError.
+      ValueError, TaskError, NotPreparedError: for wrong arguments and what is missing, before long work.
+      BrokenImageError, DataError, CacheError: when an example cannot be read or the cache not be written.
     """
     task = _resolve(task)
-    images.check_method(resize)
+    images.check_form(image_size, resize)
     source = _open(task, split, data_dir)
     form = pipeline.Format(image_size, resize, task.scale, upright=task.group == "Folder")
     key = _key(task, split, source, form)
@@ -192,10 +193,14 @@ def stream(
       Batch: images `[B, S, S, 3]` uint8, labels `[B]` int32, mask `[B]`, index `[B]`.
 
     Raises:
-      TaskError, NotPreparedError: at once. BrokenImageError, DataError: when an example cannot be read.
+      ValueError, TaskError, NotPreparedError: at once. BrokenImageError, DataError: when an example cannot be read.
     """
     task = _resolve(task)
-    images.check_method(resize)
+    images.check_form(image_size, resize)
+    if batch_size < 1 or not 0 <= process < count:
+        raise ValueError(
+            f"batch_size {batch_size}, process {process} of {count}: there is no such batch or process"
+        )
     source = _open(task, split, data_dir)
     made = streaming.batches(
         source,

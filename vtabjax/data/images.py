@@ -101,7 +101,9 @@ def resize(image: np.ndarray, size: int, method: str) -> np.ndarray:
     return np.broadcast_to(resized, (size, size, 3))
 
 
-def check_method(method: str) -> None:
-    """Raises ValueError unless `method` is a resize method."""
+def check_form(size: int, method: str) -> None:
+    """Raises ValueError unless these are a size and a resize method."""
+    if size < 1:
+        raise ValueError(f"image_size {size!r} is no size in pixels")
     if method not in METHODS:
         raise ValueError(f"resize {method!r} does not exist; there are {', '.join(METHODS)}")
