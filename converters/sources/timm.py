@@ -45,10 +45,6 @@ def check(spec: Spec) -> None:
     if spec.random:
         return
     if spec.file is not None:
-        if spec.tag:
-            raise SpecError(
-                f"model {str(spec)!r} has both a weight tag ({spec.tag}) and a file; leave one out"
-            )
         files.check(spec)
         return
     tags = [n.partition(".")[2] for n in _pretrained() if n.partition(".")[0] == spec.name]

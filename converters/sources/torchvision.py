@@ -28,7 +28,8 @@ def _architectures() -> list[str]:
 
 
 def _weights(name: str) -> list[str]:
-    return [w.name for w in get_model_weights(name)]  # without the alias DEFAULT
+    """Names of complete sets of weights, without the alias DEFAULT; one of VGG's is without a classifier."""
+    return [w.name for w in get_model_weights(name) if w.meta["categories"]]
 
 
 def names(spec: Spec) -> list[str]:
@@ -44,10 +45,6 @@ def check(spec: Spec) -> None:
     if spec.name not in _architectures():
         raise did_you_mean(spec, "architecture", spec.name, _architectures())
     if spec.file is not None:
-        if spec.tag:
-            raise SpecError(
-                f"model {str(spec)!r} has both a weight tag ({spec.tag}) and a file; leave one out"
-            )
         files.check(spec)
     elif spec.tag and spec.tag not in [*_weights(spec.name), "DEFAULT"]:
         have = ", ".join(_weights(spec.name))
