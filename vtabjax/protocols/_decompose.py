@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 
@@ -33,9 +35,22 @@ def svd(x: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return u[:, keep], s[keep], vt[keep]
 
 
+_last: dict[bytes, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+
 def centred_svd(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`svd` of the centred features [N, D]."""
-    return svd(centred(features), float(np.abs(features).max(initial=0.0)))
+    """`svd` of the centred features [N, D]. The last one is kept, since most scores of a task begin with it."""
+    x = np.ascontiguousarray(features)
+    key = hashlib.blake2b(x.view(np.uint8), key=repr((x.shape, x.dtype)).encode()).digest()
+    if key not in _last:
+        result = svd(centred(x), float(np.abs(x).max(initial=0.0)))
+        for array in result:
+            array.flags.writeable = False
+        _last.clear()
+        if x.size <= 1 << 24:
+            _last[key] = result
+        return result
+    return _last[key]
 
 
 def principal_components(features: np.ndarray, n_components: int | float) -> np.ndarray:

@@ -1,0 +1,359 @@
+"""Linear evaluation: L2-regularised softmax regression on frozen features, and ridge regression as its fast variant.
+
+For weights W [D, K], a free bias b [K] and the K classes present among the N training examples, `fit` minimises
+
+    J(W, b) = 1/N sum_i -log softmax(x_i W + b)[y_i] + |W|^2 / (2 c N),
+
+scikit-learn's LogisticRegression(C=c), except that scikit-learn penalises a single vector for two classes (its C is
+then worth half as much). The strength c is chosen on validation examples, as Kornblith et al. ("Do Better ImageNet
+Models Transfer Better?", CVPR 2019, arXiv 1805.08974) and DINOv2 (arXiv 2304.07193) do, whose grid is the default.
+
+J is invariant to shifts of the features (the bias takes them up) and to rotations, so the features are centred and
+turned, exactly, into at most min(N, D) uncorrelated coordinates first. Newton's method follows, its steps found by
+conjugate gradients preconditioned with the Hessian's diagonal, all in float64; each c starts from the one before.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from vtabjax.protocols._arrays import check_features, check_labels
+
+C_GRID = tuple(float(c) for c in 10.0 ** np.linspace(-6, 5, 45))
+GRADIENT_NORM = 1e-6  # what a fit stops at, together with
+DECREMENT = 1e-9  # an estimated distance of J from its minimum, relative to J
+_NEWTON_STEPS = 100
+_CG_STEPS = 1000
+
+
+class LinearModel(NamedTuple):
+    """A linear classifier: the class of x is classes[argmax(x @ weights + bias)].
+
+    Attributes:
+      weights: [D, K] float64.
+      bias: [K] float64.
+      classes: the labels the columns stand for, ascending, [K].
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+    classes: np.ndarray
+
+
+class LinearResult(NamedTuple):
+    """A linear evaluation.
+
+    Attributes:
+      best_c: the strength chosen: best on the validation examples, the strongest regularisation (smallest c) of equals.
+      val_accuracy: accuracy on the validation examples of the model trained on the training examples with `best_c`.
+      test_accuracy: accuracy on the test examples of the model trained on training and validation examples.
+      at_grid_end: whether `best_c` is the smallest or largest c tried, so that a wider grid might do better.
+      predictions: predicted labels of the test examples, [T].
+      correct: whether each is right, bool [T].
+      c_grid: the strengths tried, ascending, [G].
+      val_accuracies: the validation accuracy of each, [G].
+    """
+
+    best_c: float
+    val_accuracy: float
+    test_accuracy: float
+    at_grid_end: bool
+    predictions: np.ndarray
+    correct: np.ndarray
+    c_grid: np.ndarray
+    val_accuracies: np.ndarray
+
+
+def fit(features, labels, *, c: float) -> LinearModel:
+    """Minimises J, to a gradient norm of 1e-6 and 1e-9 of its value.
+
+    Args:
+      features: [N, D], used as given (scale them, or not, alike for every model).
+      labels: integers [N]; the classes are those that occur.
+      c: inverse strength of the regularisation.
+
+    Raises:
+      ValueError: features or labels do not fit (NaN: the rows are named), one class only, or c is not positive.
+    """
+    x, y = _examples((features, labels), "")
+    (c,) = _grid([c], "c")
+    rotation = _rotate(x)
+    classes, y = _classes(y)
+    (solution,) = _path(rotation.z, y, len(classes), [c])
+    return rotation.model(*solution, classes)
+
+
+def predict(model: LinearModel, features) -> np.ndarray:
+    """Predicted labels [N] of features [N, D].
+
+    Raises:
+      ValueError: features do not fit the model.
+    """
+    x = check_features(features)
+    if x.shape[1] != len(model.weights):
+        raise ValueError(f"features has {x.shape[1]} columns; the model was trained on {len(model.weights)}")
+    return model.classes[(x.astype(np.float64) @ model.weights + model.bias).argmax(1)]
+
+
+def evaluate(train, val, test, *, c_grid=C_GRID) -> LinearResult:
+    """Linear evaluation: c chosen on `val`, the model refitted on `train` and `val`, its accuracy on `test`.
+
+    Examples of a class that the model at hand was not trained on count as wrong.
+
+    Args:
+      train: (features [N, D], labels [N]).
+      val: (features, labels), to choose c.
+      test: (features, labels).
+      c_grid: the strengths to try.
+
+    Raises:
+      ValueError: as `fit`, for each of the three; widths that differ; an empty grid or one with values that are not
+        positive.
+    """
+
+    def path(z, y, n_classes, grid):
+        return _path(z, y, n_classes, grid, progress=True)
+
+    return _choose(train, val, test, c_grid, path)
+
+
+def ridge(train, val, test, *, c_grid=C_GRID) -> LinearResult:
+    """As `evaluate` with squared error to targets of +1 for the class and -1 for the others: the fast variant.
+
+    Minimises mean |x W + b - y|^2 / 2 + |W|^2 / (2 c N) for all c from one eigendecomposition.
+
+    Args:
+      train: (features [N, D], labels [N]).
+      val: (features, labels), to choose c.
+      test: (features, labels).
+      c_grid: the strengths to try.
+
+    Raises:
+      ValueError: as `evaluate`.
+    """
+
+    def path(z, y, n_classes, grid):
+        targets = 2 * np.eye(n_classes)[y] - 1
+        bias = targets.mean(0)  # z is centred
+        products = z.T @ (targets - bias)
+        squares = (z * z).sum(0)[:, None]  # z's columns are orthogonal
+        return [(products / (squares + 1 / c), bias) for c in grid]
+
+    return _choose(train, val, test, c_grid, path)
+
+
+def objective(model: LinearModel, features, labels, *, c: float) -> float:
+    """J of a model on examples [N, D] whose labels [N] are all among its classes."""
+    x, y = _examples((features, labels), "")
+    column = np.searchsorted(model.classes, y)
+    if (model.classes[np.minimum(column, len(model.classes) - 1)] != y).any():
+        raise ValueError("labels has classes that the model does not know")
+    scores = x.astype(np.float64) @ model.weights + model.bias
+    scores -= scores.max(1, keepdims=True)
+    losses = np.log(np.exp(scores).sum(1)) - scores[np.arange(len(y)), column]
+    return float(losses.mean() + (model.weights**2).sum() / (2 * c * len(y)))
+
+
+def _choose(train, val, test, c_grid, path) -> LinearResult:
+    """Chooses among the solutions `path(z, y, n_classes, grid)` yields, and refits."""
+    (x, y), (xv, yv), (xt, yt) = (
+        _examples(v, f"{n} ") for v, n in ((train, "train"), (val, "val"), (test, "test"))
+    )
+    for name, other in (("val", xv), ("test", xt)):
+        if other.shape[1] != x.shape[1]:
+            raise ValueError(
+                f"{name} features has {other.shape[1]} columns and train {x.shape[1]}; they must agree"
+            )
+    grid = _grid(c_grid, "c_grid")
+    classes, columns = _classes(y)
+    rotation = _rotate(x)
+    zv = rotation.apply(xv)
+    accuracies = np.array(
+        [
+            np.mean(classes[(zv @ w + b).argmax(1)] == yv)
+            for w, b in path(rotation.z, columns, len(classes), grid)
+        ]
+    )
+    best = int(accuracies.argmax())  # the first of equals is the most regularised
+    both = np.concatenate([x, xv])
+    classes, columns = _classes(np.concatenate([y, yv]))
+    rotation = _rotate(both)
+    ((w, b),) = path(rotation.z, columns, len(classes), grid[best : best + 1])
+    predictions = classes[(rotation.apply(xt) @ w + b).argmax(1)]
+    correct = predictions == yt
+    return LinearResult(
+        float(grid[best]),
+        float(accuracies[best]),
+        float(correct.mean()),
+        len(grid) > 1 and best in (0, len(grid) - 1),
+        predictions,
+        correct,
+        grid,
+        accuracies,
+    )
+
+
+def _examples(pair, name: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        features, labels = pair
+    except (TypeError, ValueError):
+        raise ValueError(f"{name.strip()} is not a pair (features, labels)") from None
+    x = check_features(features, f"{name}features")
+    return x, check_labels(labels, len(x), f"{name}labels")
+
+
+def _classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    classes, columns = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"labels has one class only ({classes[0]}); a classifier needs two or more")
+    return classes, columns
+
+
+def _grid(values, name: str) -> np.ndarray:
+    grid = np.unique(np.asarray(values, np.float64))
+    if not len(grid) or not ((grid > 0) & np.isfinite(grid)).all():
+        raise ValueError(f"{name}={values!r}; give positive numbers")
+    return grid
+
+
+class _Rotation(NamedTuple):
+    """Features [N, D] as uncorrelated coordinates z [N, r]: z = (features - mean) @ basis, |z_i - z_j| unchanged."""
+
+    z: np.ndarray
+    mean: np.ndarray
+    basis: np.ndarray
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        return (x.astype(np.float64) - self.mean) @ self.basis
+
+    def model(self, w: np.ndarray, b: np.ndarray, classes: np.ndarray) -> LinearModel:
+        weights = self.basis @ w
+        return LinearModel(weights, b - self.mean @ weights, classes)
+
+
+def _rotate(x: np.ndarray) -> _Rotation:
+    x = x.astype(np.float64)
+    mean = x.mean(0)
+    z = x - mean
+    basis = None
+    if x.shape[1] > len(x):  # the optimal weights are combinations of the examples: their span is enough
+        basis, r = np.linalg.qr(z.T)
+        z = r.T
+    # Any orthogonal matrix is an exact change of coordinates; this one makes z'z diagonal.
+    vectors = np.linalg.eigh(z.T @ z)[1]
+    return _Rotation(z @ vectors, mean, vectors if basis is None else basis @ vectors)
+
+
+def _path(z, y, n_classes: int, grid, progress: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weights [r, K] and bias [K] for every c of an ascending grid, each started from the one before."""
+    device = jax.local_devices()[0]
+    if device.platform == "tpu":  # has no float64
+        device = jax.local_devices(backend="cpu")[0]
+    solutions = []
+    with jax.enable_x64(True), jax.default_device(device):
+        z, onehot = jnp.asarray(z), jnp.asarray(np.eye(n_classes)[y])
+        w = jnp.zeros((z.shape[1], n_classes))
+        b = jnp.log(onehot.mean(0))
+        b -= b.mean()
+        for c in tqdm(grid, desc="linear", delay=5, disable=None if progress else True):
+            w, b, norm, gap, value = _solve(z, z * z, onehot, 1 / (c * len(z)), w, b)
+            if not (norm <= GRADIENT_NORM and gap <= DECREMENT * value):
+                warnings.warn(
+                    f"linear fit with c={c:.3g} stopped at a gradient norm of {norm:.2g} (wanted {GRADIENT_NORM}) "
+                    f"and {gap:.2g} above the minimum {value:.6g}, by estimate; scale the features or lower c",
+                    stacklevel=2,
+                )
+            solutions.append((np.asarray(w), np.asarray(b)))
+    return solutions
+
+
+@functools.partial(jax.jit)
+def _solve(z, z2, onehot, penalty, w, b):
+    """Newton's method from (w, b): the minimum, the gradient norm, half the Newton decrement, and J."""
+    n = z.shape[0]
+    dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+    def loss(w, b):
+        scores = dot(z, w) + b
+        losses = jax.nn.logsumexp(scores, axis=1) - (scores * onehot).sum(1)
+        return losses.mean() + penalty / 2 * (w * w).sum()
+
+    def inner(a, b):
+        return (a[0] * b[0]).sum() + (a[1] * b[1]).sum()
+
+    def newton_step(w, b):
+        """Gradient g, and p with H p = -g nearly."""
+        p = jax.nn.softmax(dot(z, w) + b, axis=1)
+        off = (p - onehot) / n
+        g = (dot(z.T, off) + penalty * w, off.sum(0))
+        spread = p * (1 - p) / n
+        # A class of no spread left would divide by zero.
+        diagonal = (dot(z2.T, spread) + penalty, spread.sum(0) + 1e-14)
+
+        def hessian(v):
+            s = dot(z, v[0]) + v[1]
+            s = p * (s - (p * s).sum(1, keepdims=True)) / n
+            return dot(z.T, s) + penalty * v[0], s.sum(0)
+
+        def precondition(r):
+            return r[0] / diagonal[0], r[1] / diagonal[1]
+
+        r = (-g[0], -g[1])
+        m = precondition(r)
+        size = inner(r, m)
+
+        def more(state):
+            i, _, _, _, rho = state
+            # Superlinear: the closer, the more precise. In the norm of the preconditioner.
+            return (i < _CG_STEPS) & (rho > size * 1e-4) & (rho > 0)
+
+        def step(state):
+            i, x, r, d, rho = state
+            h = hessian(d)
+            a = rho / inner(d, h)
+            x = jax.tree.map(lambda x, d: x + a * d, x, d)
+            r = jax.tree.map(lambda r, h: r - a * h, r, h)
+            m = precondition(r)
+            new = inner(r, m)
+            d = jax.tree.map(lambda m, d: m + new / rho * d, m, d)
+            return i + 1, x, r, d, new
+
+        zero = jax.tree.map(jnp.zeros_like, r)
+        steps, x, *_ = jax.lax.while_loop(more, step, (0, zero, r, m, size))
+        return g, x
+
+    def unfinished(state):
+        i, _, _, norm, gap, value, stuck = state
+        return (i < _NEWTON_STEPS) & ((norm > GRADIENT_NORM) | (gap > DECREMENT * value)) & ~stuck
+
+    def advance(state):
+        i, w, b, _, _, value, _ = state
+        g, p = newton_step(w, b)
+        decrease = -inner(g, p)
+        norm = jnp.sqrt(inner(g, g))
+        done = (norm <= GRADIENT_NORM) & (decrease / 2 <= DECREMENT * value)
+
+        def too_long(state):
+            size, new = state
+            return (new > value - 1e-4 * size * decrease) & (size > 1e-6)
+
+        def shorten(state):
+            size, _ = state
+            return size / 2, loss(w + size / 2 * p[0], b + size / 2 * p[1])
+
+        size, new = jax.lax.while_loop(too_long, shorten, (1.0, loss(w + p[0], b + p[1])))
+        better = new <= value
+        w = jnp.where(better, w + size * p[0], w)
+        b = jnp.where(better, b + size * p[1], b)
+        return i + 1, w, b, norm, decrease / 2, jnp.where(better, new, value), ~better & ~done
+
+    start = (0, w, b, jnp.inf, jnp.inf, loss(w, b), False)
+    _, w, b, norm, gap, value, _ = jax.lax.while_loop(unfinished, advance, start)
+    return w, b, norm, gap, value
