@@ -137,11 +137,16 @@ def test_pixels_on_digits_are_scikit_learns_leave_one_out(tmp_path):
     """The real thing: real converters, main.py as written; the floor agrees with scikit-learn one by one."""
     from vtabjax import data
 
-    command = [sys.executable, "main.py", KNN, "--config.models=baseline/pixels,timm/resnet18@random"]
+    command = [
+        sys.executable,
+        "main.py",
+        KNN,
+        "--config.models=baseline/pixels,timm/test_vit@random",
+    ]
     command += ["--config.tasks=digits", "--config.image_size=64", f"--workdir={tmp_path}"]
     process = subprocess.run(command, cwd=conftest.ROOT, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
-    assert "timm/resnet18@random" in process.stdout and "(chance)" in process.stdout
+    assert "timm/test_vit@random" in process.stdout and "(chance)" in process.stdout
 
     examples = data.load("digits", "train800val200", image_size=64)
     # baseline/pixels: the image in [0, 1], average-pooled to 16 x 16 x 3, in rows

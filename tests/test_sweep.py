@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import linear
-from vtabjax import artefacts, cells, features, inputs, results, sweep, tables
+from vtabjax import artefacts, cells, features, inputs, plan, results, sweep, tables
 from vtabjax.results import Cell
 
 
@@ -236,7 +236,7 @@ def test_shares_make_the_whole(config, converters, tmp_path):
 @given(st.integers(1, 7), st.integers(1, 5), st.integers(1, 12))
 def test_every_cell_has_one_worker(models, tasks, n):
     everything = [Cell("knn", f"tiny/{m}", f"t{t}", {"t": t}) for m in range(models) for t in range(tasks)]
-    shares = [sweep.share_of(everything, f"{i}/{n}") for i in range(n)]
+    shares = [plan.share_of(everything, f"{i}/{n}") for i in range(n)]
     assert sorted(map(str, everything)) == sorted(str(c) for share in shares for c in share)
     sizes = [len(share) for share in shares]
     if n <= models:  # whole models
@@ -248,8 +248,8 @@ def test_every_cell_has_one_worker(models, tasks, n):
 
 @pytest.mark.parametrize("share", ["3/3", "-1/3", "1", "a/b", "1/0", "/", "1/2/3"])
 def test_bad_shares(share):
-    with pytest.raises(sweep.UsageError, match="is not i/n with 0 <= i < n"):
-        sweep.share_of([], share)
+    with pytest.raises(plan.UsageError, match="is not i/n with 0 <= i < n"):
+        plan.share_of([], share)
 
 
 def record(value, **more):

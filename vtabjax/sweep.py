@@ -1,5 +1,4 @@
-"""A sweep: cells (protocol, model, task), model by model; what is done stays done, what fails does not stop
-the rest.
+"""A sweep: cells (protocol, model, task), model by model; what fails does not stop the rest.
 
 For each model all tasks run before the next model: one conversion, one load, one compilation. The next models
 are converted in another process meanwhile. A cell's result is a file (`vtabjax.results`), so a sweep that is
@@ -16,22 +15,16 @@ import collections
 import functools
 import os
 import sys
-import tempfile
 import textwrap
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, files, inputs, results, specs, tables, tasks
+from vtabjax import artefacts, cells, files, inputs, plan, results, tables
+from vtabjax.plan import UsageError
 from vtabjax.progress import Progress, duration
 from vtabjax.results import Cell
-
-MAX_IMAGE_SIZE = 2048
-
-
-class UsageError(ValueError):
-    """Something to change before anything can run; the message has the field, the value, the way out."""
 
 
 class Failure(NamedTuple):
@@ -58,15 +51,11 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
       UsageError: before any long work.
     """
     workdir = Path(workdir)
-    settings = _settings(config)
-    _check_workdir(workdir)
+    everything = plan.all_cells(config, workdir)
+    mine = plan.share_of(everything, share)
     try:
-        models = artefacts.expand(_models(config), workdir / "cache" / "patterns.json")
-        by_task = {task: _cell_settings(settings, task, config) for task in _tasks(config)}
-        everything = [Cell(config.protocol, m, t, s) for m in models for t, s in by_task.items()]
-        mine = share_of(everything, share)
         done = [cell for cell in mine if results.find(cell, workdir) is not None]
-    except (ValueError, artefacts.ConversionError) as e:  # a spec, a share, a damaged result: all say which
+    except ValueError as e:  # a weight file that cannot be read, a result that was damaged
         raise UsageError(str(e)) from e
     known = set(map(id, done))
     failed = [c for c in mine if id(c) not in known and c.error_path(workdir).exists()]
@@ -74,7 +63,8 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     todo = [c for c in mine if id(c) not in known and id(c) not in skipped]
 
     _say(
-        f"{config.protocol}: {_count(len(models), 'model')} x {_count(len(by_task), 'task')}"
+        f"{config.protocol}: {_count(len({c.model for c in everything}), 'model')} x "
+        + _count(len({c.task for c in everything}), "task")
         + (f", share {share}: " if share else " = ")
         + _count(len(mine), "cell")
         + f"; {len(done)} done, {len(todo)} to do"
@@ -85,7 +75,7 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     if beside:
         _say(f"{beside} of those to do have results with other settings here, which stay beside the new ones")
     if config.dry_run:
-        _plan(todo, workdir)
+        _foretell(todo, workdir)
         return 0
     if todo:
         _check(todo, config, workdir)
@@ -94,102 +84,6 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     else:
         _say("nothing to do: every cell has a result" if not skipped else "nothing to do")
     return _close(mine, everything, config, workdir)
-
-
-def share_of(everything: Sequence[Cell], share: str) -> list[Cell]:
-    """The cells of worker i of n: whole models while there are enough of them, so that each is converted
-    once.
-
-    Raises:
-      UsageError: the share is not i/n with 0 <= i < n.
-    """
-    if not share:
-        return list(everything)
-    i, slash, n = share.partition("/")
-    if not (slash and i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-        raise UsageError(f"--cells={share!r} is not i/n with 0 <= i < n, such as --cells=0/4 ... --cells=3/4")
-    i, n = int(i), int(n)
-    models = list(dict.fromkeys(cell.model for cell in everything))
-    if n <= len(models):
-        chosen = set(models[i::n])
-        return [cell for cell in everything if cell.model in chosen]
-    return list(everything[i * len(everything) // n : (i + 1) * len(everything) // n])
-
-
-# Before anything runs: what can be wrong, cheapest first.
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """The settings of all cells that can change their numbers, checked."""
-    from vtabjax.data import images
-
-    if config.protocol not in cells.PROTOCOLS:
-        raise UsageError(
-            f"config.protocol={config.protocol!r} is not known; there are {', '.join(cells.PROTOCOLS)}"
-        )
-    size = config.image_size
-    if not (size == 0 or 8 <= size <= MAX_IMAGE_SIZE):
-        raise UsageError(
-            f"config.image_size={size}: it must be 8 to {MAX_IMAGE_SIZE} pixels, or 0 for each model's own"
-        )
-    if config.batch_size < 1:
-        raise UsageError(f"config.batch_size={config.batch_size} must be at least 1")
-    if config.resize not in images.METHODS:
-        raise UsageError(f"config.resize={config.resize!r} is not known; choose {', '.join(images.METHODS)}")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise UsageError(f"config.dtype={config.dtype!r} is not known; choose float32 or bfloat16")
-    try:
-        own = cells.PROTOCOLS[config.protocol].settings(config)
-    except ValueError as e:
-        raise UsageError(str(e)) from e
-    return {**own, "image_size": size, "resize": config.resize, "dtype": config.dtype}
-
-
-def _cell_settings(settings: Mapping[str, Any], task: str, config: Any) -> dict[str, Any]:
-    """The settings of a task's cells. For a folder of pictures its files are among them: they come and go."""
-    settings = {**settings, "task": task}
-    if task.startswith("folder:"):
-        from vtabjax.data import folder
-
-        found = tasks.get(task)
-        versions = [folder.open_source(found, tasks.ranges(found, s)).version for s in settings["splits"]]
-        settings |= {"skip_broken": config.skip_broken, "pictures": [version[:16] for version in versions]}
-    return settings
-
-
-def _models(config: Any) -> list[str]:
-    models = specs.split_list(config.models)
-    if not models:
-        raise UsageError(
-            "config.models is empty; for example --config.models=timm/resnet50.a1_in1k,baseline/pixels"
-        )
-    for model in models:
-        try:
-            specs.parse(model)
-        except specs.SpecError as e:
-            raise UsageError(f"config.models: {e}") from e
-    return models
-
-
-def _tasks(config: Any) -> list[str]:
-    names = specs.split_list(config.tasks)
-    if not names:
-        raise UsageError("config.tasks is empty; for example --config.tasks=digits")
-    try:
-        return list(dict.fromkeys(tasks.get(name).name for name in names))  # folders by their absolute path
-    except ValueError as e:
-        raise UsageError(f"config.tasks: {e}") from e
-
-
-def _check_workdir(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=workdir, prefix=".writable-"):
-            pass
-    except OSError as e:
-        raise UsageError(
-            f"--workdir={workdir} cannot be written to ({e.strerror}); name another folder with --workdir=DIR"
-        ) from e
 
 
 def _check(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
@@ -363,7 +257,7 @@ def _first_line(text: str, width: int = 160) -> str:
     return textwrap.shorten(text.strip().splitlines()[0] if text.strip() else "", width, placeholder=" ...")
 
 
-def _plan(todo: Sequence[Cell], workdir: Path) -> None:
+def _foretell(todo: Sequence[Cell], workdir: Path) -> None:
     """What would run, and how long it would take by what such cells took here."""
     by_model = collections.Counter(cell.model for cell in todo)
     for model, n in by_model.items():
