@@ -55,12 +55,12 @@ def torch_loader(files: list[str], method: str, workers: int):
             return len(files)
 
         def __getitem__(self, i):
+            # As torchvision's ImageFolder reads files; its Resize on a Pillow image is Pillow's.
+            with open(files[i], "rb") as f:
+                image = Image.open(f).convert("RGB")
             if method == "vtab":
-                with open(files[i], "rb") as f:
-                    return torch.from_numpy(images.resize(images.decode(f.read()), SIZE, method).copy())
-            with Image.open(files[i]) as image:
-                image = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-            return torch.from_numpy(np.array(image))
+                return torch.from_numpy(images.resize(image, SIZE, method).copy())
+            return torch.from_numpy(np.array(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
 
     options = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
     return DataLoader(Pictures(), batch_size=BATCH, num_workers=workers, **options)

@@ -76,6 +76,7 @@ def test_other_methods_are_pillows(method):
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     expected = np.asarray(Image.fromarray(image).resize((17, 17), filters[method]))
     np.testing.assert_array_equal(images.resize(image, 17, method), expected)
+    np.testing.assert_array_equal(images.resize(Image.fromarray(image), 17, method), expected)
     grey = images.resize(image[:, :, :1], 17, method)
     np.testing.assert_array_equal(grey, np.repeat(expected[..., :1], 3, axis=2))
 
@@ -93,17 +94,21 @@ def _encode(image, kind, **options):
     return file.getvalue()
 
 
+def _decode(data, **options):
+    return images.to_array(images.decode(data, **options))
+
+
 def test_decode_modes():
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    np.testing.assert_array_equal(images.decode(_encode(Image.fromarray(rgb), "PNG")), rgb)
+    np.testing.assert_array_equal(_decode(_encode(Image.fromarray(rgb), "PNG")), rgb)
     alpha = Image.fromarray(np.concatenate([rgb, rgb[..., :1]], axis=2))
-    np.testing.assert_array_equal(images.decode(_encode(alpha, "PNG")), rgb)
-    grey = images.decode(_encode(Image.fromarray(rgb[..., 0]), "PNG"))
+    np.testing.assert_array_equal(_decode(_encode(alpha, "PNG")), rgb)
+    grey = _decode(_encode(Image.fromarray(rgb[..., 0]), "PNG"))
     np.testing.assert_array_equal(grey, rgb[..., :1])
-    cmyk = images.decode(_encode(Image.fromarray(rgb).convert("CMYK"), "JPEG"))
-    palette = images.decode(_encode(Image.fromarray(rgb).quantize(4), "GIF"))
+    cmyk = _decode(_encode(Image.fromarray(rgb).convert("CMYK"), "JPEG"))
+    palette = _decode(_encode(Image.fromarray(rgb).quantize(4), "GIF"))
     assert cmyk.shape == palette.shape == (5, 7, 3)
-    assert images.decode(_encode(Image.fromarray(rgb[..., 0] > 99), "PNG")).max() == 255
+    assert _decode(_encode(Image.fromarray(rgb[..., 0] > 99), "PNG")).max() == 255
 
 
 def test_exif_orientation_only_where_asked_for():
@@ -111,8 +116,8 @@ def test_exif_orientation_only_where_asked_for():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     data = _encode(image, "PNG", exif=exif)
-    assert images.decode(data).shape == (4, 6, 3)
-    turned = images.decode(data, upright=True)
+    assert _decode(data).shape == (4, 6, 3)
+    turned = _decode(data, upright=True)
     np.testing.assert_array_equal(turned, np.rot90(np.asarray(image), -1))
 
 
@@ -122,7 +127,7 @@ def test_broken_files(kind):
     data = _encode(image, kind)
     for broken in (b"", b"no image", data[: len(data) // 2], data[:12]):
         with pytest.raises(OSError):
-            images.decode(broken)
+            _decode(broken)
 
 
 def test_jpeg_equals_tensorflows_accurate_decoder():
@@ -130,4 +135,4 @@ def test_jpeg_equals_tensorflows_accurate_decoder():
     coarse = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     data = _encode(Image.fromarray(coarse).resize((123, 77)), "JPEG")
     expected = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
-    np.testing.assert_allclose(images.decode(data).astype(int), expected, atol=1)
+    np.testing.assert_allclose(_decode(data).astype(int), expected, atol=1)

@@ -45,7 +45,9 @@ def _expected(task, ranges):
         made = dict(tfds_tiny.examples(task, piece.split, tfds_tiny.SIZES[piece.split]))
         for key in tfds_tiny.hash_order(piece.split, list(made))[piece.start : piece.stop]:
             image = made[key]["image"]
-            image = image if isinstance(image, np.ndarray) else images.decode(image.getvalue())
+            image = (
+                image if isinstance(image, np.ndarray) else images.to_array(images.decode(image.getvalue()))
+            )
             pictures.append(images.resize(image * np.uint8(task.scale), SIZE, "vtab"))
             labels.append(task.label(_numpy(made[key])))
     return np.stack(pictures), labels

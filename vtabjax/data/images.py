@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 METHODS = ("vtab", "bilinear", "bicubic")
 
 
-def decode(data: bytes, *, upright: bool = False) -> np.ndarray:
-    """Decodes an image file, as `[H, W, 3]`, or `[H, W, 1]` where it has one channel, uint8.
+def decode(data: bytes, *, upright: bool = False) -> Image:
+    """Decodes an image file to a Pillow image of one channel ("L") or three ("RGB").
 
     Args:
       data: content of a JPEG, PNG, ... file.
@@ -24,16 +28,24 @@ def decode(data: bytes, *, upright: bool = False) -> np.ndarray:
     if not data:
         raise OSError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if upright:
-                image = ImageOps.exif_transpose(image)
-            mode = "L" if image.mode in ("1", "L") else "RGB"
-            array = np.asarray(image if image.mode == mode else image.convert(mode))  # convert() copies
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+        mode = "L" if image.mode in ("1", "L") else "RGB"
+        return (
+            image if image.mode == mode else image.convert(mode)
+        )  # convert() always copies, and takes its time
     except UnidentifiedImageError as e:
         raise OSError("not an image of a known kind") from e
     except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
         # Pillow's other ways to say so.
         raise OSError(str(e)) from e
+
+
+def to_array(image: Image) -> np.ndarray:
+    """A decoded image as `[H, W, C]` uint8, C 1 or 3."""
+    array = np.asarray(image)
     return array[:, :, None] if array.ndim == 2 else array
 
 
@@ -48,8 +60,8 @@ def _legacy_axis(image: np.ndarray, size: int, axis: int) -> np.ndarray:
     high = np.minimum(low + 1, length - 1)
     shape = [1] * image.ndim
     shape[axis] = size
-    lower = np.take(image, low, axis).astype(np.float32)
-    difference = np.take(image, high, axis).astype(np.float32)
+    lower = np.take(image, low, axis, mode="clip").astype(np.float32)  # "clip" skips a check of every index
+    difference = np.take(image, high, axis, mode="clip").astype(np.float32)
     difference -= lower
     difference *= weight.reshape(shape)
     difference += lower
@@ -76,11 +88,11 @@ def resize_legacy(image: np.ndarray, size: int) -> np.ndarray:
     return _legacy_axis(_legacy_axis(image, size, 1), size, 0)
 
 
-def resize(image: np.ndarray, size: int, method: str) -> np.ndarray:
+def resize(image: np.ndarray | Image, size: int, method: str) -> np.ndarray:
     """Resizes both sides to `size`; the aspect ratio is not kept.
 
     Args:
-      image: `[H, W, C]` uint8, C 1 or 3.
+      image: `[H, W, C]` uint8, C 1 or 3, or a decoded image.
       size: height and width of the result.
       method: "vtab" (`resize_legacy`, rounded), "bilinear" or "bicubic" (Pillow's, antialiased).
 
@@ -88,16 +100,16 @@ def resize(image: np.ndarray, size: int, method: str) -> np.ndarray:
       `[size, size, 3]` uint8.
     """
     if method == "vtab":
-        resized = (
-            image if image.shape[:2] == (size, size) else np.rint(resize_legacy(image, size)).astype(np.uint8)
-        )
+        array = image if isinstance(image, np.ndarray) else to_array(image)
+        same = array.shape[:2] == (size, size)
+        resized = array if same else np.rint(resize_legacy(array, size)).astype(np.uint8)
     else:
         from PIL import Image
 
         filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-        resized = np.asarray(picture.resize((size, size), filters[method]))
-        resized = resized.reshape(size, size, -1)
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        resized = to_array(image.resize((size, size), filters[method]))
     return np.broadcast_to(resized, (size, size, 3))
 
 
