@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _usage(message: str) -> int:
-    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    print("error: " + "\n  ".join(message.splitlines()), file=sys.stderr)
     return 2
 
 

@@ -156,3 +156,37 @@ def test_pixels_on_digits_are_scikit_learns_leave_one_out(tmp_path):
     neighbours = KNeighborsClassifier(1, algorithm="brute").fit(x, y).kneighbors(n_neighbors=1)[1][:, 0]
     assert results.unpack(record["correct"]).tolist() == (y[neighbours] == y).tolist()
     assert record["metrics"]["accuracy"] == (y[neighbours] == y).mean() > 0.9
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Tiny versions of VTAB's data sets, prepared by tfds itself in a process of its own."""
+    folder = tmp_path_factory.mktemp("tfds")
+    code = "import sys; sys.path[:0] = ['tests', '.']; import tfds_tiny; tfds_tiny.prepare_all(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder)], cwd=conftest.ROOT, check=True, capture_output=True
+    )
+    return folder
+
+
+def test_vtab(main, prepared, tmp_path):
+    shrunk = ("--config.models=tiny/head", "--config.image_size=16")
+    config, there = f"{KNN}:vtab", f"--config.data_dir={prepared}"
+    text = said(main(config, *shrunk, there, f"--workdir={tmp_path}"), 0)
+    assert "1 model x 19 tasks = 19 cells" in text
+    header = next(line for line in text.splitlines() if line.startswith("model"))
+    assert header.split()[-9:] == "Natural Specialized Structured mean mean of groups mean (cosine)".split()
+    table = results.collect(tmp_path)
+    assert len(table) == 19 and table["n_examples"].gt(0).all()
+
+
+def test_data_sets_that_are_not_prepared(main, prepared, tmp_path):
+    config, w = (f"{KNN}:vtab", "--config.models=tiny/a", "--config.image_size=16"), f"--workdir={tmp_path}/w"
+    text = said(main(*config, f"--config.data_dir={tmp_path}", w), 2)
+    assert "error: 19 of 19 tasks have no prepared data set: caltech101, cifar100" in text
+    assert "--config=configs/prepare.py --config.tasks=caltech101,cifar100" in text
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "dtd").symlink_to(prepared / "dtd")
+    text = said(main(*config, f"--config.data_dir={tmp_path / 'some'}", w), 2)
+    assert "error: 18 of 19 tasks" in text and "Or run the others: --config.tasks=dtd" in text
+    said(main(*config, f"--config.data_dir={tmp_path / 'some'}", "--config.tasks=dtd", w), 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs import linear
+from configs import linear, transferability
 from vtabjax import artefacts, cells, features, inputs, plan, results, sweep, tables
 from vtabjax.results import Cell
 
@@ -438,3 +438,25 @@ def test_labels_out_of_range(config, converters, tmp_path, monkeypatch):
     ((_, record),) = results.errors(tmp_path)
     assert "labels from 10 to 10; the task has the classes 0 to 9" in record["message"]
     assert record["stage"] == "data"
+
+
+def test_all_protocols_on_one_pass(config, converters, extractions, tmp_path, capsys):
+    config.models = "tiny/a,tiny/head"
+    assert sweep.run(config, tmp_path) == 0 and len(extractions) == 4
+    for module, passes in ((transferability, 4), (linear, 6)):  # linear evaluation adds the test split
+        c = module.get_config()
+        c.models, c.tasks, c.image_size = config.models, config.tasks, config.image_size
+        if module is linear:
+            c.c_count = 3
+        else:
+            c.scores = "leep,nce,logme,parc"
+        assert sweep.run(c, tmp_path) == 0
+        assert len(extractions) == passes
+    table = results.collect(tmp_path).set_index(["protocol", "model"])
+    assert len(table) == 6
+    assert np.isnan(table.loc[("transferability", "tiny/a"), "leep"])
+    assert table.loc[("transferability", "tiny/head"), "leep"] < 0
+    assert table.loc[("linear", "tiny/a"), "accuracy"] > 0.7
+    assert table.loc[("linear", "tiny/a"), "n_examples"] == 797
+    out = capsys.readouterr().out
+    assert "not applicable or undefined" in out

@@ -90,14 +90,27 @@ def _check(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
     """Data sets that are not prepared, models that do not exist."""
     from vtabjax import data
 
-    missing = []
-    for task in dict.fromkeys(cell.task for cell in todo):
+    names = list(dict.fromkeys(cell.task for cell in todo))
+    missing = {}
+    for task in names:
         try:
             data.check(task, config.data_dir or None)
-        except (data.NotPreparedError, ValueError) as e:
-            missing.append(str(e))
+        except data.NotPreparedError as e:
+            missing[task] = str(e)
+        except (data.DataError, ValueError) as e:
+            raise UsageError(str(e)) from e
+    if len(missing) == 1:
+        raise UsageError(*missing.values())
     if missing:
-        raise UsageError("\n".join(missing))
+        option = f" --config.data_dir={config.data_dir}" if config.data_dir else ""
+        there = [task for task in names if task not in missing]
+        raise UsageError(
+            f"{len(missing)} of {len(names)} tasks have no prepared data set: {', '.join(missing)}\n"
+            "Prepare them with: python main.py --config=configs/prepare.py "
+            f"--config.tasks={','.join(missing)}{option} (add --config.check=true to see sizes, and what has to be "
+            "downloaded by hand)"
+            + (f"\nOr run the others: --config.tasks={','.join(there)}" if there else "")
+        )
     try:
         unknown = artefacts.check(_to_convert(todo, config, workdir))
     except artefacts.ConversionError as e:
