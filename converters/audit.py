@@ -131,7 +131,7 @@ def _measure(source: str, name: str, limits: Limits, plan: int, pipe) -> None:
         variables = {k: v.detach().numpy() for k, v in module.state_dict().items()}
         row["operators"] = " ".join(sorted({op.split(".")[1] for op in graph.operators()}))
         pipe.send(row)
-        errors = verify.compare(module, graph, variables, batch=3)
+        errors = verify.compare(module, graph, variables, compiler_options=verify.QUICK_COMPILATION)
         row |= {f"{k}_error": f"{e:.3g}" for k, e in errors.items()}
         worst = max(errors.values())
         if not worst <= verify.TOLERANCE[dtype]:
@@ -217,8 +217,6 @@ def _one_line(error: BaseException) -> str:
 def _run_all(source: str, names: list[str], limits: Limits, jobs: int) -> Iterable[dict[str, Any]]:
     """Rows in the order in which they are done."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    # Compiling takes longer than computing here: half the time at level 0.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["converters.audit_imports"])
     waiting, running = list(reversed(names)), []

@@ -91,8 +91,8 @@ def read(path: str | Path) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     archive = start.startswith(b"PK\x03\x04")
-    if archive and not zipfile.is_zipfile(path):
-        raise _truncated(path, "its end is missing")
+    if archive:
+        _refuse_other_archives(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError:
@@ -126,6 +126,17 @@ def _refuse_other_files(path: Path, start: bytes) -> None:
         )
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the checkpoint itself; run `git lfs pull`")
+
+
+def _refuse_other_archives(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        raise _truncated(path, "its end is missing")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(n.endswith("/constants.pkl") for n in names):
+        raise CheckpointError(f"{path} is a TorchScript program; save its state_dict() with torch.save")
+    if all(n.endswith(".npy") for n in names):
+        raise CheckpointError(f"{path} holds NumPy arrays with other names; use a release for PyTorch")
 
 
 def _truncated(path: Path, reason: object) -> CheckpointError:

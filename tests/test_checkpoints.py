@@ -379,6 +379,27 @@ def test_files_that_are_no_checkpoints(tmp_path):
         checkpoints.read(tmp_path)
 
 
+def test_archives_that_are_no_checkpoints(tmp_path):
+    np.savez(tmp_path / "vit.npz", a=np.zeros(3))
+    with pytest.raises(CheckpointError, match="holds NumPy arrays"):
+        sources.build(f"torchvision/resnet18@{tmp_path}/vit.npz")
+    with zipfile.ZipFile(
+        tmp_path / "script.pt", "w"
+    ) as archive:  # what torch.jit.save writes, as far as it matters
+        archive.writestr("script/data.pkl", b"")
+        archive.writestr("script/constants.pkl", b"")
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        sources.build(f"torchvision/resnet18@{tmp_path}/script.pt")
+
+
+def test_a_whole_pickled_model_is_not_a_state_dict(tmp_path):
+    path = save(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / "model.pth")
+    with pytest.raises(
+        CheckpointError, match=r"holds a Sequential, not a state_dict; save model\.state_dict"
+    ):
+        sources.build(f"torchvision/resnet18@{path}")
+
+
 class Call:
     """Pickles as a call of `function`."""
 
