@@ -1,0 +1,447 @@
+"""Fine-tuning on the device: sampling, normalisation, many steps of SGD, in one compiled program.
+
+Learning rate, schedule, number of steps, examples, labels and number of classes are inputs of that program, so
+that one compilation serves every task, grid point, stage and seed of a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vtabjax import model, parallel
+from vtabjax.graph import Graph, Ref, node_refs
+from vtabjax.protocols._finetune_settings import Settings, schedule
+
+Tree = Any
+STEPS_PER_CALL = 100  # the most steps that one call of the compiled program takes
+
+
+class Trunk(NamedTuple):
+    """What lies below the head.
+
+    Attributes:
+      forward: (parameters, buffers, inputs [B, ...], train) -> (features [B, D], new buffers).
+      parameters: what is trained, {name: array}.
+      buffers: running statistics and the like.
+      width: D.
+      input_shape: shape of one input.
+      input_dtype: its dtype.
+    """
+
+    forward: Callable[[Mapping, Mapping, jax.Array, bool], tuple[jax.Array, dict]]
+    parameters: dict[str, np.ndarray]
+    buffers: dict[str, np.ndarray]
+    width: int
+    input_shape: tuple[int, ...]
+    input_dtype: Any
+
+
+class State(NamedTuple):
+    """A training run between two steps."""
+
+    step: jax.Array
+    trunk: dict[str, jax.Array]
+    head: dict[str, jax.Array]  # weight [K, D], bias [K]
+    momentum: tuple[dict[str, jax.Array], dict[str, jax.Array]]  # of trunk and head
+    buffers: dict[str, jax.Array]
+
+
+class Data(NamedTuple):
+    """Training examples on the devices: inputs [M, ...], labels int32 [M], of which the first `count` count."""
+
+    inputs: jax.Array
+    labels: jax.Array
+    count: jax.Array
+
+
+class Plan(NamedTuple):
+    """What distinguishes one run from another; see `plan`."""
+
+    learning_rate: np.ndarray
+    boundaries: np.ndarray
+    warmup: np.ndarray
+    classes: np.ndarray
+    key: jax.Array
+
+
+def plan(settings: Settings, *, learning_rate: float, steps: int, classes: int, seed: int) -> Plan:
+    """The inputs of a run of `steps` steps.
+
+    Args:
+      settings: for the schedule's shape and the dtype.
+      learning_rate: before warm-up and decay.
+      steps: length of the run, which places the decays.
+      classes: of the task; logits beyond are masked.
+      seed: of the order of the examples.
+    """
+    return Plan(
+        settings.wide.type(learning_rate),
+        settings.boundaries(steps),
+        np.int32(settings.warmup),
+        np.int32(classes),
+        np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))),
+    )
+
+
+def sample(
+    key: jax.Array, step: jax.Array, count: jax.Array, *, size: int, batch: int, sampling: str
+) -> jax.Array:
+    """Which examples make up the batch of a step, int32 [batch]: a function of the key and the step alone.
+
+    "epoch" cuts an endless sequence of permutations of the examples into batches, so that a batch may hold the end
+    of one epoch and the beginning of the next.
+
+    Args:
+      key: raw key (uint32 [2]).
+      step: number of the step.
+      count: number of examples N.
+      size: an upper bound of N; it is static and does not change the result.
+      batch: size of the batch.
+      sampling: "epoch" or "replacement".
+    """
+    key = jax.random.wrap_key_data(key, impl="threefry2x32")
+    if sampling == "replacement":
+        return jax.random.randint(jax.random.fold_in(key, step), (batch,), 0, count)
+    position = step * batch + jnp.arange(batch, dtype=jnp.int32)
+    epoch, offset = position // count, position % count
+    place = jnp.arange(size, dtype=jnp.uint32)
+
+    def fill(carry):
+        e, index = carry
+        noise = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(jax.random.fold_in(key, e), i)))(place)
+        # Whatever is beyond the examples sorts last.
+        order = jnp.lexsort((noise, place >= count.astype(jnp.uint32)))
+        return e + 1, jnp.where(epoch == e, order[offset].astype(jnp.int32), index)
+
+    # A loop over the epochs in the batch: usually two, more when the batch is larger than the data set.
+    return jax.lax.while_loop(lambda c: c[0] <= epoch[-1], fill, (epoch[0], jnp.zeros(batch, jnp.int32)))[1]
+
+
+def needed(graph: Graph) -> Graph:
+    """The part of a graph that computes "features"; the source's classifier is not trained."""
+    wanted = {graph.outputs["features"]}
+    nodes = []
+    for node in reversed(graph.nodes):
+        if Ref("value", node.name) in wanted:
+            nodes.append(node)
+            wanted.update(node_refs(node))
+    variables = {ref.name for ref in wanted if ref.kind == "variable"}
+    # Beside each running mean there is a counter that no operator reads.
+    variables |= {n.removesuffix("running_mean") + "num_batches_tracked" for n in variables}
+    return dataclasses.replace(
+        graph,
+        nodes=tuple(reversed(nodes)),
+        outputs={"features": graph.outputs["features"]},
+        variables={k: v for k, v in graph.variables.items() if k in variables},
+    )
+
+
+def _saved(primitive, *_, **params) -> bool:
+    """What rematerialisation keeps: results of convolutions and of products with weights."""
+    if primitive.name == "dot_general":
+        return not params["dimension_numbers"][1][0]  # not the attention maps, whose products are batched
+    return primitive.name == "conv_general_dilated"
+
+
+def trunk(parts: model.Parts, settings: Settings) -> Trunk:
+    """A converted model as a trunk whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
+    graph = needed(parts.graph)
+    wide, compute = settings.wide, jnp.dtype(settings.dtype)
+
+    def wide_array(name: str) -> np.ndarray:
+        value = np.asarray(parts.variables[name])
+        floating = jnp.issubdtype(value.dtype, jnp.floating)
+        return value.astype(wide if floating else jax.dtypes.canonicalize_dtype(value.dtype))
+
+    trained = [k for k, v in graph.variables.items() if v.kind == "parameter"]
+    others = [k for k in graph.variables if k not in trained and k in parts.variables]
+    names = {k: v.kind for k, v in graph.variables.items()}
+
+    def forward(parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool):
+        inputs = model.normalise(images.astype(wide) / 255, parts.info).astype(compute)
+        # Running statistics stay wide: a bfloat16 average would stop moving.
+        variables = {**buffers, **{k: v.astype(compute) for k, v in parameters.items()}}
+        for name, value in buffers.items():
+            if names[name] == "buffer" and jnp.issubdtype(value.dtype, jnp.floating):
+                variables[name] = value.astype(compute)
+        outputs, updates = model.apply(graph, variables, inputs, train=train)
+        return outputs["features"].astype(wide), {**buffers, **updates}
+
+    if settings.remat:
+        forward = jax.checkpoint(forward, policy=_saved, static_argnums=3)
+    channels, height, width = graph.input_size
+    return Trunk(
+        forward,
+        {k: wide_array(k) for k in trained},
+        {k: wide_array(k) for k in others},
+        _features(parts),
+        (height, width, channels),
+        np.uint8,
+    )
+
+
+def _features(parts: model.Parts) -> int:
+    channels, height, width = parts.graph.input_size
+    images = jax.ShapeDtypeStruct((2, height, width, channels), np.dtype(parts.graph.dtype))
+    return jax.eval_shape(lambda v, x: model.apply(parts.graph, v, x)[0], dict(parts.variables), images)[
+        "features"
+    ].shape[1]
+
+
+def frozen(width: int, settings: Settings) -> Trunk:
+    """No trunk at all: inputs are features [B, D] that were computed once."""
+
+    def forward(parameters: Mapping, buffers: Mapping, inputs: jax.Array, train: bool):
+        return inputs.astype(settings.wide), {}
+
+    return Trunk(forward, {}, {}, width, (width,), settings.wide)
+
+
+class Trainer:
+    """Trains and evaluates one model on any number of tasks.
+
+    Args:
+      trunk: what is trained.
+      settings: see `Settings`.
+      classes: width K of the head: at least the number of classes of every task.
+      capacity: number M of training examples there is room for.
+      mesh: the devices; batches are split over its axis "data", all else is replicated.
+      eval_batch: examples per step of `predict`, over all devices.
+      loop: whether the many steps of a call are one program. XLA's CPU backend runs convolutions inside a loop on
+        one slow path (20 times slower for a ResNet), so there the loop is Python's. None: by the platform.
+
+    Attributes:
+      traces: how often the training program has been traced, that is: compiled.
+      micro_batch: examples that pass through the model at once.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        settings: Settings,
+        *,
+        classes: int,
+        capacity: int,
+        mesh: jax.sharding.Mesh | None = None,
+        eval_batch: int = 128,
+        loop: bool | None = None,
+    ):
+        self.trunk, self.settings, self.classes, self.capacity = trunk, settings, classes, capacity
+        self.mesh = parallel.data_mesh() if mesh is None else mesh
+        cpu = self.mesh.devices.flat[0].platform == "cpu"
+        self._loop, self._unroll = (not cpu if loop is None else loop), cpu
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
+        self._split = NamedSharding(self.mesh, PartitionSpec("data"))
+        self.eval_batch = parallel.round_up(max(1, eval_batch), self.mesh.size)
+        self.traces = 0
+        self._compile(settings.micro_batch or settings.batch_size)
+
+    def _compile(self, micro_batch: int) -> None:
+        if micro_batch % self.mesh.size:
+            raise ValueError(
+                f"a (micro-)batch of {micro_batch} cannot be split over {self.mesh.size} devices; choose multiples "
+                "of the number of devices for finetune.batch_size and finetune.micro_batch"
+            )
+        self.micro_batch = micro_batch
+        everywhere = self._replicated
+        self._train = jax.jit(
+            self._steps if self._loop else self._one_step, donate_argnums=0, out_shardings=everywhere
+        )
+        self._predict = jax.jit(self._predictions, out_shardings=everywhere)
+
+    # Moving things to the devices.
+
+    def put(self, tree: Tree) -> Tree:
+        """Host arrays, the same on every process, to all devices."""
+        return jax.tree.map(functools.partial(_put, sharding=self._replicated), tree)
+
+    def data(self, inputs: np.ndarray, labels: np.ndarray) -> Data:
+        """Training examples on the devices, filled up to the trainer's capacity.
+
+        Raises:
+          ValueError: too many examples, inputs of another shape, or labels beyond the head.
+        """
+        n, shape = len(labels), self.trunk.input_shape
+        if len(inputs) != n or tuple(inputs.shape[1:]) != shape or not 1 <= n <= self.capacity:
+            raise ValueError(
+                f"training inputs {list(inputs.shape)} with {n} labels; this trainer takes 1 to {self.capacity} "
+                f"examples of shape {list(shape)}"
+            )
+        if np.min(labels) < 0 or np.max(labels) >= self.classes:
+            raise ValueError(
+                f"labels range from {np.min(labels)} to {np.max(labels)}; they must lie in 0 ... {self.classes - 1}"
+            )
+        padded = np.zeros((self.capacity, *shape), self.trunk.input_dtype)
+        padded[:n] = inputs
+        return self.put(Data(padded, np.resize(np.asarray(labels, np.int32), self.capacity), np.int32(n)))
+
+    def start(self) -> State:
+        """The model as it came, with a head of zeros."""
+        wide = self.settings.wide
+        head = {
+            "weight": np.zeros((self.classes, self.trunk.width), wide),
+            "bias": np.zeros(self.classes, wide),
+        }
+        trained = dict(self.trunk.parameters)
+        momentum = jax.tree.map(np.zeros_like, (trained, head))
+        return self.put(State(np.int32(0), trained, head, momentum, dict(self.trunk.buffers)))
+
+    # Training.
+
+    def advance(self, state: State, data: Data, plan: Plan, n: int) -> tuple[State, np.ndarray, np.ndarray]:
+        """Takes `n` steps, or fewer if the loss stops being finite.
+
+        Args:
+          state: where to start from; it is used up.
+          data: the examples.
+          plan: see `plan`.
+          n: number of steps, at most STEPS_PER_CALL.
+
+        Returns:
+          (state, mean loss of each step's batch [n], fraction of the batch that was right [n]).
+        """
+        with jax.default_matmul_precision("float32"):
+            if self._loop:
+                state, losses, hits = self._train(state, data, plan, np.int32(n))
+                return state, np.asarray(losses)[:n], np.asarray(hits)[:n]
+            done = []
+            for _ in range(n):
+                state, *measured = self._train(state, data, plan)
+                done.append(measured)
+                if len(done) % 8 == 0 and not np.isfinite(done[-8][0]):
+                    break  # 8 steps behind: reading the newest would keep the device waiting
+            losses, hits = (np.asarray(jax.device_get([d[i] for d in done])) for i in range(2))
+            return state, losses, hits
+
+    def _steps(self, state: State, data: Data, plan: Plan, n: jax.Array):
+        nothing = jnp.full(STEPS_PER_CALL, jnp.nan, self.settings.wide)
+
+        def go_on(carry):
+            i, _, losses, _ = carry
+            return (i < n) & ((i == 0) | jnp.isfinite(losses[i - 1]))
+
+        def body(carry):
+            i, state, losses, hits = carry
+            state, loss, hit = self._step(state, data, plan)
+            return i + 1, state, losses.at[i].set(loss), hits.at[i].set(hit)
+
+        self.traces += 1
+        _, state, losses, hits = jax.lax.while_loop(go_on, body, (jnp.int32(0), state, nothing, nothing))
+        return state, losses, hits
+
+    def _one_step(self, state: State, data: Data, plan: Plan):
+        self.traces += 1
+        return self._step(state, data, plan)
+
+    def _step(self, state: State, data: Data, plan: Plan) -> tuple[State, jax.Array, jax.Array]:
+        s = self.settings
+        index = sample(
+            plan.key, state.step, data.count, size=self.capacity, batch=s.batch_size, sampling=s.sampling
+        )
+        parts = s.batch_size // self.micro_batch
+        index = index.reshape(parts, self.micro_batch)
+
+        def micro(carry, index):
+            buffers, total, loss, hits = carry
+            index = jax.lax.with_sharding_constraint(index, self._split)
+            inputs, labels = data.inputs[index], data.labels[index]
+            (here, (buffers, hit)), gradient = jax.value_and_grad(self._loss, has_aux=True)(
+                (state.trunk, state.head), buffers, inputs, labels, plan.classes
+            )
+            return (buffers, jax.tree.map(jnp.add, total, gradient), loss + here, hits + hit), None
+
+        weights = (state.trunk, state.head)
+        zero = jnp.zeros((), s.wide)
+        start = (state.buffers, jax.tree.map(jnp.zeros_like, weights), zero, zero)
+        if parts == 1:
+            carry, _ = micro(start, index[0])
+        else:
+            carry, _ = jax.lax.scan(micro, start, index, unroll=parts if self._unroll else 1)
+        buffers, gradient, loss, hits = carry
+        rate = schedule(state.step, plan.learning_rate, plan.boundaries, plan.warmup, s.decay_factor)
+        momentum = jax.tree.map(lambda m, g: s.momentum * m + g / parts, state.momentum, gradient)
+        trunk, head = jax.tree.map(lambda w, m: w - rate * m, weights, momentum)
+        return State(state.step + 1, trunk, head, momentum, buffers), loss / parts, hits / parts
+
+    def _loss(self, weights, buffers, inputs, labels, classes):
+        features, buffers = self.trunk.forward(weights[0], buffers, inputs, True)
+        logits = self._logits(weights[1], features, classes)
+        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1).mean()
+        hits = (logits.argmax(1) == labels).mean().astype(loss.dtype)
+        return loss, (buffers, hits)
+
+    def _logits(self, head, features, classes) -> jax.Array:
+        logits = features @ head["weight"].T + head["bias"]
+        return jnp.where(jnp.arange(self.classes) < classes, logits, -jnp.inf)
+
+    # Evaluation.
+
+    def predict(self, state: State, inputs: np.ndarray, classes: int) -> np.ndarray:
+        """Predicted labels int32 [N] of inputs [N, ...], in evaluation mode. Halves its batch when out of memory."""
+        while True:
+            try:
+                with jax.default_matmul_precision("float32"):
+                    return self._batches(state, inputs, classes)
+            except jax.errors.JaxRuntimeError as e:
+                if not out_of_memory(e) or self.eval_batch <= self.mesh.size:
+                    raise
+                self.eval_batch = parallel.round_up(self.eval_batch // 2, self.mesh.size)
+
+    def _batches(self, state: State, inputs: np.ndarray, classes: int) -> np.ndarray:
+        size, found, pending = self.eval_batch, [np.zeros(0, np.int32)], None
+        for start in range(0, len(inputs), size):
+            batch = np.asarray(inputs[start : start + size], self.trunk.input_dtype)
+            batch = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
+            # One batch is computed while the next is read (and a memory-mapped one comes from the disk).
+            result = self._predict(
+                state.trunk, state.head, state.buffers, _put(batch, self._split), np.int32(classes)
+            )
+            if pending is not None:
+                found.append(np.asarray(pending))
+            pending = result
+        found.append(np.asarray(pending) if pending is not None else found[0])
+        return np.concatenate(found)[: len(inputs)]
+
+    def _predictions(self, trunk, head, buffers, inputs, classes):
+        features, _ = self.trunk.forward(trunk, buffers, inputs, False)
+        return self._logits(head, features, classes).argmax(1).astype(jnp.int32)
+
+    def halve(self) -> None:
+        """Passes half as many examples through the model at once from now on.
+
+        Raises:
+          ValueError: it cannot be halved any further.
+        """
+        half = next(
+            (
+                m
+                for m in range(self.micro_batch // 2, 0, -1)
+                if self.settings.batch_size % m == 0 and m % self.mesh.size == 0
+            ),
+            None,
+        )
+        if half is None:
+            raise ValueError(
+                f"out of memory with {self.micro_batch} examples at once, the fewest that {self.mesh.size} device(s) "
+                "can share; choose a smaller image_size, finetune.remat=true or dtype=bfloat16"
+            )
+        self._compile(half)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether XLA ran out of the device's memory."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _put(x: Any, sharding: NamedSharding) -> jax.Array:
+    x = np.asarray(x)
+    # A callback rather than device_put: across processes that would compare the array between all of them.
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
