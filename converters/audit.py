@@ -107,19 +107,18 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 def _measure(source: str, name: str, limits: Limits, plan: int, pipe) -> None:
-    """Runs in a process of its own and sends {"row": what is known so far, "done": bool} as it goes."""
+    """Runs in a process of its own and sends the row as far as it is known; the last one has a status."""
     import torch
 
     from converters import export, sources, verify
     from converters.randomise import randomise
 
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))
     row: dict[str, Any] = {}
     try:
         spec = f"{source}/{name}@random"
         row["parameters"] = sources.parameters(spec)
         size, options = _size(source, name)
-        dtype, blocks, options = _plan(source, name, options, limits.memory, plan)
+        dtype, blocks, options = _plan(source, name, options, row["parameters"], limits.memory, plan)
         row |= {"input_size": size, "dtype": dtype, "blocks": blocks}
         pipe.send(row)
         torch.manual_seed(0)
@@ -146,7 +145,7 @@ def _measure(source: str, name: str, limits: Limits, plan: int, pipe) -> None:
 
 
 def _plan(
-    source: str, name: str, options: dict[str, Any], memory: float, plan: int
+    source: str, name: str, options: dict[str, Any], parameters: int, memory: float, plan: int
 ) -> tuple[str, str, dict[str, Any]]:
     """(dtype, which blocks, options for the builder): the `plan`-th of those that fit into memory.
 
@@ -155,15 +154,14 @@ def _plan(
     """
     import torch
 
-    for less in ({}, *REDUCED):
-        try:
-            with torch.device("meta"):
-                module = _make(source, name, None, {**options, **less})
-        except Exception:
-            if not less:
-                raise
-            continue  # it has no such option
-        parameters = sum(p.numel() for p in module.parameters())
+    for less in ({}, *REDUCED) if source == "timm" else ({},):
+        if less:
+            try:
+                with torch.device("meta"):
+                    module = _make(source, name, None, {**options, **less})
+            except Exception:
+                continue  # it has no such option
+            parameters = sum(p.numel() for p in module.parameters())
         for dtype, cost in BYTES_PER_PARAMETER.items():
             if parameters * cost < memory:
                 if plan == 0:
@@ -190,17 +188,12 @@ def _size(source: str, name: str) -> tuple[int, dict[str, Any]]:
 
     if source == "torchvision":
         own = torchvision.own_size(name)
-        return next(
-            s for s in (*(s for s in SIZES if s < own), own) if s == own or torchvision.works(name, s)
-        ), {}
+        return next((s for s in SIZES if s < own and torchvision.works(name, s)), own), {}
     cfg = timm.config(name)
     own = cfg.input_size[1]
     # Windows shrink with small images and then hide what shifted windows do: those stay near their own size.
     least = 64 if not cfg.fixed_input_size else 96 if family(source, name) in _TOKENS else min(own, 224)
-    for size in (
-        *(s for s in SIZES if least <= s < own),
-        *((224,) if cfg.fixed_input_size and own > 256 else ()),
-    ):
+    for size in (s for s in SIZES if least <= s < own):
         options = timm.size_options(name, size)
         if options is not None:
             return size, options
