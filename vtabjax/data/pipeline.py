@@ -47,7 +47,7 @@ def default_workers() -> int:
 
 
 def _decode_chunk(raws: list[Raw], form: Format) -> Chunk:
-    out = np.zeros((len(raws), form.size, form.size, 3), np.uint8)
+    out = np.empty((len(raws), form.size, form.size, 3), np.uint8)
     broken = {}
     for i, raw in enumerate(raws):
         try:
@@ -62,7 +62,7 @@ def _decode_chunk(raws: list[Raw], form: Format) -> Chunk:
                 image = image * np.uint8(form.scale)
             out[i] = images.resize(image, form.size, form.resize)
         except OSError as e:
-            broken[i] = str(e)
+            broken[i], out[i] = str(e), 0
     return Chunk(out, np.asarray([raw.label for raw in raws], np.int32), broken)
 
 

@@ -129,6 +129,9 @@ def builder(task: Task, data_dir: str | os.PathLike, file_format: str) -> tfds.c
 
 
 def _disk_free(folder: epath.Path) -> int | None:
+    """Free bytes where `folder` is or will be; None where that cannot be said, as for a cloud bucket."""
+    if "://" in os.fspath(folder):
+        return None
     path = os.path.abspath(os.fspath(folder))
     while not os.path.exists(path):
         path = os.path.dirname(path)

@@ -6,6 +6,7 @@ Images are handed on encoded in both cases, so that the same decoder gives the s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -234,7 +235,8 @@ def _read_range(
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
+    with contextlib.suppress(RuntimeError):  # TensorFlow is in use already and has its devices
+        tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
     # One file after the other; the default reads sixteen at once and mixes their examples.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     for piece in pieces:
