@@ -1,0 +1,103 @@
+"""One step of SGD with momentum on the same batch, in PyTorch and in Flax, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from converters import _compat  # noqa: F401  (before timm)
+
+# isort: split
+import timm
+
+from converters.export import from_torch
+from converters.randomise import randomise
+from converters.verify import QUICK_COMPILATION
+from vtabjax.model import apply
+
+# One of each family, at the smallest image that keeps every stage at work.
+FAMILIES = {
+    "resnet18": 64,
+    "resnetv2_50x1_bit": 64,
+    "regnetx_002": 64,
+    "densenet121": 64,
+    "efficientnet_b0": 64,
+    "mobilenetv3_small_100": 64,
+    "nf_regnet_b0": 64,
+    "convnext_atto": 64,
+    "vit_tiny_patch16_224": 32,
+    "deit_tiny_distilled_patch16_224": 32,
+    "swin_tiny_patch4_window7_224": 224,
+    "maxvit_rmlp_pico_rw_256": 64,
+    "mixer_s32_224": 224,
+    "levit_128s": 224,
+    "poolformer_s12": 64,
+    "vgg11_bn": 32,
+}
+_TAKES_IMG_SIZE = {"vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "maxvit_rmlp_pico_rw_256"}
+RATE, MOMENTUM, TOLERANCE = 0.01, 0.9, 1e-8
+
+
+def _close(ours, theirs, scale, what):
+    """Largest difference over the tensor's largest value, or over `scale` where the tensor is all rounding (the
+    gradient of a bias in front of a batch norm is zero)."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape, what
+    error = np.abs(ours - theirs).max(initial=0) / max(np.abs(theirs).max(initial=0), scale)
+    assert error < TOLERANCE, f"{what}: {error:.1e}"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_step_equals_torchs(name):
+    size = FAMILIES[name]
+    torch.manual_seed(0)
+    module = timm.create_model(name, **({"img_size": size} if name in _TAKES_IMG_SIZE else {}))
+    module = randomise(module).double()
+    graph, variables = from_torch(module, (3, size, size))
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((6, size, size, 3)), rng.integers(0, module.num_classes, 6)
+
+    trained = {k for k, v in graph.variables.items() if v.kind == "parameter"}
+    with jax.enable_x64(True):
+
+        def loss(params, rest):
+            outputs, updates = apply(graph, {**params, **rest}, images, train=True)
+            return optax.softmax_cross_entropy_with_integer_labels(outputs["logits"], labels).mean(), updates
+
+        params = {k: jnp.asarray(v) for k, v in variables.items() if k in trained}
+        rest = {k: jnp.asarray(v) for k, v in variables.items() if k not in trained}
+        program = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params, rest)
+        (value, updates), gradients = program.compile(QUICK_COMPILATION)(params, rest)
+        optimizer = optax.sgd(RATE, momentum=MOMENTUM)
+        steps, _ = optimizer.update(gradients, optimizer.init(params))
+        stepped = optax.apply_updates(params, steps)
+
+    module.train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=RATE, momentum=MOMENTUM)
+    expected = torch.nn.functional.cross_entropy(
+        module(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(labels)
+    )
+    expected.backward()
+    optimizer.step()
+
+    assert abs(float(value) - float(expected)) <= TOLERANCE * abs(float(expected))
+    reference = {k: p.grad for k, p in module.named_parameters() if p.grad is not None}
+    largest = max(float(g.abs().max()) for g in reference.values())
+    assert largest > 0
+    for key in trained:
+        # What the loss does not reach has no gradient in PyTorch and a zero one here.
+        _close(
+            gradients[key],
+            reference.get(key, np.zeros(params[key].shape)),
+            1e-4 * largest,
+            f"gradient of {key}",
+        )
+    state = {k: v.detach().numpy() for k, v in module.state_dict().items()}
+    for key in trained:
+        _close(stepped[key], state[key], RATE * 1e-4 * largest, f"stepped {key}")
+    statistics = {k for k, v in graph.variables.items() if v.kind == "batch_stat"}
+    assert set(updates) == statistics
+    for key in statistics:
+        _close(updates[key], state[key], 1e-12, key)
