@@ -2,11 +2,11 @@
 
 import gc
 
+import models
 import numpy as np
 import pytest
 import torch
 
-import models
 from converters.export import from_torch
 from converters.randomise import randomise
 from converters.verify import QUICK_COMPILATION, TOLERANCE, compare

@@ -59,7 +59,9 @@ def parse(text: str) -> Spec:
     if not slash or not source or not name:
         raise SpecError(f"model {text!r} has no source: {_FORM}")
     if at and not weights:
-        raise SpecError(f"model {text!r} names no weights after '@': write @random, @random:SEED or @/path/to/file")
+        raise SpecError(
+            f"model {text!r} names no weights after '@': write @random, @random:SEED or @/path/to/file"
+        )
     name, _, tag = name.partition(".")
     seed = file = None
     if weights == "random" or weights.startswith("random:"):

@@ -116,9 +116,7 @@ def _avg_pool(
     return _with_batch(run, x, rank)
 
 
-def avg_pool1d(
-    self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True
-) -> jax.Array:
+def avg_pool1d(self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True) -> jax.Array:
     return _avg_pool(1, self, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 

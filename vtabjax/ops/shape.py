@@ -143,7 +143,9 @@ def tensor_split(self, indices_or_sections, dim=0):
 
 
 def unbind(self, dim=0):
-    return tuple(lax.index_in_dim(self, i, axis=dim % self.ndim, keepdims=False) for i in range(self.shape[dim]))
+    return tuple(
+        lax.index_in_dim(self, i, axis=dim % self.ndim, keepdims=False) for i in range(self.shape[dim])
+    )
 
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

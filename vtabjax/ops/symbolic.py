@@ -31,6 +31,21 @@ def _getitem(sequence: Sequence, item: int):
     return sequence[item]
 
 
-_OPERATORS = ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge")
+_OPERATORS = (
+    "add",
+    "sub",
+    "mul",
+    "floordiv",
+    "truediv",
+    "mod",
+    "neg",
+    "pow",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+)
 OVERLOADS: dict[str, Callable] = {f"operator.{name}": getattr(operator, name) for name in _OPERATORS}
 OVERLOADS["operator.getitem"] = _getitem
