@@ -111,6 +111,17 @@ def test_exit_statuses_and_a_second_run(main, converters, tmp_path):
     assert "every cell has a result" in said(main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
 
 
+def test_four_devices_give_the_same_results(main, tmp_path, monkeypatch):
+    found = {}
+    for n in (1, 4):
+        monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={n}")
+        said(main(KNN, *TINY, "--config.batch_size=30", f"--workdir={tmp_path / str(n)}"), 0)
+        ((_, found[n]),) = results.records(tmp_path / str(n))
+        assert found[n]["device"]["count"] == n
+    assert found[1]["metrics"] == found[4]["metrics"] and found[1]["correct"] == found[4]["correct"]
+    assert found[1]["config_hash"] == found[4]["config_hash"]
+
+
 _LOOKS = """
 import sys, subprocess
 before = set(sys.modules)

@@ -118,6 +118,31 @@ def test_killed_sweep_takes_its_converters_along(converters, tmp_path):
     assert not any(map(alive, running))
 
 
+def test_interrupted(converters, tmp_path):
+    arguments = ["--config=configs/knn.py", "--config.models=tiny/a,tiny/hang", "--config.tasks=digits"]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(converters.driver),
+            *arguments,
+            "--config.image_size=16",
+            f"--workdir={tmp_path}",
+        ],
+        cwd=conftest.ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("[1/2]"):
+            process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, lines
+    assert lines[-1] == "interrupted; the same command goes on where it was\n"
+    process.stderr.close()
+    assert len(results.collect(tmp_path)) == 1 and not list(results.errors(tmp_path))
+
+
 def children(pid):
     found = []
     for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:

@@ -198,6 +198,7 @@ def save_error(cell: Cell, workdir: str | Path, *, stage: str, message: str, tra
     return path
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of vtabjax and of the libraries the numbers pass through."""
     found = {"vtabjax": __version__}
