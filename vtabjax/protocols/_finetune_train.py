@@ -242,9 +242,17 @@ class Trainer:
         self._split = NamedSharding(self.mesh, PartitionSpec("data"))
         self.eval_batch = parallel.round_up(max(1, eval_batch), self.mesh.size)
         self.traces = 0
-        self._compile(settings.micro_batch or settings.batch_size)
+        self.micro_batch = 0
+        self.use_micro_batch(settings.micro_batch or settings.batch_size)
 
-    def _compile(self, micro_batch: int) -> None:
+    def use_micro_batch(self, micro_batch: int) -> None:
+        """Passes so many examples through the model at once from now on (another number means compiling again).
+
+        Raises:
+          ValueError: they cannot be shared evenly among the devices.
+        """
+        if micro_batch == self.micro_batch:
+            return
         if micro_batch % self.mesh.size:
             raise ValueError(
                 f"a (micro-)batch of {micro_batch} cannot be split over {self.mesh.size} devices; choose multiples "
@@ -433,7 +441,7 @@ class Trainer:
                 f"out of memory with {self.micro_batch} examples at once, the fewest that {self.mesh.size} device(s) "
                 "can share; choose a smaller image_size, finetune.remat=true or dtype=bfloat16"
             )
-        self._compile(half)
+        self.use_micro_batch(half)
 
 
 def out_of_memory(error: BaseException) -> bool:

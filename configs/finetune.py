@@ -1,0 +1,41 @@
+"""Fine-tuning by VTAB-1k's protocol: a small grid on train800, chosen on val200, retrained on both, tested once.
+
+    python main.py --config=configs/finetune.py                 # embedded tasks, small models: minutes on two cores
+    python main.py --config=configs/finetune.py:vtab --config.models=timm/resnet50.a1_in1k --config.tasks=dtd
+    python main.py --config=configs/finetune.py:vtab --config.dtype=bfloat16 --config.finetune.seeds=0,1,2
+    python main.py --config=configs/finetune.py:vtab --config.finetune.scope=head     # VTAB's linear evaluation
+
+The suite vtab has VTAB's lightweight sweep: two learning rates x two durations, batch 512. docs/finetune.md says
+what is trained, how it survives interruptions and where the curves and models go.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(suite: str = "mini"):
+    """Fields of `common.base`, and of this protocol under `finetune`."""
+    c = common.base("finetune", suite)
+    mini = suite == "mini"
+    if mini:
+        c.models = "baseline/pixels,embedded/sprites_resnet,timm/test_resnet@random"
+
+    f = c.finetune = ConfigDict()
+    # The grid, comma-separated.
+    f.learning_rates = "0.1,0.01"
+    f.steps = "60,240" if mini else "2500,10000"
+    f.batch_size = 32 if mini else 512  # per step, over all devices
+    f.momentum = 0.9
+    f.decay_at = "0.3,0.6,0.9"  # fractions of the steps after which the learning rate falls
+    f.decay_factor = 0.1  # what it is multiplied by
+    f.warmup = 0  # steps in which it rises linearly from 0
+    f.sampling = "epoch"  # every example once before any comes again; "replacement": drawn independently
+    f.scope = "all"  # "head": only a linear layer on the features of the model as it is
+    f.seeds = "0"  # of the order of the examples; the median of the retrained models is the score
+    f.save = False  # keep the fine-tuned models
+
+    # Memory. Halved by itself when memory runs out; batch statistics are then per micro-batch.
+    f.micro_batch = 0  # examples at once; 0: the whole batch
+    f.remat = False  # compute activations again in the backward pass
+    return c

@@ -1,0 +1,1 @@
+"""Weights that ship with the project, and what made them."""

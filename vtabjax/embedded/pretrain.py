@@ -1,0 +1,152 @@
+"""Pre-trains embedded/sprites_resnet: python -m vtabjax.embedded.pretrain [--out=DIR] [--steps=N]
+
+With the very program that fine-tunes (`vtabjax.protocols.finetune`), on a stream of rendered sprites instead of
+1,000 images. configs/pretrain_sprites.py has the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SHAPES, SCALES, PLACES = 3, 3, 4
+CLASSES = SHAPES * SCALES * PLACES * PLACES
+# The first states of the permutation are the embedded tasks' own pictures.
+_TASKS = 3000
+
+
+def label(factors: np.ndarray) -> np.ndarray:
+    """Source classes int32 [N] of sprites with factors [N, 5]: shape, pair of scales, quarter across, quarter down."""
+    shape, scale, _, x, y = np.asarray(factors).T
+    return (((shape * SCALES + scale // 2) * PLACES + x // 8) * PLACES + y // 8).astype(np.int32)
+
+
+def pictures(start: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures `start` to `start + count` of the stream: uint8 [N, size, size, 3], labels int32 [N].
+
+    Raises:
+      ValueError: the stream is not that long.
+    """
+    from vtabjax.data import embedded, images, sprites
+
+    total = int(np.prod(sprites.FACTOR_SIZES))
+    if start + count > total - _TASKS:
+        raise ValueError(f"pictures up to {start + count}; there are {total - _TASKS}: choose fewer steps")
+    states = embedded._states(total)[_TASKS + start : _TASKS + start + count]
+    factors = sprites.all_factors(states)
+    drawn = sprites.render(factors)[..., None] * np.uint8(255)
+    return np.stack([images.resize(d, size, "vtab") for d in drawn]), label(factors)
+
+
+def train(parts, config: Any, say=print):
+    """Trains a converted model on the stream.
+
+    Args:
+      parts: graph, variables and info of a model at `config.image_size`.
+      config: see configs/pretrain_sprites.py.
+      say: where a line per round goes.
+
+    Returns:
+      (the model with its source head, accuracy on `config.test` pictures that it was not trained on).
+    """
+    import jax
+
+    from vtabjax.data import sprites
+    from vtabjax.protocols import finetune
+    from vtabjax.protocols._finetune_artefact import with_head
+
+    settings = finetune.Settings(
+        learning_rates=(config.learning_rate,),
+        steps=(config.steps,),
+        batch_size=config.batch_size,
+        warmup=config.warmup,
+        seeds=(config.seed,),
+    )
+    parts = parts._replace(info={**parts.info, "mean": list(config.mean), "std": list(config.std)})
+    trainer = finetune.Trainer(
+        finetune.trunk(parts, settings), settings, classes=CLASSES, capacity=config.round, eval_batch=256
+    )
+    plan = finetune.plan(
+        settings, learning_rate=config.learning_rate, steps=config.steps, classes=CLASSES, seed=config.seed
+    )
+    state, step = trainer.start(), 0
+    while step < config.steps:
+        data = trainer.data(*pictures(step * config.batch_size, config.round, config.image_size))
+        for _ in range(0, config.round // config.batch_size, 64):
+            n = min(64, config.round // config.batch_size, config.steps - step)
+            state, losses, hits = trainer.advance(state, data, plan, n)
+            step += n
+            say(f"step {step}/{config.steps}: loss {losses.mean():.4f}, accuracy {hits.mean():.4f}")
+            if step >= config.steps:
+                break
+    total = int(np.prod(sprites.FACTOR_SIZES)) - _TASKS
+    images, labels = pictures(total - config.test, config.test, config.image_size)
+    accuracy = float(np.mean(trainer.predict(state, images, CLASSES) == labels))
+    state = jax.device_get(state)
+    model = with_head(
+        parts, {**state.trunk, **state.buffers}, state.head["weight"], state.head["bias"]
+    )  # fmt: skip
+    return model, accuracy
+
+
+def write(model, accuracy: float, config: Any, folder: Path) -> None:
+    """Writes weights.safetensors (float16) and source.json, from which the converters build the model."""
+    from safetensors.numpy import save_file
+
+    from vtabjax.model import to_state_dict
+
+    state = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in to_state_dict(model).items()}
+    source = {
+        "architecture": config.architecture,
+        "kwargs": {"num_classes": CLASSES},
+        "info": {
+            "weights": "vtabjax sprites_resnet (configs/pretrain_sprites.py)",
+            "input_size": [3, config.image_size, config.image_size],
+            "mean": list(config.mean),
+            "std": list(config.std),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "num_classes": CLASSES,
+            "license": "apache-2.0",
+            "method": "supervised",
+            "pretraining_data": "rendered sprites: shape x scale x coarse position",
+        },
+        "source_accuracy": round(accuracy, 4),
+        "config": config.to_dict(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "weights.safetensors", metadata={"format": "pt"})
+    (folder / "source.json").write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Converts the architecture in another process, trains it, writes the weights."""
+    from configs import pretrain_sprites
+    from vtabjax import model, specs
+
+    config = pretrain_sprites.get_config()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "sprites_resnet")
+    parser.add_argument("--steps", type=int, default=config.steps)
+    arguments = parser.parse_args()
+    config.steps = arguments.steps
+    spec = f"timm/{config.architecture}@random:{config.seed}"
+    with tempfile.TemporaryDirectory() as folder:
+        size = str(config.image_size)
+        command = [sys.executable, "-m", "converters", "convert", spec, "--input_size", size, "--out", folder]
+        subprocess.run(command, check=True)
+        parts = model.load_parts(Path(folder) / f"{specs.slug(spec)}-{size}")
+    trained, accuracy = train(parts, config, lambda line: print(line, flush=True))
+    write(trained, accuracy, config, arguments.out)
+    print(f"{accuracy:.4f} of {config.test} unseen pictures right -> {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Fine-tuning as a cell of a sweep: settings from a config, examples and weights in, an outcome and files out.
+
+A cell's files are in ``WORKDIR/finetune/<model>/<task>.<hash>/``: progress.json (and, in the middle of a run, a
+checkpoint), curves.jsonl, and with ``finetune.save`` the fine-tuned models, ``seed0`` and so on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from vtabjax import files, model, results, specs, tasks
+from vtabjax.protocols import _finetune_artefact, finetune
+
+if TYPE_CHECKING:
+    from vtabjax.cells import Outcome
+    from vtabjax.data import Examples
+    from vtabjax.inputs import Converted, Inputs
+
+# The training examples of VTAB-1k: every task of a run shares a program that has room for so many.
+_CAPACITY = 1000
+_FIELDS = {f.name: f.default for f in dataclasses.fields(finetune.Settings)}
+
+# What is compiled for a model goes when the model goes.
+_trainers: weakref.WeakKeyDictionary[Converted, dict[Any, finetune.Trainer]] = weakref.WeakKeyDictionary()
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """The settings of a config that change a cell's numbers.
+
+    Raises:
+      ValueError: a field that makes no sense: its name, its value, the way out.
+    """
+    if config.suite == "vtab_full":
+        raise ValueError(
+            "configs/finetune.py:vtab_full: fine-tuning is for the 1,000 examples of VTAB-1k, which stay on the "
+            "device; choose the suite vtab or mini"
+        )
+    given = config.finetune
+    values: dict[str, Any] = {"dtype": config.dtype}
+    for name, default in _FIELDS.items():
+        if name == "dtype":
+            continue
+        if isinstance(default, tuple):
+            values[name] = _numbers(f"config.finetune.{name}", given[name], type(default[0]))
+        else:
+            values[name] = type(default)(given[name])
+    try:
+        checked = finetune.Settings(**values)
+    except ValueError as e:
+        raise ValueError(f"config.{e}") from e
+    return {
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(checked).items()},
+        "splits": ["train800", "val200", "test"],
+        "save": bool(given.save),
+    }
+
+
+def _numbers(field: str, text: str, kind: type) -> tuple:
+    try:
+        return tuple(kind(item) for item in specs.split_list(text))
+    except ValueError as e:
+        raise ValueError(
+            f"{field}={text!r}: {e}; give numbers separated by commas, such as {kind(1)!r},{kind(2)!r}"
+        ) from e
+
+
+def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+    """Runs the protocol on one (model, task).
+
+    Raises:
+      finetune.DivergedError: there was no grid point at which training did not diverge.
+    """
+    from vtabjax.cells import Outcome
+
+    own = finetune.Settings(
+        **{k: tuple(settings[k]) if isinstance(v, tuple) else settings[k] for k, v in _FIELDS.items()}
+    )
+    task, converted = tasks.get(inputs.task), inputs.model
+    hash8 = results.config_hash(settings)[:8]
+    relative = Path("finetune", specs.slug(converted.spec), f"{results.file_name(inputs.task)}.{hash8}")
+    folder = converted.run.workdir / relative
+    with finetune.terminations() as stop:
+        if own.scope == "all":
+            train, val = ((e.images, e.labels) for e in map(inputs.examples, ("train800", "val200")))
+            test = _Ahead(inputs)
+        else:
+            train, val = (inputs.split(name)[:2] for name in ("train800", "val200"))
+
+            def test():
+                return inputs.split("test")[:2]
+
+        with inputs.stages("load"):
+            trainer = _trainer(converted, own, task, capacity=max(_CAPACITY, len(train[1]) + len(val[1])))
+        journal = finetune.Journal(
+            folder,
+            {
+                "settings": dict(settings),
+                "weights": converted.info["weight_hash"],
+                "graph": converted.info["graph_hash"],
+                "data": dict(inputs.fingerprints),
+            },
+            stop,
+        )
+        saved: list[str] = []
+
+        def keep(seed: int, state: finetune.State) -> None:
+            _save(converted.parts, state, task, folder / f"seed{seed}", inputs, own)
+
+        if settings["save"]:
+            saved = [str(relative / f"seed{seed}") for seed in own.seeds]
+        found = finetune.evaluate(
+            trainer,
+            train,
+            val,
+            test,
+            classes=task.num_classes,
+            journal=journal,
+            keep=keep if settings["save"] else None,
+            label=f"{converted.spec} {inputs.task}",
+        )
+    if jax.process_index() == 0:
+        files.write_text(folder / "curves.jsonl", "".join(json.dumps(p) + "\n" for p in found.curves))
+    return Outcome(
+        {"accuracy": found.accuracy, "val_accuracy": found.val_accuracy},
+        found.correct,
+        {
+            "learning_rate": found.learning_rate,
+            "steps": found.steps,
+            "grid": [p._asdict() for p in found.grid],
+            "seeds": [{k: v for k, v in f._asdict().items() if k != "correct"} for f in found.finals],
+            "micro_batch": trainer.micro_batch,
+            "curves": str(relative / "curves.jsonl"),
+            **({"models": saved} if saved else {}),
+        },
+        _notes(own, trainer),
+    )
+
+
+def _notes(own: finetune.Settings, trainer: finetune.Trainer) -> dict[str, str]:
+    wanted = own.micro_batch or own.batch_size
+    if trainer.micro_batch == wanted:
+        return {}
+    return {
+        "micro_batch": f"out of memory with {wanted} examples at once: went on with {trainer.micro_batch}, and batch "
+        "statistics are those of each micro-batch"
+    }
+
+
+def _trainer(
+    converted: Converted, own: finetune.Settings, task: tasks.Task, capacity: int
+) -> finetune.Trainer:
+    """The model's trainer, compiled once for all of its tasks."""
+    run = converted.run
+    made = _trainers.setdefault(converted, {})
+    key = (own, _head_width(task), capacity)
+    if key not in made:
+        if own.scope == "all":
+            below = finetune.trunk(converted.parts, own)
+        else:
+            below = finetune.frozen(converted.info["num_features"], own)
+        made[key] = finetune.Trainer(
+            below, own, classes=key[1], capacity=capacity, mesh=run.mesh, eval_batch=run.batch_size
+        )
+    return made[key]
+
+
+def _head_width(task: tasks.Task) -> int:
+    """As wide as the widest task that may share a run, so that all of them share a program."""
+    if task.name in tasks.EMBEDDED:
+        return max(tasks.get(name).num_classes for name in tasks.EMBEDDED)
+    return max(task.num_classes, *(tasks.get(name).num_classes for name in tasks.VTAB))
+
+
+def _save(
+    parts: model.Parts,
+    state: finetune.State,
+    task: tasks.Task,
+    path: Path,
+    inputs: Inputs,
+    own: finetune.Settings,
+) -> None:
+    """Writes a fine-tuned model as an artefact, its head cut to the task's classes."""
+    if jax.process_index() > 0:
+        return
+    state = jax.device_get(state)
+    trained = {**state.trunk, **state.buffers}
+    head = (np.asarray(state.head[k])[: task.num_classes] for k in ("weight", "bias"))
+    info = {
+        "finetuned": {"task": inputs.task, "settings": dataclasses.asdict(own)},
+        "pretrained_weight_hash": parts.info["weight_hash"],
+        "parity": None,
+    }
+    model.save(path, *_finetune_artefact.with_head(parts, trained, *head, info))
+
+
+class _Ahead:
+    """The test examples, decoded by a thread while the grid is trained."""
+
+    def __init__(self, inputs: Inputs):
+        self._inputs = inputs
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, name="test examples", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            self._examples()
+        except BaseException as e:  # raised again where the examples are used
+            self._error = e
+
+    def _examples(self) -> Examples:
+        given = self._inputs
+        return given.model.run.examples(given.task, "test", given.model.info["input_size"][1])
+
+    def __call__(self) -> tuple[np.ndarray, np.ndarray]:
+        with self._inputs.stages("data"):
+            self._thread.join()
+            if self._error is not None:
+                raise self._error
+        found = self._inputs.examples("test")  # remembered by the run; this charges and records it
+        return found.images, found.labels
