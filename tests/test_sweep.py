@@ -460,3 +460,36 @@ def test_all_protocols_on_one_pass(config, converters, extractions, tmp_path, ca
     assert table.loc[("linear", "tiny/a"), "n_examples"] == 797
     out = capsys.readouterr().out
     assert "not applicable or undefined" in out
+
+
+def test_what_a_protocol_gets(config, converters, tmp_path, monkeypatch, capsys):
+    """The hooks that training needs: images, parameters, one trainer per model, a folder, a word in between."""
+    made, folders = [], set()
+
+    def run(given, settings):
+        examples = given.examples("val200")
+        trainer = given.model.once("trainer", lambda: made.append(given.model.spec) or len(made))
+        given.folder.mkdir(parents=True)
+        folders.add(given.folder)
+        with given.stages("train"):
+            given.say(f"training {given.task}")
+        assert examples.images.shape == (200, 16, 16, 3) and given.model.parts.variables["w"].shape == (
+            24,
+            48,
+        )
+        return cells.Outcome({"accuracy": 0.5}, examples.labels == 1, {"learning_rate": 0.1 * trainer})
+
+    monkeypatch.setitem(cells.PROTOCOLS, "train", cells.Protocol(lambda _: {"splits": ["val200"]}, run))
+    config.protocol, config.tasks = "train", "digits,sprites_location"
+    assert sweep.run(config, tmp_path) == 0
+    assert made == ["tiny/a", "tiny/b"] and len(folders) == 4
+    assert all(tmp_path / "cells" / "train" in folder.parents for folder in folders)
+    assert "training sprites_location" in capsys.readouterr().err
+    table = results.collect(tmp_path)
+    assert "seconds.train" in table and set(table["chosen.learning_rate"]) == {0.1, 0.2}
+
+
+def test_a_protocol_with_another_protocols_config(config, tmp_path):
+    config.protocol = "linear"
+    with pytest.raises(plan.UsageError, match="config.protocol='linear' needs fields .*configs/linear.py"):
+        sweep.run(config, tmp_path)

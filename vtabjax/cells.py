@@ -171,9 +171,25 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
+def _finetune_settings(config: Any) -> dict[str, Any]:
+    from vtabjax.protocols import finetune
+
+    return finetune.cell_settings(config)
+
+
+def _finetune(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+    from vtabjax.protocols import finetune
+
+    return finetune.run_cell(inputs, settings)
+
+
 # To add a protocol: a function from config to settings, one from inputs to an outcome, a line here, a config.
+# What it gets: inputs.examples(split) (images, labels, ids), inputs.split(split) (features, labels, logits),
+# inputs.model.parts, inputs.model.once(key, make) for what serves all tasks of a model, inputs.mesh,
+# inputs.folder for checkpoints, inputs.stages(name) to time, inputs.say(text) to tell.
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(_knn_settings, _knn),
     "linear": Protocol(_linear_settings, _linear),
     "transferability": Protocol(_transferability_settings, _transferability),
+    "finetune": Protocol(_finetune_settings, _finetune),
 }

@@ -43,7 +43,14 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file atomically, over one that may be there."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        _write(temporary, text)
+
+
+def _write(path: Path, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())  # or a power cut may leave a name with nothing in it
 
 
 def create_text(path: str | os.PathLike, text: str) -> bool:
@@ -52,7 +59,7 @@ def create_text(path: str | os.PathLike, text: str) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        _write(temporary, text)
         try:
             os.link(temporary, path)
         except FileExistsError:

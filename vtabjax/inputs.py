@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from vtabjax import artefacts, tasks
+from vtabjax.results import Cell
 
 if TYPE_CHECKING:
     import jax
@@ -77,6 +78,13 @@ class Converted:
     def __init__(self, spec: str, path: Path, run: Run):
         self.spec, self.path, self.run = spec, Path(path), run
         self.info = artefacts.read_info(path)
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """``make()`` at the first call with `key`, its result afterwards: a trainer that serves all tasks."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @functools.cached_property
     def parts(self) -> model.Parts:
@@ -113,16 +121,28 @@ class Inputs:
     """The inputs of one cell.
 
     Attributes:
-      task: the task's name.
-      settings: the cell's settings.
+      cell: the cell; `task` and `settings` are its own.
       model: the converted model; `model.parts` for protocols that train it.
       stages: the cell's clock.
+      say: writes a line about long work.
       fingerprints: of the splits that were used, for the record.
     """
 
-    def __init__(self, task: str, settings: Mapping[str, Any], converted: Converted, stages: Stages):
-        self.task, self.settings, self.model, self.stages = task, settings, converted, stages
+    def __init__(
+        self,
+        cell: Cell,
+        converted: Converted,
+        stages: Stages,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        self.cell, self.task, self.settings = cell, cell.task, cell.settings
+        self.model, self.stages, self.say = converted, stages, say
         self.fingerprints: dict[str, str] = {}
+
+    @property
+    def folder(self) -> Path:
+        """A place for the cell's own files (checkpoints, learning curves), not made yet: it survives restarts."""
+        return self.cell.scratch(self.model.run.workdir)
 
     @property
     def mesh(self) -> jax.sharding.Mesh:

@@ -79,6 +79,11 @@ def _settings(config: Any) -> dict[str, Any]:
         own = cells.PROTOCOLS[config.protocol].settings(config)
     except ValueError as e:
         raise UsageError(str(e)) from e
+    except (AttributeError, KeyError) as e:  # the fields of another protocol's config
+        raise UsageError(
+            f"config.protocol={config.protocol!r} needs fields that this config lacks; "
+            f"use --config=configs/{config.protocol}.py"
+        ) from e
     return {**own, "image_size": size, "resize": config.resize, "dtype": config.dtype}
 
 

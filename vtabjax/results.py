@@ -68,6 +68,11 @@ class Cell:
         """The file that says why the cell failed, if it did."""
         return self.folder(workdir) / f"{file_name(self.task)}.{self.hash[:8]}.error.json"
 
+    def scratch(self, workdir: str | Path) -> Path:
+        """A folder for what a protocol keeps while it works (checkpoints) or beside the result (curves)."""
+        name = f"{file_name(self.task)}.{self.hash[:8]}"
+        return Path(workdir) / "cells" / self.protocol / _slug(self.model) / name
+
     def __str__(self) -> str:
         return f"{self.protocol} {self.model} {self.task}"
 

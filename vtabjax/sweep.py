@@ -215,7 +215,7 @@ def _run_cell(
 ) -> None:
     from vtabjax import parallel
 
-    given = inputs.Inputs(cell.task, cell.settings, converted, stages)
+    given = inputs.Inputs(cell, converted, stages, progress.say)
     with stages(cell.protocol):
         outcome = cells.PROTOCOLS[cell.protocol].run(given, cell.settings)
     info = converted.info
