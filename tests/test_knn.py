@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from vtabjax.protocols import _nearest, knn
+from vtabjax.parallel import data_mesh
+from vtabjax.protocols import _bounds, _nearest, knn
 
 
 def by_hand(x, k, metric="euclidean", groups=None, queries=None):
@@ -123,27 +124,64 @@ def test_undecided_rows_get_a_second_look(monkeypatch):
     """Forty examples within float32's error of each other: the proposals cannot contain all candidates."""
     rng = np.random.default_rng(3)
     x = np.r_[1 + 1e-7 * rng.normal(size=(40, 16)), rng.normal(size=(60, 16))]
-    rows = []
-    original = _nearest._candidates64
-    monkeypatch.setattr(_nearest, "_candidates64", lambda *a: (rows.extend(a[3].tolist()), original(*a))[1])
+    looks = []
+    original = _nearest._candidates
+    monkeypatch.setattr(_nearest, "_candidates", lambda *a: (looks.append((a[-1], a[3])), original(*a))[1])
     found = knn.leave_one_out(x, np.zeros(100, int), k=2)
     np.testing.assert_array_equal(found.neighbours, by_hand(x, 2)[0])
-    assert set(rows) >= set(range(40))
+    seen = {dtype: set(rows.tolist()) for dtype, rows in looks}
+    assert seen[np.float32] >= set(range(40)) and seen[np.float64] >= set(range(40))
 
 
 def test_lower_bounds_are_lower_bounds():
     """The proven error bound holds, and is not so wide that it would prove nothing."""
     rng = np.random.default_rng(4)
     x = (rng.normal(size=(64, 512)) + 5).astype(np.float32)
-    space = _nearest._Space(x, None, "euclidean")
+    space = _bounds.Space(x, None, "euclidean")
     g = 1.01 * (512 + 64) * 2.0**-24
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    rows, norms = _nearest._block(space, x, 0, np.arange(64), 64, g, sharding)
-    bounds = np.asarray(_nearest._bounds(rows, rows, False), np.float64)
+    rows, norms = _bounds._block(space, x, 0, np.arange(64), 64, sharding)
+    rows = rows._replace(norm=rows.norm * np.float32(1 - g))
+    bounds = np.asarray(_bounds._bounds(rows, rows, False), np.float64)
     exact = np.stack([((space.exact(x) - row) ** 2).sum(1) for row in space.exact(x)])
     slack = 2 * g * (norms[:, None] + norms)
     assert (bounds <= exact).all() and (exact <= bounds + slack).all()
     assert slack.max() < 1e-3 * np.median(exact)
+
+
+@pytest.mark.parametrize("kind", ["normal", "pixels", "close"])
+def test_bfloat16_proposals_change_nothing(kind, monkeypatch):
+    """On every machine, whatever its processor: the bounds are as true where the products are slow."""
+    rng = np.random.default_rng(6)
+    x = {
+        "normal": rng.normal(size=(500, 64)),
+        "pixels": rng.integers(0, 3, size=(500, 8)),
+        "close": 1 + 1e-3 * rng.normal(size=(500, 64)) + 3 * rng.normal(size=(2, 64))[np.arange(500) % 2],
+    }[kind].astype(np.float32)
+    tried = []
+    original = _bounds._to_bfloat16
+    monkeypatch.setattr(_bounds, "_to_bfloat16", lambda v: (tried.append(len(v)), original(v))[1])
+    monkeypatch.setattr(_nearest, "LARGE", 400)
+    monkeypatch.setattr(_nearest, "has_fast_bfloat16", lambda device: True)
+    one = data_mesh(jax.devices()[:1])
+    found = knn.leave_one_out(x, np.zeros(500, int), k=2, block=128, mesh=one)
+    assert tried
+    expected, tied = by_hand(x, 2)
+    np.testing.assert_array_equal(found.neighbours, expected)
+    assert found.n_tied == tied.sum()
+
+
+def test_groups_of_columns_keep_every_bound():
+    rng = np.random.default_rng(7)
+    d = rng.integers(0, 50, size=(40, 64)).astype(np.float32)
+    for axis in (0, 1):
+        n = d.shape[axis]
+        first, who, rest = (np.asarray(v) for v in _bounds._finalists(d, np.arange(n) + 100, axis))
+        kept = np.sort(np.take_along_axis(d, who - 100, axis), axis)
+        np.testing.assert_array_equal(kept, np.sort(first, axis))
+        m = d.copy()
+        np.put_along_axis(m, who - 100, np.inf, axis)
+        np.testing.assert_array_equal(m.min(axis), rest)
 
 
 @pytest.mark.parametrize("block", [8, 30, 64, 4096])
