@@ -493,3 +493,21 @@ def test_a_protocol_with_another_protocols_config(config, tmp_path):
     config.protocol = "linear"
     with pytest.raises(plan.UsageError, match="config.protocol='linear' needs fields .*configs/linear.py"):
         sweep.run(config, tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["model.json", "graph.json"])
+def test_damaged_artefact(config, converters, tmp_path, damaged):
+    config.models = "tiny/a"
+    assert sweep.run(config, tmp_path) == 0
+    path = tmp_path / "models" / "tiny--a-16" / damaged
+    whole = path.read_text()
+    path.write_text("{") if damaged == "model.json" else path.unlink()
+    config.k = 2
+    assert sweep.run(config, tmp_path) == 1
+    ((_, record),) = results.errors(tmp_path)
+    assert record["stage"] == "load"
+    assert "tiny--a-16 is not a complete converted model" in record["message"]
+    assert "remove the folder and run again" in record["message"]
+    path.write_text(whole)
+    config.retry_failed = True
+    assert sweep.run(config, tmp_path) == 0

@@ -190,24 +190,34 @@ def _run_model(
             if path is None:
                 path, converting = conversions.result(model)
         with stages("load"):
-            converted = inputs.Converted(model, path, shared)
+            converted = _open(model, path, shared)
     except Exception as e:
         for cell in todo:
             _fail(cell, stages.failed or "convert", e, workdir, progress)
         return
     for cell in todo:
-        if results.find(cell, workdir) is not None:  # another worker was faster
-            progress.step(f"{cell}: done by another worker")
-            continue
         progress.doing(str(cell))
         stages = inputs.Stages()
         if converting:
             stages.seconds["convert"] = converting  # charged to the model's first cell
         try:
+            if results.find(cell, workdir) is not None:  # another worker was faster
+                progress.step(f"{cell}: done by another worker")
+                continue
             _run_cell(cell, converted, stages, workdir, progress)
             converting = 0.0
         except Exception as e:
             _fail(cell, stages.failed or cell.protocol, e, workdir, progress)
+
+
+def _open(model: str, path: Path, shared: inputs.Run) -> inputs.Converted:
+    try:
+        return inputs.Converted(model, path, shared)
+    except (OSError, ValueError) as e:
+        raise ValueError(
+            f"{path} is not a complete converted model ({e}); remove the folder and run again with "
+            "--config.retry_failed=true"
+        ) from e
 
 
 def _run_cell(
