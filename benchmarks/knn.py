@@ -4,9 +4,10 @@
     python benchmarks/knn.py --out=benchmarks/results/knn.json
 
 All three run in one process on the same cores, in turn; times are medians over --repeats. faiss is its exact
-IndexFlatL2, adding included, asked for two neighbours (an example finds itself); scikit-learn is brute force. "normal"
-features are independent Gaussians, the hardest case for float32; "rectified" ones are non-negative and correlated. CPU time (of all threads) is reported beside the
-time that passed, since other work on the machine disturbs it less.
+IndexFlatL2, adding included, asked for two neighbours (an example finds itself); scikit-learn is brute force.
+"normal" features are independent Gaussians, the hardest case for reduced precision; "rectified" ones are non-negative
+and correlated. CPU time (of all threads) is reported beside the time that passed, since other work on the machine
+disturbs it less.
 
     python benchmarks/knn.py --memory --n=100000
 
