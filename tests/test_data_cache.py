@@ -100,6 +100,8 @@ def test_a_damaged_array_is_built_again(cached, array_file, damage, caplog):
         images, content = _fetch(cached)
     np.testing.assert_array_equal(images, IMAGES)
     assert "is built again" in caplog.text and str(array_file) in caplog.text
+    if damage in (_truncate, _empty):
+        assert "bytes instead of" in caplog.text
     np.testing.assert_array_equal(_fetch(cached, _never)[0], IMAGES)
 
 
@@ -110,6 +112,13 @@ def test_a_damaged_description_is_built_again(cached, array_file, text, caplog):
     array_file.with_suffix(".json").write_text(text)
     np.testing.assert_array_equal(_fetch(cached)[0], IMAGES)
     assert "is built again" in caplog.text
+
+
+def test_a_file_of_other_settings_is_not_used(cached, array_file, caplog):
+    description = array_file.with_suffix(".json")
+    description.write_text(description.read_text().replace(KEY, KEY[:16] + "f" * 48))  # the same name
+    assert _fetch(cached)[1] == {"labels": list(range(10))}
+    assert "belongs to other settings" in caplog.text
 
 
 def test_a_missing_description_is_an_interrupted_run(cached, array_file, caplog):

@@ -120,6 +120,10 @@ def test_pictures_are_turned_upright_and_made_rgb(tmp_path):
 def test_symbolic_links_and_home(pictures, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(pictures)
     assert _load(tmp_path / "link", "test").ids == _load(pictures, "test").ids
+    for cls in ("cat", "dog"):  # classes put together from folders elsewhere
+        (tmp_path / "linked" / cls).mkdir(parents=True)
+        (tmp_path / "linked" / cls / "part").symlink_to(pictures / cls)
+    assert sum(tasks.get(f"folder:{tmp_path}/linked").sizes.values()) == 75
     monkeypatch.setenv("HOME", str(tmp_path))
     assert tasks.get("folder:~/pictures").name == f"folder:{pictures}"
     monkeypatch.chdir(tmp_path)

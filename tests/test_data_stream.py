@@ -66,6 +66,13 @@ def test_the_last_batch_is_kept_and_masked():
     assert (first.labels.dtype, first.images.dtype) == (np.int32, np.uint8)
 
 
+def test_number_of_batches():
+    # Of 40 examples the largest of three shares has 14.
+    assert streaming.num_batches(40, 14, count=3) == 1 and streaming.num_batches(40, 13, count=3) == 2
+    assert streaming.num_batches(40, 50, epochs=2) == 2 and streaming.num_batches(40, 40, epochs=2) == 2
+    assert [len(streaming.share(40, p, 3)) for p in range(3)] == [13, 13, 14]
+
+
 def test_more_processes_than_examples_get_as_many_batches():
     n = [len(list(_stream("digits", "val200", batch_size=2, process=p, count=150))) for p in (0, 1, 149)]
     assert n == [1, 1, 1]

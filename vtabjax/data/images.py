@@ -56,12 +56,12 @@ def _legacy_axis(image: np.ndarray, size: int, axis: int) -> np.ndarray:
     position = np.arange(size, dtype=np.float32) * (np.float32(length) / np.float32(size))
     low = np.floor(position).astype(np.int64)
     weight = (position - low).astype(np.float32)
-    low = np.minimum(low, length - 1)
-    high = np.minimum(low + 1, length - 1)
     shape = [1] * image.ndim
     shape[axis] = size
-    lower = np.take(image, low, axis, mode="clip").astype(np.float32)  # "clip" skips a check of every index
-    difference = np.take(image, high, axis, mode="clip").astype(np.float32)
+    lower = np.take(image, low, axis, mode="clip").astype(np.float32)
+    difference = np.take(image, low + 1, axis, mode="clip").astype(
+        np.float32
+    )  # the edge is its own neighbour
     difference -= lower
     difference *= weight.reshape(shape)
     difference += lower
