@@ -13,10 +13,7 @@ from pathlib import Path
 
 import torch
 
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
+_ARGUMENTS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _library = None  # torch drops the declarations together with this object
 
 
@@ -35,6 +32,8 @@ def _loads_own_operators() -> bool:
 
 
 if "torchvision" not in sys.modules and not _loads_own_operators():
-    _library = torch.library.Library("torchvision", "DEF")
-    for schema in _SCHEMAS:
-        _library.define(schema)
+    # A fragment, and only what is missing: the importing program may have helped itself already.
+    _library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            _library.define(name + _ARGUMENTS)
