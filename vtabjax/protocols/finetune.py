@@ -322,12 +322,18 @@ def _curve(name: str, fitted: _Fitted, rate: float, steps: int, settings: Settin
         {
             "run": name,
             "step": int(b),
-            "learning_rate": float(schedule(b - 1, rate, boundaries, settings.warmup, settings.decay_factor)),
+            "learning_rate": _rounded(
+                schedule(b - 1, rate, boundaries, settings.warmup, settings.decay_factor)
+            ),
             "loss": float(np.mean(fitted.losses[a:b])),
             "accuracy": float(np.mean(fitted.hits[a:b])),
         }
         for a, b in itertools.pairwise(ends)
     ]
+
+
+def _rounded(rate) -> float:
+    return float(f"{float(rate):.6g}")  # 0.1, not float32's 0.10000000149
 
 
 class _Once:
@@ -378,11 +384,13 @@ class _Meter:
 
     def skip(self, n: int) -> None:
         """Steps that were taken before or need not be taken; they do not count for the rate."""
-        self._bar.initial += n
-        self._bar.n += n
+        if not self._bar.disable:
+            self._bar.initial += n
+            self._bar.n += n
 
     def expect(self, more: int) -> None:
-        self._bar.total += more
+        if not self._bar.disable:
+            self._bar.total += more
 
     def say(self, text: str) -> None:
         if not self._bar.disable:

@@ -1,0 +1,236 @@
+"""Fine-tuning as a cell of a sweep, and the fine-tuned model as an artefact."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from finetune_models import SIZE, conv_parts, examples
+from safetensors.torch import load_file
+
+import converters
+from configs import finetune as config_file
+from converters import __main__ as command_line
+from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
+from vtabjax import cells, model, results, sweep
+from vtabjax.protocols import _finetune_artefact, _finetune_cell, finetune
+
+# isort: split
+import timm
+
+
+@pytest.fixture
+def config(converters, monkeypatch):
+    """configs/finetune.py, shrunk, with the protocol known to the sweep."""
+    protocol = cells.Protocol(_finetune_cell.settings, _finetune_cell.run)
+    monkeypatch.setitem(cells.PROTOCOLS, "finetune", protocol)
+    c = config_file.get_config("mini")
+    c.models, c.tasks, c.image_size = "tiny/a", "digits", 16
+    c.finetune.steps, c.finetune.seeds = "4,25", "0,1,2"
+    return c
+
+
+def only(workdir, task="digits"):
+    ((path, record),) = [(p, r) for p, r in results.records(workdir, "finetune") if r["task"] == task]
+    return record
+
+
+def test_a_cell_and_its_files(config, tmp_path):
+    assert sweep.run(config, tmp_path) == 0
+    record = only(tmp_path)
+    correct = results.unpack(record["correct"])
+    assert len(correct) == 797 and record["metrics"]["accuracy"] == correct.mean() > 0.5
+    chosen = record["chosen"]
+    assert len(chosen["grid"]) == 4 and len(chosen["seeds"]) == 3
+    assert {p["learning_rate"] for p in chosen["grid"]} == {0.1, 0.01} and chosen["micro_batch"] == 32
+    assert record["metrics"]["accuracy"] == sorted(s["accuracy"] for s in chosen["seeds"])[1]
+    assert record["metrics"]["val_accuracy"] == max(p["val_accuracy"] for p in chosen["grid"])
+    assert set(record["data"]) == {"train800", "val200", "test"} and "models" not in chosen
+    curves = [json.loads(line) for line in (tmp_path / chosen["curves"]).read_text().splitlines()]
+    assert len({p["run"] for p in curves}) == 4 + 3
+    assert set(curves[0]) == {"run", "step", "learning_rate", "loss", "accuracy"}
+    # Everything is done: another run does nothing, other settings make another cell.
+    before = results.collect(tmp_path)
+    assert sweep.run(config, tmp_path) == 0
+    assert results.collect(tmp_path).equals(before)
+    config.finetune.seeds = "1"
+    assert sweep.run(config, tmp_path) == 0
+    assert len(results.collect(tmp_path)) == 2
+
+
+def test_head_only_is_a_linear_model_on_the_features(config, tmp_path):
+    config.finetune.scope = "head"
+    assert sweep.run(config, tmp_path) == 0
+    assert only(tmp_path)["metrics"]["accuracy"] > 0.5
+    assert list((tmp_path / "features").iterdir())  # the features that other protocols use
+
+
+def test_one_program_for_all_tasks_of_a_model(config, tmp_path, monkeypatch):
+    config.tasks = "digits,sprites_location,sprites_orientation"
+    config.finetune.steps, config.finetune.seeds = "2", "0"
+    made, run = [], _finetune_cell._trainer
+
+    def remember(*arguments, **options):
+        made.append(run(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(_finetune_cell, "_trainer", remember)
+    assert sweep.run(config, tmp_path) == 0
+    assert len(made) == 3 and len(set(map(id, made))) == 1 and made[0].traces == 1
+
+
+def test_saved_models_open(config, tmp_path):
+    config.models, config.finetune.save, config.finetune.seeds = "tiny/head", True, "0,1"
+    assert sweep.run(config, tmp_path) == 0
+    record = only(tmp_path)
+    assert len(record["chosen"]["models"]) == 2
+    # The accuracy that was recorded is that of the artefact.
+    from vtabjax import data
+
+    given = data.load("digits", "test", image_size=16)
+    accuracies = []
+    for path in record["chosen"]["models"]:
+        opened = model.load(tmp_path / path)
+        assert opened.info["num_classes"] == 10 and opened.info["finetuned"]["task"] == "digits"
+        logits = opened.outputs(given.images[:797].astype(np.float32) / 255)["logits"]
+        assert logits.shape == (797, 10)
+        accuracies.append(float(np.mean(np.argmax(logits, 1) == given.labels)))
+    wanted = [seed["accuracy"] for seed in record["chosen"]["seeds"]]
+    np.testing.assert_allclose(accuracies, wanted, atol=2 / 797)  # an example may sit on the fence
+
+
+def test_out_of_memory_is_told(config, tmp_path, monkeypatch):
+    import jax
+
+    advance = finetune.Trainer.advance
+
+    def small(self, *arguments):
+        if self.micro_batch > 8:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(finetune.Trainer, "advance", small)
+    config.finetune.steps, config.finetune.seeds = "3", "0"
+    assert sweep.run(config, tmp_path) == 0
+    record = only(tmp_path)
+    assert record["chosen"]["micro_batch"] == 8
+    assert "out of memory with 32" in record["notes"]["micro_batch"]
+
+
+def test_a_broken_test_split_is_told(config, tmp_path, monkeypatch):
+    from vtabjax import data
+
+    load = data.load
+
+    def broken(task, split, **options):
+        if split == "test":
+            raise data.BrokenImageError("task digits, split test: 1 image cannot be decoded")
+        return load(task, split, **options)
+
+    monkeypatch.setattr(data, "load", broken)
+    config.finetune.steps, config.finetune.seeds = "2", "0"
+    assert sweep.run(config, tmp_path) == 1
+    ((_, record),) = results.errors(tmp_path)
+    assert "cannot be decoded" in record["message"] and record["stage"] == "data"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("learning_rates", "0.1;0.2", "config.finetune.learning_rates='0.1;0.2'"),
+        ("learning_rates", "", "config.finetune.learning_rates"),
+        ("steps", "10,2.5", "config.finetune.steps='10,2.5'"),
+        ("batch_size", 0, "config.finetune.batch_size=0"),
+        ("micro_batch", 5, "config.finetune.micro_batch=5"),
+        ("scope", "trunk", "all or head"),
+        ("sampling", "shuffle", "epoch or replacement"),
+    ],
+)
+def test_bad_settings_are_told_before_anything_runs(config, tmp_path, field, value, message):
+    config.finetune[field] = value
+    with pytest.raises(sweep.UsageError, match=message.replace("'", ".")):
+        sweep.run(config, tmp_path)
+    assert not (tmp_path / "models").exists()
+
+
+def test_full_training_sets_are_refused(config, tmp_path):
+    config.suite = "vtab_full"
+    with pytest.raises(sweep.UsageError, match="vtab or mini"):
+        sweep.run(config, tmp_path)
+
+
+def test_the_suite_vtab_is_the_published_sweep():
+    chosen = _finetune_cell.settings(config_file.get_config("vtab"))
+    defaults = finetune.Settings()
+    for name in ("learning_rates", "steps", "decay_at", "seeds"):
+        assert chosen[name] == list(getattr(defaults, name)), name
+    for name in (
+        "batch_size",
+        "momentum",
+        "decay_factor",
+        "warmup",
+        "sampling",
+        "scope",
+        "micro_batch",
+        "remat",
+    ):
+        assert chosen[name] == getattr(defaults, name), name
+
+
+# The artefact.
+
+
+def trained(parts, classes=4):
+    """A model after a few steps on random pictures: (trainer, state, artefact)."""
+    import jax
+
+    own = finetune.Settings(learning_rates=(0.05,), steps=(3,), batch_size=8)
+    made = finetune.Trainer(finetune.trunk(parts, own), own, classes=classes, capacity=20, eval_batch=8)
+    channels, height, width = parts.graph.input_size
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, height, width, channels), dtype=np.uint8)
+    run = finetune.plan(own, learning_rate=0.05, steps=3, classes=classes, seed=0)
+    state, _, _ = made.advance(
+        made.start(), made.data(images, (np.arange(20) % classes).astype(np.int32)), run, 3
+    )
+    values = jax.device_get(state)
+    artefact = _finetune_artefact.with_head(
+        parts, {**values.trunk, **values.buffers}, values.head["weight"], values.head["bias"]
+    )
+    return made, state, artefact, images
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [("test_resnet", 32, {}), ("test_vit", 32, {"img_size": 32}), ("test_convnext", 32, {})],
+)
+def test_pytorch_loads_the_fine_tuned_model(name, size, options, tmp_path):
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=7, **options)
+    graph, variables = converters.from_torch(module, (3, size, size))
+    info = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, size, size], "spec": f"timm/{name}@random"}
+    made, state, artefact, images = trained(model.Parts(graph, variables, info))
+    model.save(tmp_path / "tuned", *artefact)
+    assert command_line.main(["export", str(tmp_path / "tuned"), str(tmp_path / "tuned.safetensors")]) == 0
+    again = timm.create_model(name, num_classes=4, **options).eval()
+    again.load_state_dict(load_file(tmp_path / "tuned.safetensors"), strict=True)
+    with torch.no_grad():
+        logits = again(torch.from_numpy((images / 255 - 0.5) / 0.5).float().permute(0, 3, 1, 2)).numpy()
+    ours = model.load(tmp_path / "tuned").outputs(images.astype(np.float32) / 255)["logits"]
+    np.testing.assert_allclose(ours, logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(made.predict(state, images, 4), logits.argmax(1))
+
+
+def test_a_head_where_there_was_none():
+    parts = conv_parts()
+    outputs = {"features": parts.graph.outputs["features"]}
+    import dataclasses
+
+    parts = parts._replace(graph=dataclasses.replace(parts.graph, outputs=outputs))
+    assert _finetune_artefact.classifier(parts.graph) is None
+    weight, bias = np.ones((4, 6), np.float32), np.arange(4, dtype=np.float32)
+    made = _finetune_artefact.with_head(parts, {}, weight, bias)
+    images = examples(5, 3)[0].astype(np.float32) / 255
+    got = model.Model(*made).outputs(images)
+    np.testing.assert_allclose(got["logits"], np.asarray(got["features"]) @ weight.T + bias, rtol=1e-4)
+    assert made.info["num_classes"] == 4 and images.shape[1] == SIZE
