@@ -12,7 +12,7 @@ import converters
 from configs import finetune as config_file
 from converters import __main__ as command_line
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
-from vtabjax import cells, model, results, sweep
+from vtabjax import model, results, sweep
 from vtabjax.protocols import _finetune_artefact, _finetune_cell, finetune
 
 # isort: split
@@ -20,10 +20,8 @@ import timm
 
 
 @pytest.fixture
-def config(converters, monkeypatch):
-    """configs/finetune.py, shrunk, with the protocol known to the sweep."""
-    protocol = cells.Protocol(_finetune_cell.settings, _finetune_cell.run)
-    monkeypatch.setitem(cells.PROTOCOLS, "finetune", protocol)
+def config(converters):
+    """configs/finetune.py, shrunk."""
     c = config_file.get_config("mini")
     c.models, c.tasks, c.image_size = "tiny/a", "digits", 16
     c.finetune.steps, c.finetune.seeds = "4,25", "0,1,2"

@@ -1,6 +1,6 @@
 """Fine-tuning as a cell of a sweep: settings from a config, examples and weights in, an outcome and files out.
 
-A cell's files are in ``WORKDIR/finetune/<model>/<task>.<hash>/``: progress.json (and, in the middle of a run, a
+A cell's files are in its own folder (`Inputs.folder`): progress.json (and, in the middle of a run, a
 checkpoint), curves.jsonl, and with ``finetune.save`` the fine-tuned models, ``seed0`` and so on.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from vtabjax import files, model, results, specs, tasks
+from vtabjax import files, model, specs, tasks
 from vtabjax.protocols import _finetune_artefact, finetune
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 # The training examples of VTAB-1k: every task of a run shares a program that has room for so many.
 _CAPACITY = 1000
 _FIELDS = {f.name: f.default for f in dataclasses.fields(finetune.Settings)}
-
-# What is compiled for a model goes when the model goes.
-_trainers: weakref.WeakKeyDictionary[Converted, dict[Any, finetune.Trainer]] = weakref.WeakKeyDictionary()
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -85,9 +81,8 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
         **{k: tuple(settings[k]) if isinstance(v, tuple) else settings[k] for k, v in _FIELDS.items()}
     )
     task, converted = tasks.get(inputs.task), inputs.model
-    hash8 = results.config_hash(settings)[:8]
-    relative = Path("finetune", specs.slug(converted.spec), f"{results.file_name(inputs.task)}.{hash8}")
-    folder = converted.run.workdir / relative
+    folder = inputs.folder
+    relative = folder.relative_to(converted.run.workdir)
     with finetune.terminations() as stop:
         if own.scope == "all":
             train, val = ((e.images, e.labels) for e in map(inputs.examples, ("train800", "val200")))
@@ -159,18 +154,18 @@ def _trainer(
     converted: Converted, own: finetune.Settings, task: tasks.Task, capacity: int
 ) -> finetune.Trainer:
     """The model's trainer, compiled once for all of its tasks."""
-    run = converted.run
-    made = _trainers.setdefault(converted, {})
-    key = (own, _head_width(task), capacity)
-    if key not in made:
+    run, width = converted.run, _head_width(task)
+
+    def make() -> finetune.Trainer:
         if own.scope == "all":
             below = finetune.trunk(converted.parts, own)
         else:
             below = finetune.frozen(converted.info["num_features"], own)
-        made[key] = finetune.Trainer(
-            below, own, classes=key[1], capacity=capacity, mesh=run.mesh, eval_batch=run.batch_size
+        return finetune.Trainer(
+            below, own, classes=width, capacity=capacity, mesh=run.mesh, eval_batch=run.batch_size
         )
-    return made[key]
+
+    return converted.once(("finetune", own, width, capacity), make)
 
 
 def _head_width(task: tasks.Task) -> int:

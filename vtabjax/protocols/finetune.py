@@ -11,8 +11,8 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,6 +34,10 @@ from vtabjax.protocols._finetune_train import (
     trunk,
 )
 
+if TYPE_CHECKING:
+    from vtabjax.cells import Outcome
+    from vtabjax.inputs import Inputs
+
 __all__ = [
     "Data",
     "DivergedError",
@@ -46,14 +50,34 @@ __all__ = [
     "State",
     "Trainer",
     "Trunk",
+    "cell_settings",
     "evaluate",
     "frozen",
     "plan",
+    "run_cell",
     "sample",
     "schedule",
     "terminations",
     "trunk",
 ]
+
+
+# What the sweep calls. The module with the cell needs this one, so it is imported when it is called.
+
+
+def cell_settings(config: Any) -> dict[str, Any]:
+    """The settings of configs/finetune.py that change a cell's numbers; ValueError for what makes no sense."""
+    from vtabjax.protocols import _finetune_cell
+
+    return _finetune_cell.settings(config)
+
+
+def run_cell(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+    """The protocol on one (model, task) of a sweep."""
+    from vtabjax.protocols import _finetune_cell
+
+    return _finetune_cell.run(inputs, settings)
+
 
 # A call of the device is at most so long: what SIGTERM waits for, and progress.
 _SECONDS_PER_CALL = 5.0
