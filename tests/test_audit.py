@@ -21,6 +21,12 @@ def hang(*arguments):
     time.sleep(600)
 
 
+def slow_at_first(source, name, limits, plan, pipe):
+    if plan == 0:
+        time.sleep(600)
+    pipe.send({"status": "passed", "blocks": f"plan {plan}", "features_error": "0"})
+
+
 def hoard(source, name, limits, plan, pipe):
     if plan == 0:
         pipe.send({"parameters": 7})
@@ -58,6 +64,9 @@ def test_what_takes_too_long_is_ended(tmp_path, monkeypatch):
     assert time.monotonic() - start < 120
     assert [(r["name"], r["status"]) for r in rows] == [("resnet18", "timeout")]
     assert "not done after 3 s" in rows[0]["message"]
+    monkeypatch.setattr(audit, "_measure", slow_at_first)
+    (row,) = audit.audit("torchvision", "resnet34", out, Limits(8e9, 5.0))
+    assert row["status"] == "passed" and row["blocks"] == "plan 1"
 
 
 def test_what_takes_too_much_memory_is_tried_in_another_way(tmp_path, monkeypatch):
