@@ -263,6 +263,28 @@ def test_lstm(bidirectional):
         np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "name, args",
+    [
+        *[
+            (name, ())
+            for name in ("relu", "relu6", "hardtanh", "hardsigmoid", "hardswish", "leaky_relu", "elu")
+        ],
+        ("clamp", (-3.0, 3.0)),
+        ("clamp_min", (0.0,)),
+        ("clamp_max", (6.0,)),
+        *[(name, ()) for name in ("gelu", "silu", "mish", "softplus", "selu")],
+    ],
+)
+def test_gradients_equal_atens_at_the_kinks_too(name, args):
+    x = np.concatenate([np.linspace(-7, 7, 57), [-1.0, 0.0, 1.0]])
+    tensor = torch.from_numpy(x).requires_grad_()
+    getattr(torch.ops.aten, name)(tensor, *args).sum().backward()
+    with jax.enable_x64(True):
+        ours = jax.grad(lambda x: ops.lookup(f"aten.{name}.default")(x, *args).sum())(jnp.asarray(x))
+    np.testing.assert_allclose(ours, tensor.grad, rtol=1e-12, atol=1e-14)
+
+
 def test_gradients_are_finite_where_pytorchs_are():
     """The norm of a zero vector, and the untaken branches of ELU and softplus."""
     assert np.isfinite(

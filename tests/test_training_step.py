@@ -82,7 +82,7 @@ def test_one_step_equals_torchs(name):
     expected.backward()
     optimizer.step()
 
-    assert abs(float(value) - float(expected)) <= TOLERANCE * abs(float(expected))
+    assert abs(float(value) - expected.item()) <= TOLERANCE * abs(expected.item())
     reference = {k: p.grad for k, p in module.named_parameters() if p.grad is not None}
     largest = max(float(g.abs().max()) for g in reference.values())
     assert largest > 0

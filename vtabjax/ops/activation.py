@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = [
     "relu", "relu6", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu",
@@ -17,7 +18,7 @@ def relu(self: jax.Array) -> jax.Array:
 
 
 def relu6(self: jax.Array) -> jax.Array:
-    return jnp.clip(self, 0, 6)
+    return hardtanh(self, 0, 6)
 
 
 def gelu(self: jax.Array, *, approximate: str = "none") -> jax.Array:
@@ -40,25 +41,37 @@ def tanh(self: jax.Array) -> jax.Array:
     return jnp.tanh(self)
 
 
+@jax.custom_jvp
 def hardsigmoid(self: jax.Array) -> jax.Array:
     return jnp.clip(self + 3, 0, 6) / 6
 
 
+@hardsigmoid.defjvp
+def _hardsigmoid_jvp(primals, tangents):
+    (x,), (t,) = primals, tangents
+    # ATen's derivative: 1/6 rounded to float32, in float64 too, and none at the kinks.
+    slope = jnp.where((x > -3) & (x < 3), np.float32(1 / 6).item(), 0.0).astype(x.dtype)
+    return hardsigmoid(x), slope * t
+
+
+# `where` rather than clip in what follows: at the kinks clip has half a derivative, ATen none or a whole one.
+
+
 def hardswish(self: jax.Array) -> jax.Array:
-    return self * hardsigmoid(self)
+    return jnp.where(self <= -3, 0, jnp.where(self < 3, self * (self + 3) / 6, self)).astype(self.dtype)
 
 
 def hardtanh(self: jax.Array, min_val: float = -1, max_val: float = 1) -> jax.Array:
-    return jnp.clip(self, min_val, max_val)
+    return jnp.where(self <= min_val, min_val, jnp.where(self >= max_val, max_val, self)).astype(self.dtype)
 
 
 def leaky_relu(self: jax.Array, negative_slope: float = 0.01) -> jax.Array:
-    return jax.nn.leaky_relu(self, negative_slope)
+    return jnp.where(self > 0, self, negative_slope * self)
 
 
 def elu(self: jax.Array, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> jax.Array:
     # The untaken branch must not overflow: its gradient would be NaN.
-    negative = jnp.minimum(self, 0) * input_scale
+    negative = jnp.where(self > 0, 0, self) * input_scale
     return jnp.where(self > 0, self * scale, alpha * scale * jnp.expm1(negative))
 
 

@@ -114,18 +114,20 @@ def nan_to_num(self, nan=None, posinf=None, neginf=None):
 
 
 def clamp(self, min=None, max=None):
-    return jnp.clip(self, min, max)
+    # Not jnp.clip, which has half a derivative at the bounds: ATen's is a whole one.
+    out = self if min is None else jnp.where(self < min, min, self)
+    return out if max is None else jnp.where(out > max, max, out)
 
 
 clip = clamp
 
 
 def clamp_min(self, min):
-    return jnp.maximum(self, min)
+    return clamp(self, min)
 
 
 def clamp_max(self, max):
-    return jnp.minimum(self, max)
+    return clamp(self, None, max)
 
 
 def where(condition, self, other):
