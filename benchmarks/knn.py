@@ -109,7 +109,7 @@ def speed(args) -> dict:
     result = environment(args)
     result["task"] = f"leave-one-out 1-nearest neighbour, {args.n} x {args.d} float32"
     result["versions"] |= {"faiss": faiss.__version__, "scikit-learn": sklearn.__version__}
-    for kind in ("normal", "rectified"):
+    for kind in args.kinds.split(","):
         x = features(kind, args.n, args.d)
         start = time.perf_counter()
         expected = ours(x)
@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--d", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--kinds", default="normal,rectified")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--out")
     args = parser.parse_args()
