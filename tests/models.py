@@ -30,12 +30,22 @@ TORCHVISION = {
 }
 
 
-def build(source: str, name: str) -> tuple[nn.Module, int]:
-    """(module with random weights, image size)."""
+# Six hundred million parameters: in float64 they need 16 GB. Cut to a few blocks of the same kind, unless all are
+# asked for.
+HUGE = {"vit_h_14": "encoder.layers", "regnet_y_128gf": "trunk_output.block3"}
+
+
+def build(source: str, name: str, *, full: bool = False) -> tuple[nn.Module, int]:
+    """(module with random weights, image size); of HUGE ones three blocks a stage unless `full`."""
     if source == "timm":
         return timm.create_model(name), TIMM[name]
     size = TORCHVISION[name]
     options = {"image_size": size} if name.startswith("vit_") else {}
     if name in ("inception_v3", "googlenet"):
         options["init_weights"] = False  # their truncated normal takes minutes
-    return torchvision.models.get_model(name, **options), size
+    module = torchvision.models.get_model(name, **options)
+    if name in HUGE and not full:
+        blocks = module.get_submodule(HUGE[name])
+        for block in list(dict(blocks.named_children()))[3:]:
+            delattr(blocks, block)
+    return module, size

@@ -3,6 +3,7 @@
 import gc
 
 import models
+import jax
 import numpy as np
 import pytest
 import torch
@@ -11,28 +12,31 @@ from converters.export import from_torch
 from converters.randomise import randomise
 from converters.verify import QUICK_COMPILATION, TOLERANCE, compare
 
-# In float64 these hold several gigabytes: one after another.
-_BIG = {"vit_h_14", "regnet_y_128gf", "vit_l_16", "vit_l_32", "convnext_large", "wide_resnet101_2"}
+# In float64 these hold gigabytes: one after another.
+_BIG = {"vit_l_16", "vit_l_32", "convnext_large", "wide_resnet101_2", *models.HUGE}
 
 
 def _cases():
     for source, names in (("timm", models.TIMM), ("torchvision", models.TORCHVISION)):
         for name in names:
             marks = [pytest.mark.xdist_group("big")] if name in _BIG or name.startswith("vgg") else []
-            yield pytest.param(source, name, id=f"{source}/{name}", marks=marks)
+            yield pytest.param(source, name, False, id=f"{source}/{name}", marks=marks)
+    for name in models.HUGE:
+        yield pytest.param("torchvision", name, True, id=f"{name}-full", marks=[pytest.mark.audit])
 
 
 @pytest.fixture(autouse=True)
 def _give_memory_back():
     yield
+    jax.clear_caches()
     gc.collect()
 
 
-@pytest.mark.parametrize("source, name", _cases())
-def test_features_and_logits_equal_torchs(source, name):
+@pytest.mark.parametrize("source, name, full", _cases())
+def test_features_and_logits_equal_torchs(source, name, full):
     """Random parameters and running statistics, batch 3 on a graph exported with batch 2."""
     torch.manual_seed(0)
-    module, size = models.build(source, name)
+    module, size = models.build(source, name, full=full)
     module = randomise(module.eval()).double()
     graph, variables = from_torch(module, (3, size, size))
     errors = compare(module, graph, variables, compiler_options=QUICK_COMPILATION)
