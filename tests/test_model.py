@@ -130,7 +130,9 @@ def test_saved_and_loaded_it_is_the_same_model(tmp_path):
     path = vm.save(tmp_path / "net", graph, variables, INFO)
     model = vm.load(path)
     x = _images()
-    expected = net((_torch(x) - torch.tensor(INFO["mean"]).view(3, 1, 1)) / torch.tensor(INFO["std"]).view(3, 1, 1))
+    expected = net(
+        (_torch(x) - torch.tensor(INFO["mean"]).view(3, 1, 1)) / torch.tensor(INFO["std"]).view(3, 1, 1)
+    )
     np.testing.assert_allclose(model(x), expected["features"].detach(), rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(model.outputs(x)["logits"], expected["logits"].detach(), rtol=2e-5, atol=1e-6)
     assert model.info["spec"] == "tiny/net" and model.info["weight_hash"] == vm.weight_hash(variables)

@@ -2,8 +2,8 @@
 
 import gc
 
-import models
 import jax
+import models
 import numpy as np
 import pytest
 import torch

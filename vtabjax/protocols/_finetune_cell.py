@@ -122,6 +122,10 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
             keep=keep if settings["save"] else None,
             label=f"{converted.spec} {inputs.task}",
         )
+        if (
+            "test" not in inputs.fingerprints
+        ):  # everything was in the journal: the record names its examples still
+            test()
     if jax.process_index() == 0:
         files.write_text(folder / "curves.jsonl", "".join(json.dumps(p) + "\n" for p in found.curves))
     return Outcome(
