@@ -2,9 +2,10 @@
 
     python -m vtabjax.embedded.pretrain            # writes vtabjax/embedded/sprites_resnet, minutes on two cores
 
-The source task is shape x scale x coarse position: 3 shapes x 3 pairs of scales x 4 x 4 places = 144 classes. The
-orientation is not among them, and sixteen positions in a row are finer than four, so that both embedded sprites
-tasks are transfer. None of their pictures is among those it is trained on.
+The source task is shape x size x coarse place x coarse orientation: 3 shapes x 2 sizes x 2 x 2 places x 4 quarters of
+a turn = 96 classes. The embedded tasks ask for 16 positions and 16 orientations; none of their pictures is among
+those it is trained on. (Without the quarters, 144 classes of shape x size x place made the model blind to
+orientation: its nearest neighbours found it less often, 8.5 %, than those of random weights, 14.2 %.)
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +18,11 @@ def get_config() -> ConfigDict:
     c.seed = 0  # of its initial weights and of the pictures
     c.image_size = 64  # pixels, the sprites' own size
     c.mean, c.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    c.learning_rate = 0.1  # falls to a tenth after 30, 60 and 90 % of the steps
+    c.learning_rate = 0.1
+    c.decay_at = (0.6, 0.85)  # fractions of the steps after which it falls to a tenth
     c.warmup = 50  # steps
     c.batch_size = 64
-    c.steps = 2048  # 131,072 pictures, each seen once
+    c.steps = 1024  # 65,536 pictures, each seen once
     c.round = 4096  # pictures rendered at a time
     c.test = 2048  # pictures, from the end of the stream, for the accuracy in source.json
     return c

@@ -16,16 +16,18 @@ from typing import Any
 
 import numpy as np
 
-SHAPES, SCALES, PLACES = 3, 3, 4
-CLASSES = SHAPES * SCALES * PLACES * PLACES
+SHAPES, SIZES, PLACES, TURNS = 3, 2, 2, 4
+CLASSES = SHAPES * SIZES * PLACES * PLACES * TURNS
 # The first states of the permutation are the embedded tasks' own pictures.
 _TASKS = 3000
 
 
 def label(factors: np.ndarray) -> np.ndarray:
-    """Source classes int32 [N] of sprites with factors [N, 5]: shape, pair of scales, quarter across, quarter down."""
-    shape, scale, _, x, y = np.asarray(factors).T
-    return (((shape * SCALES + scale // 2) * PLACES + x // 8) * PLACES + y // 8).astype(np.int32)
+    """Source classes int32 [N] of sprites with factors [N, 5]: shape, size, place and quarter of a turn, all coarse."""
+    shape, scale, turn, x, y = np.asarray(factors).T
+    size, across, down, quarter = scale // 3, x // 16, y // 16, turn // 10
+    number = ((shape * SIZES + size) * PLACES + across) * PLACES + down
+    return (number * TURNS + quarter).astype(np.int32)
 
 
 def pictures(start: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +69,7 @@ def train(parts, config: Any, say=print):
         steps=(config.steps,),
         batch_size=config.batch_size,
         warmup=config.warmup,
+        decay_at=tuple(config.decay_at),
         seeds=(config.seed,),
     )
     parts = parts._replace(info={**parts.info, "mean": list(config.mean), "std": list(config.std)})
@@ -116,13 +119,14 @@ def write(model, accuracy: float, config: Any, folder: Path) -> None:
             "num_classes": CLASSES,
             "license": "apache-2.0",
             "method": "supervised",
-            "pretraining_data": "rendered sprites: shape x scale x coarse position",
+            "pretraining_data": "rendered sprites: shape x size x place x quarter of a turn",
         },
         "source_accuracy": round(accuracy, 4),
         "config": config.to_dict(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "weights.safetensors", metadata={"format": "pt"})
+    (folder / "weights.safetensors").chmod(0o644)  # safetensors writes files for the owner alone
     (folder / "source.json").write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
 
 
