@@ -6,9 +6,7 @@ that one compilation serves every task, grid point, stage and seed of a model.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,32 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax import model, parallel
-from vtabjax.graph import Graph, Ref, node_refs
+from vtabjax import parallel
 from vtabjax.protocols._finetune_settings import Settings, schedule
+from vtabjax.protocols._finetune_trunk import Trunk
 
 Tree = Any
 STEPS_PER_CALL = 100  # the most steps that one call of the compiled program takes
-
-
-class Trunk(NamedTuple):
-    """What lies below the head.
-
-    Attributes:
-      forward: (parameters, buffers, inputs [B, ...], train) -> (features [B, D], new buffers).
-      parameters: what is trained, {name: array}.
-      buffers: running statistics and the like.
-      width: D.
-      input_shape: shape of one input.
-      input_dtype: its dtype.
-    """
-
-    forward: Callable[[Mapping, Mapping, jax.Array, bool], tuple[jax.Array, dict]]
-    parameters: dict[str, np.ndarray]
-    buffers: dict[str, np.ndarray]
-    width: int
-    input_shape: tuple[int, ...]
-    input_dtype: Any
 
 
 class State(NamedTuple):
@@ -123,86 +101,6 @@ def sample(
 
     # A loop over the epochs in the batch: usually two, more when the batch is larger than the data set.
     return jax.lax.while_loop(lambda c: c[0] <= epoch[-1], fill, (epoch[0], jnp.zeros(batch, jnp.int32)))[1]
-
-
-def needed(graph: Graph) -> Graph:
-    """The part of a graph that computes "features"; the source's classifier is not trained."""
-    wanted = {graph.outputs["features"]}
-    nodes = []
-    for node in reversed(graph.nodes):
-        if Ref("value", node.name) in wanted:
-            nodes.append(node)
-            wanted.update(node_refs(node))
-    variables = {ref.name for ref in wanted if ref.kind == "variable"}
-    # Beside each running mean there is a counter that no operator reads.
-    variables |= {n.removesuffix("running_mean") + "num_batches_tracked" for n in variables}
-    return dataclasses.replace(
-        graph,
-        nodes=tuple(reversed(nodes)),
-        outputs={"features": graph.outputs["features"]},
-        variables={k: v for k, v in graph.variables.items() if k in variables},
-    )
-
-
-def _saved(primitive, *_, **params) -> bool:
-    """What rematerialisation keeps: results of convolutions and of products with weights."""
-    if primitive.name == "dot_general":
-        return not params["dimension_numbers"][1][0]  # not the attention maps, whose products are batched
-    return primitive.name == "conv_general_dilated"
-
-
-def trunk(parts: model.Parts, settings: Settings) -> Trunk:
-    """A converted model as a trunk whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
-    graph = needed(parts.graph)
-    wide, compute = settings.wide, jnp.dtype(settings.dtype)
-
-    def wide_array(name: str) -> np.ndarray:
-        value = np.asarray(parts.variables[name])
-        floating = jnp.issubdtype(value.dtype, jnp.floating)
-        return value.astype(wide if floating else jax.dtypes.canonicalize_dtype(value.dtype))
-
-    trained = [k for k, v in graph.variables.items() if v.kind == "parameter"]
-    others = [k for k in graph.variables if k not in trained and k in parts.variables]
-    names = {k: v.kind for k, v in graph.variables.items()}
-
-    def forward(parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool):
-        inputs = model.normalise(images.astype(wide) / 255, parts.info).astype(compute)
-        # Running statistics stay wide: a bfloat16 average would stop moving.
-        variables = {**buffers, **{k: v.astype(compute) for k, v in parameters.items()}}
-        for name, value in buffers.items():
-            if names[name] == "buffer" and jnp.issubdtype(value.dtype, jnp.floating):
-                variables[name] = value.astype(compute)
-        outputs, updates = model.apply(graph, variables, inputs, train=train)
-        return outputs["features"].astype(wide), {**buffers, **updates}
-
-    if settings.remat:
-        forward = jax.checkpoint(forward, policy=_saved, static_argnums=3)
-    channels, height, width = graph.input_size
-    return Trunk(
-        forward,
-        {k: wide_array(k) for k in trained},
-        {k: wide_array(k) for k in others},
-        _features(parts),
-        (height, width, channels),
-        np.uint8,
-    )
-
-
-def _features(parts: model.Parts) -> int:
-    channels, height, width = parts.graph.input_size
-    images = jax.ShapeDtypeStruct((2, height, width, channels), np.dtype(parts.graph.dtype))
-    return jax.eval_shape(lambda v, x: model.apply(parts.graph, v, x)[0], dict(parts.variables), images)[
-        "features"
-    ].shape[1]
-
-
-def frozen(width: int, settings: Settings) -> Trunk:
-    """No trunk at all: inputs are features [B, D] that were computed once."""
-
-    def forward(parameters: Mapping, buffers: Mapping, inputs: jax.Array, train: bool):
-        return inputs.astype(settings.wide), {}
-
-    return Trunk(forward, {}, {}, width, (width,), settings.wide)
 
 
 class Trainer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +18,7 @@ import numpy as np
 
 from vtabjax import results
 from vtabjax.protocols._finetune_journal import Journal, Position, terminations
+from vtabjax.protocols._finetune_meter import Meter
 from vtabjax.protocols._finetune_settings import Settings, schedule
 from vtabjax.protocols._finetune_train import (
     STEPS_PER_CALL,
@@ -26,13 +26,11 @@ from vtabjax.protocols._finetune_train import (
     Plan,
     State,
     Trainer,
-    Trunk,
-    frozen,
     out_of_memory,
     plan,
     sample,
-    trunk,
 )
+from vtabjax.protocols._finetune_trunk import Trunk, frozen, trunk
 
 if TYPE_CHECKING:
     from vtabjax.cells import Outcome
@@ -186,7 +184,7 @@ def evaluate(
     journal = Journal() if journal is None else journal
     curves: list[dict] = []
     points = list(itertools.product(settings.learning_rates, settings.steps))
-    meter = _Meter(
+    meter = Meter(
         sum(steps for _, steps in points) + len(settings.seeds) * max(settings.steps),
         settings.batch_size,
         label,
@@ -370,52 +368,3 @@ class _Once:
         if not self._made:
             self._made.append(self._make())
         return self._made[0]
-
-
-class _Meter:
-    """Progress: steps, steps/s and the time left in a bar, grid point, loss and images/s beside it."""
-
-    def __init__(self, total: int, batch: int, label: str):
-        import tqdm
-
-        terminal = sys.stderr.isatty()
-        self._batch, self._since, self._steps = batch, time.monotonic(), 0
-        self._bar = tqdm.tqdm(
-            total=total,
-            desc=label or None,
-            unit="step",
-            leave=False,
-            disable=jax.process_index() > 0,
-            mininterval=0.5 if terminal else 30,
-            delay=5,
-        )
-
-    def __enter__(self) -> _Meter:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.close()
-
-    def run(self, name: str, done: int) -> None:
-        self._name, self._since, self._steps = name, time.monotonic(), 0
-        self.skip(done)
-
-    def step(self, n: int, loss: float) -> None:
-        self._steps += n
-        rate = self._steps * self._batch / max(time.monotonic() - self._since, 1e-3)
-        self._bar.set_postfix_str(f"{self._name} loss={loss:.4f} {rate:.0f} images/s", refresh=False)
-        self._bar.update(n)
-
-    def skip(self, n: int) -> None:
-        """Steps that were taken before or need not be taken; they do not count for the rate."""
-        if not self._bar.disable:
-            self._bar.initial += n
-            self._bar.n += n
-
-    def expect(self, more: int) -> None:
-        if not self._bar.disable:
-            self._bar.total += more
-
-    def say(self, text: str) -> None:
-        if not self._bar.disable:
-            self._bar.write(text, file=sys.stderr)
