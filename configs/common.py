@@ -8,10 +8,12 @@ SUITES = ("mini", "vtab", "vtab_full")
 
 # Models that are compared unless others are named.
 MODELS = {
-    # Random weights of three families and the images themselves: needs no download. A floor for pre-trained
-    # models.
+    # Needs no download: the images themselves, the pre-trained model in the box beside its own architecture with
+    # random weights, and random weights of three more families.
     "mini": (
         "baseline/pixels",
+        "embedded/sprites_resnet",
+        "timm/test_resnet@random",
         "timm/resnet18@random",
         "timm/vit_tiny_patch16_224@random",
         "timm/mobilenetv3_small_100@random",
