@@ -168,11 +168,12 @@ def main() -> None:
         return
     import importlib.metadata
 
+    load = os.getloadavg()[0]  # of what else runs: above 0 the figures are a lower bound
     rows = [row for name in args.models.split(",") for row in measure(name, args)]
     record = {
         "command": "python benchmarks/finetune.py",
         "settings": {k: getattr(args, k) for k in ("batch_size", "image_size", "steps", "rounds", "device")},
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load_before": load},
         "versions": {p: importlib.metadata.version(p) for p in ("jax", "torch", "timm")},
         "results": rows,
     }
