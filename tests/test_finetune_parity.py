@@ -46,14 +46,12 @@ def test_follows_pytorch(name, size, options, rate):
         trainer = finetune.Trainer(trunk, settings, classes=CLASSES + 4, capacity=EXAMPLES + 3, mesh=mesh)
         plan = finetune.plan(settings, learning_rate=rate, steps=STEPS, classes=CLASSES, seed=3)
         data, state = trainer.data(images, labels), trainer.start()
-        batches = [
-            np.asarray(
-                finetune.sample(
-                    plan.key, step, np.int32(EXAMPLES), size=EXAMPLES, batch=BATCH, sampling="epoch"
-                )
+        draw = jax.jit(
+            lambda step: finetune.sample(
+                plan.key, step, np.int32(EXAMPLES), size=EXAMPLES, batch=BATCH, sampling="epoch"
             )
-            for step in range(STEPS)
-        ]
+        )
+        batches = [np.array(draw(step)) for step in range(STEPS)]
         losses = []
         for n in (20, 30):
             state, loss, _ = trainer.advance(state, data, plan, n)
