@@ -135,6 +135,8 @@ def test_interrupted(converters, tmp_path):
         cwd=conftest.ROOT,
         stderr=subprocess.PIPE,
         text=True,
+        # Under a background job of a script SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     lines = []
     for line in process.stderr:
