@@ -113,6 +113,25 @@ def test_transferability_without_a_head_is_not_applicable():
     assert {"logme", "nleep"} <= set(given.stages.seconds)  # what each one costs
 
 
+def test_scores_that_fail_on_wide_features_see_principal_components():
+    from vtabjax.protocols import transferability as scores
+
+    assert cells._UNSAFE_WHEN_WIDE == scores.UNSAFE_WHEN_WIDE
+    given = Given(n=60)
+    noise = np.random.default_rng(1).normal(size=(60, 100)).astype(np.float32)
+    informed, given.features = Given(n=60), noise
+    config = transferability.get_config()
+    config.scores, config.pca_components = "h_score,transrate,sfda,logme,nleep", 6
+    settings, found = run(config, given)
+    assert settings["pca_components"] == 6
+    _, better = run(config, informed)
+    assert found.metrics["h_score"] == pytest.approx(scores.h_score(scores.pca(noise, 6), given.labels))
+    assert scores.h_score(noise, given.labels) == pytest.approx(2)  # C - 1, whatever the features
+    assert better.metrics["h_score"] > found.metrics["h_score"]
+    assert found.notes["h_score"] == "of 6 principal components"
+    assert found.notes["nleep"] == "12 mixture components" and "logme" not in found.notes
+
+
 def test_transferability_with_a_head():
     # A head that knows the classes: LEEP = mean log p(y|z) -> 0; one that says nothing: -H(y) = -log 3.
     n = 60

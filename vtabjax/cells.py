@@ -132,9 +132,15 @@ def _linear(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
     )
 
 
+# vtabjax.protocols.transferability.UNSAFE_WHEN_WIDE, without importing it: settings are made for finished sweeps too.
+_UNSAFE_WHEN_WIDE = ("h_score", "transrate", "sfda")
+
+
 def _transferability_settings(config: Any) -> dict[str, Any]:
     scores = _choices(config, "scores", SCORES)
     settings: dict[str, Any] = {"splits": [_train_split(config)], "scores": scores}
+    if set(scores) & set(_UNSAFE_WHEN_WIDE):
+        settings["pca_components"] = _at_least(config, "pca_components", 1)
     if "nleep" in scores:
         settings |= {"seed": int(config.seed), "nleep_seeds": _at_least(config, "nleep_seeds", 1)}
     return settings
@@ -154,8 +160,13 @@ def _transferability(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
                 metrics[score], notes[score] = None, "not applicable: the model has no source classifier"
                 continue
             first = _softmax(split.logits)
+        elif score in _UNSAFE_WHEN_WIDE:
+            first = transferability.pca(split.features, settings["pca_components"])
+            notes[score] = f"of {first.shape[1]} principal components"
         if score == "nleep":
             options = {"seed": settings["seed"], "n_seeds": settings["nleep_seeds"]}
+            components = transferability.nleep_components(len(split.labels), len(np.unique(split.labels)))
+            notes[score] = f"{components} mixture components"
         try:
             with inputs.stages(score):
                 metrics[score] = float(getattr(transferability, score)(first, split.labels, **options))

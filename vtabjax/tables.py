@@ -112,8 +112,17 @@ def score_table(found: Found) -> Table:
         [task, model, *(_metric(record, name) for name in names)]
         for (model, task), record in sorted(found.items(), key=lambda item: order.index(item[0][1]))
     ]
-    remarks = ["an empty place: not applicable or undefined (the results' notes say which), or not there yet"]
-    return Table(["task", "model", *names], rows, remarks if any(None in row for row in rows) else [])
+    remarks = []
+    if any(None in row for row in rows):
+        remarks.append(
+            "an empty place: not applicable or undefined (the results' notes say which), or not there yet"
+        )
+    for name in names:
+        noted = [r for r in found.values() if r is not None and r["metrics"].get(name) is not None]
+        said = dict.fromkeys(r["notes"][name] for r in noted if name in r["notes"])
+        if said:
+            remarks.append(f"{name}: {', '.join(said)}")
+    return Table(["task", "model", *names], rows, remarks)
 
 
 def in_percent(table: Table) -> Table:
