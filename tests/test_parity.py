@@ -32,7 +32,7 @@ def _give_memory_back():
     gc.collect()
 
 
-@pytest.mark.parametrize("source, name, full", _cases())
+@pytest.mark.parametrize("source, name, full", list(_cases()))
 def test_features_and_logits_equal_torchs(source, name, full):
     """Random parameters and running statistics, batch 3 on a graph exported with batch 2."""
     torch.manual_seed(0)
