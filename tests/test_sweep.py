@@ -310,9 +310,10 @@ def test_table_of_scores(tmp_path):
         ("a", "digits"): {"metrics": {"leep": None, "logme": 0.5}},
         ("a", "dtd"): None,
         ("b", "digits"): {"metrics": {"leep": -1.5, "logme": 0.25}},
-        ("b", "dtd"): {"metrics": {"leep": -2.0, "logme": 1.5}},
+        ("b", "dtd"): {"metrics": {"leep": -2.0, "logme": 1.5}, "notes": {"logme": "of 64 components"}},
     }
     table = tables.score_table(found)
+    assert table.remarks[1:] == ["logme: of 64 components"]
     assert table.header == ["task", "model", "leep", "logme"]
     assert table.rows == [
         ["digits", "a", None, 0.5],

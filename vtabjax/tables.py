@@ -119,7 +119,7 @@ def score_table(found: Found) -> Table:
         )
     for name in names:
         noted = [r for r in found.values() if r is not None and r["metrics"].get(name) is not None]
-        said = dict.fromkeys(r["notes"][name] for r in noted if name in r["notes"])
+        said = dict.fromkeys(r["notes"][name] for r in noted if name in r.get("notes", {}))
         if said:
             remarks.append(f"{name}: {', '.join(said)}")
     return Table(["task", "model", *names], rows, remarks)
