@@ -16,8 +16,8 @@ The first one ends, after a minute or two on a laptop, with (accuracy in percent
     timm/vit_tiny_patch16_224@random      51.30               20.50                  14.00   28.60            28.60
     (chance)                              10.00                6.25                   6.25    7.50             7.50
 
-and does nothing when it is run again. On average random weights are worse than the pixels they see; the model in the box,
-pre-trained on sprites, beats its own architecture with random weights (timm/test_resnet@random) everywhere, and
+and does nothing when it is run again. On average random weights are worse than the pixels they see; the model
+in the box, pre-trained on sprites, beats its own architecture with random weights (timm/test_resnet@random) everywhere, and
 everything else on the orientation of sprites, for which pixels are of no use.
 
 The score is the accuracy of the nearest other training example's label (Expert Models, arXiv 2009.13239):
