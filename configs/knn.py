@@ -17,8 +17,8 @@ The first one ends, after a minute or two on a laptop, with (accuracy in percent
     (chance)                              10.00                6.25                   6.25    7.50             7.50
 
 and does nothing when it is run again. On average random weights are worse than the pixels they see; the model
-in the box, pre-trained on sprites, beats its own architecture with random weights (timm/test_resnet@random) everywhere, and
-everything else on the orientation of sprites, for which pixels are of no use.
+in the box, pre-trained on sprites, beats its own architecture with random weights (timm/test_resnet@random)
+everywhere, and everything else on the orientation of sprites, for which pixels are of no use.
 
 The score is the accuracy of the nearest other training example's label (Expert Models, arXiv 2009.13239):
 Euclidean distance of the features before the classifier, on train800val200 (vtab_full: trainval). Cosine is a
