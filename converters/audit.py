@@ -113,6 +113,9 @@ def _measure(source: str, name: str, limits: Limits, plan: int, pipe) -> None:
     from converters import export, sources, verify
     from converters.randomise import randomise
 
+    # Threads of several models get into each other's way: torch's float64 convolutions by group take up to sixty
+    # times as long with two threads on two busy cores as with one.
+    torch.set_num_threads(1)
     row: dict[str, Any] = {}
     try:
         spec = f"{source}/{name}@random"

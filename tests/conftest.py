@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Before torch starts its threads: those of several processes wait for each other actively, and torch's float64
+# convolutions by group take ten times as long with two threads on busy cores as with one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 

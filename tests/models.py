@@ -38,7 +38,7 @@ HUGE = {"vit_h_14": "encoder.layers", "regnet_y_128gf": "trunk_output.block3"}
 def build(source: str, name: str, *, full: bool = False) -> tuple[nn.Module, int]:
     """(module with random weights, image size); of HUGE ones three blocks a stage unless `full`."""
     if source == "timm":
-        return timm.create_model(name), TIMM[name]
+        return timm.create_model(name, num_classes=10), TIMM[name]  # some have no classifier of their own
     size = TORCHVISION[name]
     options = {"image_size": size} if name.startswith("vit_") else {}
     if name in ("inception_v3", "googlenet"):
