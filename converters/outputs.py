@@ -27,7 +27,7 @@ class Outputs(nn.Module):
 
 def _outputs_of(module: nn.Module) -> tuple[Callable, str]:
     if hasattr(module, "forward_features") and hasattr(module, "forward_head"):
-        return _timm, ""
+        return (_timm if hasattr(module, "reset_classifier") else _timm_encoder), ""
     if type(module).__module__.startswith("torchvision.models"):
         if type(module).__name__ == "SqueezeNet":
             return _squeezenet, ""
@@ -41,6 +41,14 @@ def _timm(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     if not getattr(module, "num_classes", 0):
         return {"features": features}
     return {"features": features, "logits": module.forward_head(trunk)}
+
+
+def _timm_encoder(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    # The vision half of a language model, without a head: the mean over positions, as timm's own classifiers on it.
+    trunk = module.forward_features(x)
+    if trunk.ndim == 4 and getattr(module, "output_fmt", "NCHW") == "NHWC":
+        trunk = trunk.flatten(1, 2)
+    return {"features": as_vector(trunk)}
 
 
 def _logits_only(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -51,6 +51,11 @@ def reference(module: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
     return {k: v.numpy() for k, v in outputs.items()}
 
 
+def as_torch(images: np.ndarray) -> torch.Tensor:
+    """Images [B, H, W, C] as torch takes them, [B, C, H, W]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     """max |ours - theirs| / max |theirs|; infinite where shapes differ or a value is not finite."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
@@ -58,6 +63,15 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
         return float("inf")
     scale = np.abs(theirs).max(initial=0.0)
     return float(np.abs(ours - theirs).max(initial=0.0) / (scale or 1.0))
+
+
+def random_images(
+    module: nn.Module, input_size: tuple[int, int, int], batch: int = BATCH, seed: int = 0
+) -> np.ndarray:
+    """Normally distributed images [B, H, W, C] in the module's dtype."""
+    channels, height, width = input_size
+    dtype = next((str(p.dtype) for p in module.parameters()), "torch.float32").removeprefix("torch.")
+    return np.random.default_rng(seed).standard_normal((batch, height, width, channels)).astype(dtype)
 
 
 def compare(
@@ -82,14 +96,13 @@ def compare(
     Returns:
       {"features": error} and, with a classifier, "logits".
     """
-    channels, height, width = graph.input_size
-    dtype = next((str(p.dtype) for p in module.parameters()), "torch.float32").removeprefix("torch.")
-    images = np.random.default_rng(seed).standard_normal((batch, height, width, channels)).astype(dtype)
+    images = random_images(module, graph.input_size, batch, seed)
+    dtype = images.dtype.name
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("float32"):
         run = jax.jit(lambda v, x: apply(graph, v, x)[0]).lower(dict(variables), images)
         ours = run.compile(compiler_options and dict(compiler_options))(dict(variables), images)
         ours = {k: np.asarray(v) for k, v in ours.items()}
-    theirs = reference(module, torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+    theirs = reference(module, as_torch(images))
     if set(theirs) != set(ours):
         raise ParityError(f"the graph's outputs are {sorted(ours)}, the module's {sorted(theirs)}")
     return {k: relative_error(v, theirs[k]) for k, v in ours.items()}
