@@ -1,4 +1,6 @@
-"""One step of SGD with momentum on the same batch, in PyTorch and in Flax, in float64."""
+"""One step of SGD with momentum on the same batch, in PyTorch and in Flax, in float64; and back into PyTorch."""
+
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ from timm.layers import DropPath
 from converters.export import from_torch
 from converters.randomise import randomise
 from converters.verify import QUICK_COMPILATION
-from vtabjax.model import apply
+from vtabjax.model import Parts, apply, to_state_dict
 
 # One of each family, at the smallest image that keeps every stage at work.
 FAMILIES = {
@@ -37,7 +39,12 @@ FAMILIES = {
     "poolformer_s12": 64,
     "vgg11_bn": 32,
 }
-_TAKES_IMG_SIZE = {"vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "maxvit_rmlp_pico_rw_256"}
+
+# A hundred million parameters of VGG are its first two linear layers; a dozen copies of them in float64 fill memory.
+_OPTIONS = {"vgg11_bn": {"mlp_ratio": 0.05}} | {
+    name: {"img_size": FAMILIES[name]}
+    for name in ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "maxvit_rmlp_pico_rw_256")
+}
 RATE, MOMENTUM, TOLERANCE = 0.01, 0.9, 1e-8
 
 
@@ -50,12 +57,22 @@ def _close(ours, theirs, scale, what):
     assert error < TOLERANCE, f"{what}: {error:.1e}"
 
 
+def _create(name):
+    return timm.create_model(name, **_OPTIONS.get(name, {}))
+
+
+@pytest.fixture(autouse=True)
+def _give_memory_back():
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
 @pytest.mark.parametrize("name", FAMILIES)
-def test_one_step_equals_torchs(name):
+def test_one_step_equals_torchs_and_goes_back_to_torch(name):
     size = FAMILIES[name]
     torch.manual_seed(0)
-    module = timm.create_model(name, **({"img_size": size} if name in _TAKES_IMG_SIZE else {}))
-    module = randomise(module).double()
+    module = randomise(_create(name)).double()
     graph, variables = from_torch(module, (3, size, size))
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((6, size, size, 3)), rng.integers(0, module.num_classes, 6)
@@ -107,3 +124,16 @@ def test_one_step_equals_torchs(name):
     assert set(updates) == statistics
     for key in statistics:
         _close(updates[key], state[key], 1e-12, key)
+
+    # There and back: the trained variables load into the architecture and compute what they compute here.
+    trained = {**variables, **stepped, **updates}
+    other = _create(name).double().eval()
+    state = to_state_dict(Parts(graph, variables, {}), trained)
+    other.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
+    with jax.enable_x64(True):
+        ours = (
+            jax.jit(lambda v: apply(graph, v, images)[0]).lower(trained).compile(QUICK_COMPILATION)(trained)
+        )
+    with torch.no_grad():
+        theirs = other(torch.from_numpy(images).permute(0, 3, 1, 2))
+    _close(ours["logits"], theirs, 0, "logits of the architecture with the trained state_dict")
