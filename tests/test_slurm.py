@@ -13,7 +13,9 @@ from vtabjax import results, status
 
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.skipif(not shutil.which("sbatch"), reason="there is no SLURM here; see tests/slurm/cluster.sh"),
+    pytest.mark.skipif(
+        not shutil.which("sbatch"), reason="there is no SLURM here; see tests/slurm/cluster.sh"
+    ),
 ]
 MODELS = ("baseline/pixels", "embedded/sprites_resnet", "timm/test_resnet@random", "timm/test_vit@random")
 

@@ -30,6 +30,11 @@ def all_cells(config: Any, workdir: Path) -> list[Cell]:
       UsageError: a field of the config is wrong, or the workdir cannot be written.
     """
     settings, models, names = _settings(config), _models(config), _tasks(config)
+    if files.is_remote(workdir) and config.protocol == "finetune":
+        raise UsageError(
+            f"--workdir={workdir}: fine-tuning keeps checkpoints beside its results, and those need a file system; "
+            "mount the bucket (gcsfuse, mountpoint-s3) or name a folder that all machines see"
+        )
     _check_workdir(workdir)
     try:
         models = distributed.from_first(lambda: artefacts.expand(models, workdir / "cache" / "patterns.json"))
