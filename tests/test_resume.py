@@ -77,8 +77,9 @@ def killed(process, rng, most):
 @pytest.mark.parametrize("kills", [6, pytest.param(25, marks=pytest.mark.audit)])
 def test_killed_at_random_moments(kills, converters, tmp_path):
     workdir, log = tmp_path / "w", tmp_path / "log"
-    models = ",".join(f"tiny/m{i}" for i in range(4 if kills < 10 else 20))
-    n_cells = 3 * len(models.split(","))
+    well = [f"tiny/m{i}" for i in range(4 if kills < 10 else 17)]
+    ill = [] if kills < 10 else ["tiny/bad", "tiny/nan", "tiny/missing"]
+    models, n_cells = ",".join(ill[:1] + well + ill[1:]), 3 * len(well)
     straight = start(converters, tmp_path / "straight", tmp_path / "log2", models)
     rng = random.Random(os.urandom(8))  # not the same moments each time
     seen, n_killed = {}, 0
@@ -94,7 +95,8 @@ def test_killed_at_random_moments(kills, converters, tmp_path):
             break
     process = start(converters, workdir, log, models)
     output = process.communicate()[0]
-    assert n_killed > 0 and process.returncode == 0, output
+    assert n_killed > 0 and process.returncode == int(bool(ill)), output
+    assert {r["model"] for _, r in results.errors(workdir)} == set(ill)
 
     done = snapshot(workdir)
     assert len(done) == n_cells and seen.items() <= done.items()
@@ -103,7 +105,7 @@ def test_killed_at_random_moments(kills, converters, tmp_path):
     assert len(set(computed)) == n_cells and len(computed) <= n_cells + n_killed
     left = [p for folder in ("results", "features", "tables") for p in (workdir / folder).rglob(".*")]
     assert not left, left
-    assert straight.communicate()[1] is None and straight.returncode == 0
+    assert straight.communicate()[1] is None and straight.returncode == int(bool(ill))
     numbers = [
         {(r["model"], r["task"]): (r["metrics"], r["correct"]) for _, r in results.records(w)}
         for w in (workdir, tmp_path / "straight")

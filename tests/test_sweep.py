@@ -6,8 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs import linear, transferability
-from vtabjax import artefacts, cells, conversions, features, inputs, plan, results, sweep, tables, work
+from configs import finetune as tuning
+from configs import knn, linear, transferability
+from vtabjax import (
+    artefacts,
+    cells,
+    conversions,
+    costs,
+    features,
+    inputs,
+    plan,
+    results,
+    status,
+    sweep,
+    tables,
+    watch,
+    work,
+)
 from vtabjax.conversions import Limits
 from vtabjax.results import Cell
 
@@ -142,6 +157,174 @@ def test_failures_do_not_stop_the_rest(config, converters, tmp_path, capsys):
         ["convert", "tiny/crash"],
     ]
     assert "2 done, 3 to do" in capsys.readouterr().err
+
+
+def test_twenty_models_on_three_tasks(config, converters, tmp_path, capsys, monkeypatch):
+    """One that does not convert, one with NaN features, one without weights: 17 complete rows, three errors told."""
+    ill = {"tiny/bad": "convert", "tiny/nan": "features", "tiny/missing": "convert"}
+    well = [f"tiny/m{i}" for i in range(17)]
+    config.models = ",".join([*well[:5], "tiny/bad", "tiny/nan", *well[5:], "tiny/missing"])
+    config.tasks = "digits,sprites_location,sprites_orientation"
+    assert sweep.run(config, tmp_path) == 1
+    out, err = capsys.readouterr()
+    table = results.collect(tmp_path)
+    assert len(table) == 51 and set(table["model"]) == set(well)
+    assert {r["model"]: r["stage"] for _, r in results.errors(tmp_path)} == ill
+    rows = (tmp_path / "tables" / "knn.csv").read_text().splitlines()[1:-1]
+    complete = [row for row in rows if "" not in row.split(",")]
+    assert len(complete) == 17 and {row.split(",")[0] for row in rows[17:]} == {f"{m} *" for m in ill}
+    assert all(set(row.split(",")[1:]) == {""} for row in rows[17:])  # no mean over what is missing
+    told = err.split("9 cells failed:")[1]
+    assert all(told.count(f"{model} ") == 1 for model in ill)  # one row each
+    assert "operator aten.nonsense is not known" in told and "weights: no such file" in told
+    assert "are NaN or infinite" in told and "3 of 20 models lack tasks" in out
+
+    # The models were converted while others were computed, and the file about the worker has the times.
+    (state,) = status.read(tmp_path)
+    (worker,) = state.workers
+    computed = {e["model"]: e for e in worker["events"] if e["what"] == "compute"}
+    converted = [e for e in worker["events"] if e["what"] == "convert"]
+    assert len(converted) == 20 and len(computed) == 18  # the one with NaN got so far
+    ahead = [e["model"] for e in converted if e["began"] < computed["tiny/m0"]["ended"]]
+    assert set(ahead) >= {"tiny/m0", "tiny/m1"}
+    assert len(ahead) <= 1 + config.convert_ahead  # a few, not all
+    assert "; converted meanwhile: " in err and "tiny/m16: 3 of 3 cells in 0:0" in err
+
+    # Again: only those that failed, and only when asked.
+    converters.forget()
+    assert sweep.run(config, tmp_path) == 1 and converters.calls() == []
+    config.retry_failed = True
+    ran = []
+    run = cells.PROTOCOLS["knn"].run
+    counted = cells.Protocol(cells.PROTOCOLS["knn"].settings, lambda i, s: ran.append(i.cell) or run(i, s))
+    monkeypatch.setitem(cells.PROTOCOLS, "knn", counted)
+    assert sweep.run(config, tmp_path) == 1
+    assert {c.model for c in ran} == {"tiny/nan"} and len(ran) == 3
+    assert [c for c in converters.calls() if c[0] == "convert"] == [
+        ["convert", "tiny/bad"],
+        ["convert", "tiny/missing"],
+    ]
+
+
+def test_one_compilation_for_each_protocol_that_needs_one(config, converters, tmp_path, monkeypatch):
+    """All tasks of a model share one; protocols that find their features need none."""
+    from vtabjax import model
+    from vtabjax.protocols import finetune
+
+    traced, trainers = [], []
+    apply, trainer = model.apply, finetune.Trainer
+    monkeypatch.setattr(
+        model, "apply", lambda *a, **k: traced.append(k.get("train", False)) or apply(*a, **k)
+    )
+    monkeypatch.setattr(
+        finetune, "Trainer", lambda *a, **k: trainers.append(trainer(*a, **k)) or trainers[-1]
+    )
+    tasks = "digits,sprites_location,sprites_orientation"
+    counts = {}
+    for module in (knn, transferability, linear, tuning):
+        c = module.get_config()
+        c.models, c.tasks, c.image_size = "tiny/head", tasks, 16
+        c.update({"scores": "leep"} if module is transferability else {})
+        c.update({"c_count": 2} if module is linear else {})
+        if module is tuning:
+            c.finetune.update({"steps": "4,8", "batch_size": 8})
+        traced.clear()
+        assert sweep.run(c, tmp_path) == 0
+        counts[module] = list(traced)
+    assert counts[knn] == [False]
+    assert counts[transferability] == []  # on features that are there
+    assert counts[linear] == [False]  # of the test splits
+    (one,) = trainers  # for all tasks and grid points
+    # A training and an evaluation program (and a look at the shapes, which compiles nothing).
+    assert one.traces == 1 and sorted(counts[tuning]) == [False, False, True]
+
+
+def test_what_a_sweep_tells(config, converters, tmp_path, capsys, monkeypatch):
+    """status, while it runs and afterwards, from files alone."""
+    with pytest.raises(plan.UsageError, match="holds no sweep"):
+        status.main(None, tmp_path)
+    config.models, config.tasks = "tiny/a,tiny/bad,tiny/b", "digits,sprites_location"
+    seen = []
+    run = cells.PROTOCOLS["knn"].run
+
+    def watched(inputs, settings):
+        if inputs.cell.model == "tiny/b" and inputs.task == "sprites_location":
+            inputs_worker[0]._write()  # as once a minute
+            (state,) = status.read(tmp_path)
+            seen.append((state, status.text(state)))
+        return run(inputs, settings)
+
+    inputs_worker = []
+    monkeypatch.setitem(cells.PROTOCOLS, "knn", cells.Protocol(cells.PROTOCOLS["knn"].settings, watched))
+    worker = watch.Worker
+    monkeypatch.setattr(
+        watch, "Worker", lambda *a, **k: inputs_worker.append(worker(*a, **k)) or inputs_worker[-1]
+    )
+    assert sweep.run(config, tmp_path) == 1
+    ((state, said),) = seen
+    assert [(m.model, m.done, m.failed, m.missing) for m in state.models] == [
+        ("tiny/a", 2, 0, 0),
+        ("tiny/bad", 0, 2, 0),
+        ("tiny/b", 1, 0, 1),
+    ]
+    assert "3 of 6 cells done, 2 failed, 1 missing" in said and "sprites_location" in said
+    assert "with 1 worker(s), by what cells took so far" in said and "running" in said
+    assert state.expected > 0
+    capsys.readouterr()
+    assert status.main(None, tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "4 of 6 cells done, 2 failed, 0 missing" in said and "ended" in said
+    assert "operator aten.nonsense is not known" in said
+
+    # A worker that was killed: silent, and no end.
+    (path,) = [p for p in tmp_path.glob("sweeps/*/*.json") if p.name != "sweep.json"]
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "ended": None, "status": None, "seen": record["seen"] - 1000}))
+    (tmp_path / "results" / "knn" / "tiny--b" / "digits.json").unlink()
+    (state,) = status.read(tmp_path)
+    said = status.text(state)
+    assert state.workers[0]["state"] == "gone" and "gone, silent for" in said
+    assert "nobody works on it; the command that started it goes on where it was" in said
+
+
+def test_waiting_for_conversions():
+    def event(what, began, ended):
+        return {"what": what, "began": began, "ended": ended}
+
+    events = [
+        event("convert", 0, 4),
+        event("compute", 4, 10),
+        event("convert", 4, 6),
+        event("convert", 9, 12),
+    ]
+    assert watch.waited(events) == (9, 6)  # 0 to 4 and 10 to 12
+    assert watch.waited([]) == (0, 0)
+
+
+def test_costs():
+    def taken(model, task, seconds, **settings):
+        settings = {"image_size": 64, "dtype": "float32", "splits": ["train800"]} | settings
+        return {"protocol": "knn", "model": model, "task": task, "settings": settings, "seconds": seconds}
+
+    records = [
+        taken("timm/a@random", "digits", {"convert": 100.0, "features": 8.0}),
+        taken("timm/b@random", "digits", {"features": 16.0}),
+        taken("timm/c@random", "digits", {"features": 32.0}),
+        taken("baseline/pixels", "digits", {"features": 0.8}),
+        taken("timm/a@random", "digits", {"features": 999.0}, image_size=224),
+        taken("timm/a@random", "digits", {"knn": 999.0}) | {"protocol": "linear"},
+    ]
+    settings = {"image_size": 64, "dtype": "float32", "splits": ["train800", "val200"]}
+    known = costs.Costs(records, "knn", settings)
+    cell = {m: Cell("knn", m, "digits", settings) for m in ("timm/a@random", "timm/new@random", "tiny/x")}
+    assert known.known == 4 and known.has("timm/a@random") and not known.has("tiny/x")
+    assert known.seconds(cell["timm/a@random"]) == pytest.approx(10)  # 0.01 s each, 1,000 of them
+    assert known.seconds(cell["timm/new@random"]) == pytest.approx(20)  # its source's median
+    assert known.seconds(cell["tiny/x"]) == pytest.approx(15)  # that of all
+    assert known.total(list(cell.values())) == pytest.approx(45)
+    assert costs.Costs([], "knn", settings).total(list(cell.values())) is None
+    assert costs.images("dtd", ["train800val200", "test"]) == 2880
+    assert costs.images("folder:/no/such/folder", ["test"]) == 1000
 
 
 def test_retry_that_succeeds(config, converters, tmp_path, monkeypatch):
