@@ -84,7 +84,7 @@ def test_time_limit(tmp_path):
     code, said = submit(
         f"--config={conftest.ROOT}/configs/finetune.py",
         "--config.models=embedded/sprites_resnet,timm/test_resnet@random",
-        "--config.tasks=digits,sprites_location",
+        "--config.tasks=digits",
         "--config.finetune.steps=60,300",
         "--config.slurm.jobs=2",
         "--config.slurm.minutes=2",
@@ -92,11 +92,11 @@ def test_time_limit(tmp_path):
         timeout=2400,
     )
     assert code == 0, said
-    assert len(results.collect(workdir)) == 4, said
+    assert len(results.collect(workdir)) == 2, said
     number = re.search(r"submitted job (\d+)", said)[1]
     shown = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True).stdout
     restarts = [int(n) for n in re.findall(r"Restarts=(\d+)", shown)]
     assert sum(restarts) >= 1, shown + said
-    assert "has timed-out" in said or "Requeuing" in said or "requeue" in said.lower(), said
     (sweep,) = status.read(workdir)
-    assert sum(worker["done"] for worker in sweep.workers) == 4  # none was computed twice
+    assert sum(worker["done"] for worker in sweep.workers) == 2  # none was computed twice
+    assert {worker["status"] for worker in sweep.workers} == {"interrupted", "ended"}
