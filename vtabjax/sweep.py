@@ -91,8 +91,9 @@ def finish(state: State, config: Any, workdir: Path) -> int:
 
 def connect(config: Any) -> None:
     """Connects the processes of a pod, where there are some."""
-    # An Indexed Job's pods are shares of a sweep unless they were told to be one worker.
-    indexed = "JOB_COMPLETION_INDEX" in os.environ
+    # An Indexed Job's pods are shares of a sweep, unless they were told to be one worker or hold a TPU slice together.
+    slice_of_tpus = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    indexed = "JOB_COMPLETION_INDEX" in os.environ and not slice_of_tpus
     try:
         distributed.initialize(config.distributed, detect=not indexed)
     except ValueError as e:
@@ -102,7 +103,7 @@ def connect(config: Any) -> None:
 def _array(config: Any) -> dict[str, str]:
     """The environment's variables that may name a share."""
     names = dict(os.environ)
-    if config.distributed:  # then the index is the number of the process
+    if distributed.count() > 1:  # then the index is the number of the process
         names.pop("JOB_COMPLETION_INDEX", None)
     return names
 

@@ -112,6 +112,7 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
 
         if settings["save"]:
             saved = [str(relative / f"seed{seed}") for seed in own.seeds]
+        before = trainer.seen
         found = finetune.evaluate(
             trainer,
             train,
@@ -122,6 +123,7 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
             keep=keep if settings["save"] else None,
             label=f"{converted.spec} {inputs.task}",
         )
+        converted.seen += trainer.seen - before
         if (
             "test" not in inputs.fingerprints
         ):  # everything was in the journal: the record names its examples still
