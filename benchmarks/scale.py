@@ -5,9 +5,9 @@
 
 Measured: a real kNN sweep over two small folders of pictures (seconds by stage from its results, the overlap from its
 worker's file), images/s forward and in training (the best of several rounds by wall clock, and by processor time of
-all threads, which other work on the machine disturbs less), floating-point operations as XLA counts them. Calculated: everything that
-docs/scale.md says about accelerators, from their published peaks and the assumptions below, which are guesses and
-named as such.
+all threads, which other work on the machine disturbs less), floating-point operations as XLA counts them, and how
+long it takes to look at a finished sweep of 300 models x 19 tasks. Calculated: everything that docs/scale.md says about
+accelerators, from their published peaks and the assumptions below, which are guesses and named as such.
 """
 
 from __future__ import annotations
@@ -136,6 +136,43 @@ def rates(artefact: Path) -> dict:
     return {**found, "train_over_forward": round(ratio, 2)}
 
 
+def looking(workdir: Path) -> dict:
+    """Seconds to look at a finished sweep of 300 models x 19 tasks."""
+    import numpy as np
+
+    from vtabjax import results, status, tasks, watch
+
+    settings = {"image_size": 224, "dtype": "float32", "splits": ["train800val200"]}
+    cells = [
+        results.Cell("knn", f"timm/m{i}@random", task, settings)
+        for i in range(N_MODELS)
+        for task in tasks.VTAB
+    ]
+    correct = np.arange(1000) % 3 == 0
+    began = time.monotonic()
+    for cell in cells:
+        results.save(
+            cell,
+            workdir,
+            metrics={"accuracy": 0.5},
+            correct=correct,
+            provenance={},
+            seconds={"features": 1.0},
+        )
+    took = {"cells": len(cells), "write_seconds": time.monotonic() - began}
+    watch.describe(workdir / "sweeps" / "knn-0", cells)
+    for name, look in {
+        "find_seconds": lambda: results.find_all(cells, workdir),
+        "collect_seconds": lambda: results.collect(workdir),
+        "status_seconds": lambda: status.read(workdir),
+    }.items():
+        began = time.monotonic()
+        look()
+        took[name] = time.monotonic() - began
+    size = sum(p.stat().st_size for p in workdir.rglob("*.json"))
+    return {name: round(value, 2) for name, value in took.items()} | {"megabytes": round(size / 1e6, 1)}
+
+
 def table(found: dict) -> list[dict]:
     """Hours of 300 models x 19 tasks, by the arithmetic of docs/scale.md."""
     own = found["sweep"]["models"]["timm/resnet50@random"]
@@ -194,7 +231,8 @@ def main() -> None:
     else:
         load = os.getloadavg()[0]
         with tempfile.TemporaryDirectory() as folder:
-            measured = sweep(Path(folder))
+            measured = sweep(Path(folder) / "sweep")
+            looked = looking(Path(folder) / "finished")
         found = {
             "command": "python benchmarks/scale.py",
             "machine": {
@@ -204,6 +242,7 @@ def main() -> None:
             },
             "versions": {"jax": __import__("jax").__version__},
             "sweep": measured,
+            "looking_at_a_finished_sweep": looked,
         }
     found["assumptions"] = {
         "peak_flops": PEAK,

@@ -85,7 +85,7 @@ def test_time_limit(tmp_path):
         f"--config={conftest.ROOT}/configs/finetune.py",
         "--config.models=embedded/sprites_resnet,timm/test_resnet@random",
         "--config.tasks=digits",
-        "--config.finetune.steps=60,300",
+        "--config.finetune.steps=40,150",
         "--config.slurm.jobs=2",
         "--config.slurm.minutes=2",
         workdir=workdir,
