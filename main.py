@@ -32,18 +32,24 @@ def main(argv: list[str]) -> int:
     if config is None:
         return _usage("no config; the first thing to try is --config=configs/knn.py")
     workdir = _WORKDIR.value or f"runs/{config.get('suite', 'mini')}"
-    if _EXECUTOR.value == "slurm":
-        return _usage(
-            "--executor=slurm is not available yet; start n jobs with --cells=0/n ... --cells=n-1/n"
-        )
+    if _EXECUTOR.value == "slurm" and _CELLS.value:
+        return _usage("--executor=slurm gives each job its share by itself; leave --cells out")
 
     from vtabjax import sweep
 
     try:
+        if config.protocol == "report" and config.suite == "status":
+            from vtabjax import status
+
+            return status.main(config, _WORKDIR.value or "runs/mini")
         if config.protocol == "prepare":
             from vtabjax.data import prepare
 
             return prepare.main(config, workdir) or 0
+        if _EXECUTOR.value == "slurm":
+            from vtabjax import slurm
+
+            return slurm.submit(config, workdir)
         return sweep.run(config, workdir, _CELLS.value)
     except sweep.UsageError as e:
         return _usage(str(e))

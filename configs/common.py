@@ -66,7 +66,29 @@ def base(protocol: str, suite: str) -> ConfigDict:
     c.batch_size = 128  # images per step over all devices; halved by itself when memory runs out
     c.retry_failed = False  # try cells again that failed in an earlier run
     c.dry_run = False  # print what would run, how much of it is done and how long it may take
+    c.distributed = False  # several processes are one worker (a pod); by itself where JAX detects a cluster
+    c.device_images_gb = -1.0  # images that stay on each device; -1: what fits (nothing on CPUs), 0: none
     c.convert_timeout = 30.0  # minutes after which converting one model is given up
+    c.convert_memory_gb = 0.0  # memory at which it is given up; 0: three quarters of what is free
+    c.convert_ahead = 3  # converted models that wait for their turn, at most
+
+    # Where --executor=slurm sends it. "" and 0: what the cluster does by itself.
+    s = c.slurm = ConfigDict()
+    s.jobs = 8  # elements of the job array; each takes its share of the cells
+    s.at_once = 0  # of them that run at the same time, at most; 0: all
+    s.partition = ""
+    s.account = ""
+    s.nodes = 1  # of each job; with more, or with tasks, its processes are one worker
+    s.tasks = 1  # processes on each node; for GPUs usually one per GPU
+    s.gpus = 1  # of each node
+    s.cpus = 8  # of each process
+    s.memory_gb = 0  # of each node
+    s.minutes = 24 * 60  # after which a job is requeued and goes on
+    s.requeues = 20  # how often that may happen
+    s.extra = ""  # further options of sbatch, comma-separated: constraint=a100,qos=low
+    s.setup = ""  # a line of shell before it starts, such as: module load cuda
+    s.folder = ""  # its scripts and logs, on a disk that all nodes see [WORKDIR/slurm]
+    s.wait = False  # wait for the end, show the table, exit with its status
 
     # Folders; "" is the default in brackets.
     c.data_dir = ""  # prepared TensorFlow data sets [their own default, ~/tensorflow_datasets]

@@ -50,7 +50,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("convert", _convert, "Turn models into verified Flax artefacts; what is there is skipped.")
     sub.add_argument(
-        "specs", nargs="+", metavar="SPEC", help="such as timm/resnet50.a1_in1k or 'timm/resnet*'"
+        "specs",
+        nargs="+",
+        metavar="SPEC",
+        help="such as timm/resnet50.a1_in1k or 'timm/resnet*'; - reads them from standard input, one a line",
     )
     sub.add_argument("--out", required=True, metavar="DIR", help="folder of the artefacts")
     sub.add_argument(
@@ -98,11 +101,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(args: argparse.Namespace, say: Callable) -> int:
-    models, failed = _expand(args.specs, say)
+    # From standard input each is converted when it comes: whoever writes decides how far ahead of them this goes.
+    lines = (line.strip() for line in sys.stdin) if args.specs == ["-"] else None
+    models, failed = _expand(args.specs, say) if lines is None else (filter(None, lines), 0)
+    total = "?" if lines is not None else str(len(models))
     for i, spec in enumerate(models, 1):
         start = time.monotonic()
-        if len(models) > 1:
-            print(f"[{i}/{len(models)}] {spec}", file=sys.stderr, flush=True)
+        if total != "1":
+            print(f"[{i}/{total}] {spec}", file=sys.stderr, flush=True)
         try:
             status, path = _convert_one(spec, args)
             message = ""

@@ -10,14 +10,13 @@ import csv
 import io
 import multiprocessing
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import files
+from vtabjax import files, memory
 from vtabjax.specs import SpecError
 
 COLUMNS = (
@@ -309,7 +308,7 @@ class _Run:
             return self._end({"status": "crashed", "message": f"the process ended with status {code}"})
         if time.monotonic() - self.began > self.limits.seconds:
             return self._end({"status": "timeout", "message": f"not done after {self.limits.seconds:g} s"})
-        used = resident(self.process.pid)
+        used = memory.resident(self.process.pid)
         if used > self.limits.memory:
             return self._end(
                 {"status": "memory", "message": f"needs more than {self.limits.memory / 1e9:.0f} GB"}
@@ -340,30 +339,12 @@ class _Run:
         self.pipe.close()
 
 
-def resident(pid: int) -> int:
-    """A process's resident memory in bytes; 0 where the system does not tell (outside Linux) or it has ended."""
-    try:
-        with open(f"/proc/{pid}/statm") as f:
-            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
 def family(source: str, name: str) -> str:
     """The module that defines an architecture, such as "vision_transformer"."""
     from converters.sources import timm, torchvision
 
     function = timm.timm.model_entrypoint(name) if source == "timm" else torchvision.get_model_builder(name)
     return function.__module__.rpartition(".")[2]
-
-
-def available_memory() -> float:
-    """Bytes that new processes may use, as far as the system tells; 16 GB otherwise."""
-    try:
-        with open("/proc/meminfo") as f:
-            return int(re.search(r"MemAvailable:\s+(\d+)", f.read())[1]) * 1024
-    except (OSError, TypeError):
-        return 16e9
 
 
 # The summary.
@@ -452,16 +433,14 @@ def _duration(seconds: float) -> str:
 
 def run(args: Any) -> int:
     """The command. Returns 0 if every model that was asked for passes."""
-    memory = args.memory_gb * 1e9 if args.memory_gb else 0.9 * available_memory() / args.jobs
+    limit = args.memory_gb * 1e9 if args.memory_gb else 0.9 * memory.available() / args.jobs
     again = [s for s in args.again.split(",") if s]
     unknown = set(again) - set(STATUSES)
     if unknown:
         raise SpecError(f"--again: {', '.join(unknown)} is no status; they are {', '.join(STATUSES)}")
     if args.jobs < 1 or args.timeout <= 0:
         raise SpecError("--jobs and --timeout must be positive")
-    rows = audit(
-        args.source, args.models, args.out, Limits(memory, args.timeout), jobs=args.jobs, again=again
-    )
+    rows = audit(args.source, args.models, args.out, Limits(limit, args.timeout), jobs=args.jobs, again=again)
     files.write_text(Path(args.out).with_suffix(".md"), summary(read(args.out)))
     failed = [r for r in rows if r["status"] != "passed"]
     for row in failed:

@@ -15,18 +15,34 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Stands for `python -m converters`: "converts" by copying. The name says what happens: bad* fails, crash* dies,
-# hang* sleeps, nan* has NaN weights, head* has a classifier; unknown* does not exist.
+# Stands for `python -m converters`: "converts" by copying. The name says what happens: bad* fails, missing* finds no
+# weights, crash* dies, hang* sleeps, eat* takes memory, slow* takes a second, nan* has NaN weights, head* has a
+# classifier; unknown* does not exist.
 _CONVERTERS = """
-import json, os, shutil, signal, sys, threading, time
+import json, os, queue, shutil, signal, sys, threading, time
 sys.path.insert(0, {root!r})
 from vtabjax import specs
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+lines = queue.SimpleQueue()
+def read():
+    for line in sys.stdin:
+        lines.put(line.strip())
+    os._exit(1)
+threading.Thread(target=read, daemon=True).start()
 templates, (command, *arguments) = sys.argv[1], sys.argv[2:]
 models = [a for a in arguments if not a.startswith("--")]
 options = dict(a[2:].split("=", 1) for a in arguments if "=" in a and a.startswith("--"))
-with open(os.path.join(templates, "log"), "a") as log:
-    log.write(json.dumps([command, *models]) + "\\n")
+def note(*words):
+    with open(os.path.join(templates, "log"), "a") as log:
+        log.write(json.dumps(words) + "\\n")
+def asked():
+    while True:
+        model = lines.get()
+        note("convert", model)
+        yield model
+if models == ["-"]:
+    models = asked()
+else:
+    note(command, *models)
 def say(spec, **rest):
     print(json.dumps({{"spec": spec, **rest}}), flush=True)
 if command == "list":
@@ -44,8 +60,16 @@ else:
             os.kill(os.getpid(), signal.SIGKILL)
         if name.startswith("hang"):
             time.sleep(3600)
+        if name.startswith("slow"):
+            time.sleep(1)
+        if name.startswith("eat"):
+            eaten = bytearray(1 << 30)
+            time.sleep(3600)
         if name.startswith("bad"):
             say(model, status="failed", path=None, message="operator aten.nonsense is not known", seconds=0.1)
+            continue
+        if name.startswith("missing"):
+            say(model, status="failed", path=None, message="weights: no such file", seconds=0.1)
             continue
         kind = next((k for k in ("nan", "head") if name.startswith(k)), "plain")
         size = options.get("input_size", "16")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtabjax import features, model
+from vtabjax import features, model, resident
 from vtabjax.parallel import data_mesh, round_up
 
 
@@ -66,18 +66,50 @@ def test_other_images_are_refused(x):
 def test_out_of_memory_halves_the_batch(monkeypatch):
     batches, tried = features._batches, []
 
-    def small_device(step, variables, x, size, sharding):
-        tried.append(size)
+    def small_device(step, variables, store, x, size):
+        tried.append((size, store.bytes > 0))
         if size > 4:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-        return batches(step, variables, x, size, sharding)
+        return batches(step, variables, store, x, size)
 
     monkeypatch.setattr(features, "_batches", small_device)
-    parts, x = conftest.tiny_parts(), images(10)
-    run = features.extractor(parts, batch_size=16, mesh=data_mesh(jax.devices()[:1]))
+    parts, x, mesh = conftest.tiny_parts(), images(10), data_mesh(jax.devices()[:1])
+    store = resident.Images(mesh, room=1e6)
+    store.batch(x, 0, 4)  # of another model
+    run = features.extractor(parts, batch_size=16, mesh=mesh, images=store)
     np.testing.assert_allclose(run(x)["features"], direct(parts, x)["features"], rtol=1e-5, atol=1e-6)
     run(x)
-    assert tried == [16, 8, 4, 4]  # and remembers
+    assert tried == [(16, True), (16, False), (8, False), (4, False), (4, False)]  # and remembers
+
+
+def test_images_stay_on_the_device(monkeypatch):
+    """The second model finds them there; what comes when the room is taken is read each time."""
+    reads = []
+
+    class Counted(np.ndarray):
+        def __getitem__(self, index):
+            reads.append(index)
+            return np.asarray(self)[index]
+
+    x, more = images(10).view(Counted), images(3, seed=1).view(Counted)
+    mesh = data_mesh(jax.devices()[:1])
+    store = resident.Images(mesh, room=13 * 16 * 16 * 3)
+    expected = direct(conftest.tiny_parts(), images(10))["features"]
+    for model_number in range(2):
+        run = features.extractor(conftest.tiny_parts(), batch_size=4, mesh=mesh, images=store)
+        before = len(reads)
+        np.testing.assert_allclose(run(x)["features"], expected, rtol=1e-5, atol=1e-6)
+        assert (len(reads) == before) == bool(model_number)
+        before = len(reads)
+        assert run(more)["features"].shape == (3, 24)
+        assert len(reads) > before
+    assert store.bytes == 12 * 16 * 16 * 3
+
+
+def test_nothing_stays_on_cpus():
+    store = resident.Images(data_mesh())
+    store.batch(images(4), 0, len(jax.devices()))
+    assert store.bytes == 0 and not store.give_way()
 
 
 def test_out_of_memory_for_one_image_is_an_error(monkeypatch):

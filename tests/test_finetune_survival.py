@@ -117,6 +117,27 @@ def test_killed_and_started_again(moment, finished, number, tmp_path, uninterrup
     assert [p.name for p in (tmp_path / "cell").iterdir()] == ["progress.json"]  # no checkpoint stays behind
 
 
+def test_time_is_up_for_a_scheduler():
+    """Whoever waits for SIGUSR2 gets it, after the state is saved; where nobody waits it is not touched."""
+    from vtabjax.protocols import finetune
+
+    got = []
+    with finetune.terminations() as stop:
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+    before = signal.signal(signal.SIGUSR2, lambda *_: got.append(1))
+    try:
+        with pytest.raises(SystemExit) as ended, finetune.terminations() as stop:
+            assert not stop()
+            signal.raise_signal(signal.SIGUSR2)
+            assert stop() and not got
+        assert got == [1] and ended.value.code == 143
+        with finetune.terminations():
+            pass
+        assert got == [1]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 def test_a_journal_of_other_runs_is_thrown_away(tmp_path):
     from vtabjax.protocols import finetune
 

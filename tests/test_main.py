@@ -61,7 +61,17 @@ def said(process, status):
         ([KNN, "--config.tasks=folder:/no/such/folder"], "/no/such/folder"),
         ([KNN, "--config.tasks=caltech101", "--config.data_dir=/no/such"], "configs/prepare.py"),
         ([KNN, "--cells=2/2"], "error: --cells='2/2' is not i/n with 0 <= i < n"),
-        ([KNN, "--executor=slurm"], "error: --executor=slurm is not available yet"),
+        (
+            [KNN, "--executor=slurm", "--cells=0/2"],
+            "error: --executor=slurm gives each job its share by itself",
+        ),
+        ([KNN, "--executor=slurm", "--config.slurm.jobs=0"], "error: config.slurm.jobs=0 must be at least 1"),
+        (
+            [KNN, "--executor=slurm", "--config.slurm.extra=a100"],
+            "'a100' is not option=value, such as constraint=",
+        ),
+        (["--config=configs/report.py:status"], "holds no sweep; name the folder that a sweep was given"),
+        (["--config=configs/report.py:stat"], "error: suite 'stat' is not known; there are html, status"),
         ([KNN, "--executor=cloud"], "error: flag --executor=cloud"),
         ([KNN, "--workers=3"], "error: Unknown command line flag 'workers'"),
         ([KNN, "config.k=3"], "error: 'config.k=3' is no flag; settings are written --config.FIELD=VALUE"),

@@ -32,13 +32,18 @@ config.models = {models!r}
 config.tasks = "digits,sprites_location,sprites_orientation"
 config.image_size = 16
 print("started", flush=True)
-sys.exit(sweep.run(config, {workdir!r}))
+sys.exit(sweep.run(config, {workdir!r}, {share!r}))
 """
 
 
-def start(converters, workdir, log, models):
+def start(converters, workdir, log, models, share=""):
     script = _SWEEP.format(
-        root=str(conftest.ROOT), command=converters.command, log=str(log), models=models, workdir=str(workdir)
+        root=str(conftest.ROOT),
+        command=converters.command,
+        log=str(log),
+        models=models,
+        workdir=str(workdir),
+        share=share,
     )
     return subprocess.Popen(
         [sys.executable, "-c", script],
@@ -77,8 +82,9 @@ def killed(process, rng, most):
 @pytest.mark.parametrize("kills", [6, pytest.param(25, marks=pytest.mark.audit)])
 def test_killed_at_random_moments(kills, converters, tmp_path):
     workdir, log = tmp_path / "w", tmp_path / "log"
-    models = ",".join(f"tiny/m{i}" for i in range(4 if kills < 10 else 20))
-    n_cells = 3 * len(models.split(","))
+    well = [f"tiny/m{i}" for i in range(4 if kills < 10 else 17)]
+    ill = [] if kills < 10 else ["tiny/bad", "tiny/nan", "tiny/missing"]
+    models, n_cells = ",".join(ill[:1] + well + ill[1:]), 3 * len(well)
     straight = start(converters, tmp_path / "straight", tmp_path / "log2", models)
     rng = random.Random(os.urandom(8))  # not the same moments each time
     seen, n_killed = {}, 0
@@ -94,7 +100,8 @@ def test_killed_at_random_moments(kills, converters, tmp_path):
             break
     process = start(converters, workdir, log, models)
     output = process.communicate()[0]
-    assert n_killed > 0 and process.returncode == 0, output
+    assert n_killed > 0 and process.returncode == int(bool(ill)), output
+    assert {r["model"] for _, r in results.errors(workdir)} == set(ill)
 
     done = snapshot(workdir)
     assert len(done) == n_cells and seen.items() <= done.items()
@@ -103,7 +110,7 @@ def test_killed_at_random_moments(kills, converters, tmp_path):
     assert len(set(computed)) == n_cells and len(computed) <= n_cells + n_killed
     left = [p for folder in ("results", "features", "tables") for p in (workdir / folder).rglob(".*")]
     assert not left, left
-    assert straight.communicate()[1] is None and straight.returncode == 0
+    assert straight.communicate()[1] is None and straight.returncode == int(bool(ill))
     numbers = [
         {(r["model"], r["task"]): (r["metrics"], r["correct"]) for _, r in results.records(w)}
         for w in (workdir, tmp_path / "straight")
@@ -178,11 +185,21 @@ def alive(pid):
         return False
 
 
-def test_two_workers_at_once(converters, tmp_path):
+@pytest.mark.parametrize("shares", [("", ""), ("0/2", "1/2")])
+def test_two_workers_at_once(shares, converters, tmp_path):
+    """On one workdir: with shares each cell is computed once, without any it may be twice and is there once."""
     models = ",".join(f"tiny/m{i}" for i in range(4))
-    workers = [start(converters, tmp_path / "w", tmp_path / f"log{i}", models) for i in range(2)]
+    logs = [tmp_path / f"log{i}" for i in range(2)]
+    workers = [
+        start(converters, tmp_path / "w", log, models, share) for log, share in zip(logs, shares, strict=True)
+    ]
     outputs = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     assert len(results.collect(tmp_path / "w")) == 12
     folders = tmp_path / "w" / "results" / "knn"
     assert sum(len(list(folder.iterdir())) for folder in folders.iterdir()) == 12
+    computed = [set(log.read_text().splitlines()) for log in logs]
+    assert len(computed[0] | computed[1]) == 12
+    if any(shares):
+        assert [len(c) for c in computed] == [6, 6] and not computed[0] & computed[1]
+        assert len({line.split()[0] for line in computed[0]}) == 2  # whole models

@@ -96,7 +96,7 @@ def _knn(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
     correct = None
     for metric in settings["metric"]:
         found = knn.leave_one_out(
-            split.features, split.labels, k=settings["k"], metric=metric, mesh=inputs.mesh
+            split.features, split.labels, k=settings["k"], metric=metric, mesh=inputs.own_mesh
         )
         suffix = "" if correct is None else f"_{metric}"
         metrics[f"accuracy{suffix}"] = float(found.accuracy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax import files, model
+from vtabjax import files, model, parallel, resident
 from vtabjax.parallel import data_mesh, round_up
 
 DTYPES = ("float32", "bfloat16")
@@ -35,18 +36,23 @@ def extractor(
     mesh: jax.sharding.Mesh | None = None,
     batch_size: int = 128,
     dtype: str = "float32",
+    images: resident.Images | None = None,
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A model as a function from images to features, compiled once whatever the number of images.
 
     Every batch has the same shape, split over the mesh's "data" axis: the last one is filled up with copies
-    of its first image, whose outputs are dropped. Images travel as uint8 and are normalised on the device. A
-    batch that does not fit into the device's memory is halved, for this and all later calls.
+    of its first image, whose outputs are dropped. Images travel as uint8 and are normalised on the device. When
+    the device's memory does not suffice, images that stay there give way, then the batch is halved, for this and
+    all later calls.
+
+    With several processes the mesh is that of all of them: each reads its part of the images, all get all features.
 
     Args:
       parts: graph, variables and info of a converted model.
       mesh: devices to use (all there are by default).
       batch_size: images per step over all devices; rounded up to a multiple of the number of devices.
       dtype: "float32" (products in full float32 on every device) or "bfloat16".
+      images: where batches come from that stay on the devices; by default each is sent when it is needed.
 
     Returns:
       A function from images, uint8 [N, S, S, 3], to {"features": float32 [N, D]} and, where the model has a
@@ -58,11 +64,12 @@ def extractor(
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     mesh = data_mesh() if mesh is None else mesh
+    images = resident.Images(mesh, room=0) if images is None else images
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    variables = jax.device_put(_cast(parts.variables, dtype), replicated)
+    variables = parallel.put(_cast(parts.variables, dtype), replicated)
 
-    def local(variables: Mapping[str, jax.Array], images: jax.Array) -> dict[str, jax.Array]:
-        inputs = model.normalise(images.astype(jnp.float32) / 255, parts.info).astype(dtype)
+    def local(variables: Mapping[str, jax.Array], batch: jax.Array) -> dict[str, jax.Array]:
+        inputs = model.normalise(batch.astype(jnp.float32) / 255, parts.info).astype(dtype)
         outputs, _ = model.apply(parts.graph, variables, inputs)
         return {name: value.astype(jnp.float32) for name, value in outputs.items()}
 
@@ -73,30 +80,31 @@ def extractor(
             in_specs=(PartitionSpec(), PartitionSpec("data")),
             out_specs=PartitionSpec("data"),
             check_vma=False,  # no collectives, and operators need not know about the mesh
-        )
+        ),
+        # What other processes' devices computed has to come here, too.
+        out_shardings=replicated if jax.process_count() > 1 else split,
     )
     size = round_up(max(1, batch_size), mesh.size)
     expected = tuple(parts.info["input_size"])
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(array: np.ndarray) -> dict[str, np.ndarray]:
         nonlocal size
-        if (
-            images.ndim != 4
-            or images.dtype != np.uint8
-            or tuple(images.shape[i] for i in (3, 1, 2)) != expected
-        ):
+        if array.ndim != 4 or array.dtype != np.uint8 or tuple(array.shape[i] for i in (3, 1, 2)) != expected:
             c, h, w = expected
             raise ValueError(
-                f"images are {images.dtype} {list(images.shape)}; this model takes uint8 [N, {h}, {w}, {c}]"
+                f"images are {array.dtype} {list(array.shape)}; this model takes uint8 [N, {h}, {w}, {c}]"
             )
         while True:
             try:
                 with jax.default_matmul_precision("float32"):
-                    return _batches(step, variables, images, size, split)
+                    return _batches(step, variables, images, array, size)
             except jax.errors.JaxRuntimeError as e:
-                if "RESOURCE_EXHAUSTED" not in str(e) or size <= mesh.size:
+                if "RESOURCE_EXHAUSTED" not in str(e):
                     raise
-                size = round_up(size // 2, mesh.size)
+                if not images.give_way():
+                    if size <= mesh.size:
+                        raise
+                    size = round_up(size // 2, mesh.size)
 
     return run
 
@@ -121,22 +129,18 @@ def _cast(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _batches(
-    step: Callable, variables: Mapping, images: np.ndarray, size: int, sharding: NamedSharding
+    step: Callable, variables: Mapping, images: resident.Images, array: np.ndarray, size: int
 ) -> dict[str, np.ndarray]:
     outputs: list[dict[str, np.ndarray]] = []
     pending = None  # one batch runs on the device while the next one is read and the previous one comes back
-    for start in range(0, max(len(images), 1), size):
-        batch = np.asarray(images[start : start + size])
-        if len(batch) < size:
-            filler = batch[:1] if len(batch) else np.zeros((1, *images.shape[1:]), np.uint8)
-            batch = np.concatenate([batch, np.repeat(filler, size - len(batch), axis=0)])
-        result = step(variables, jax.device_put(batch, sharding))
+    for start in range(0, max(len(array), 1), size):
+        result = step(variables, images.batch(array, start, size))
         if pending is not None:
             outputs.append(jax.device_get(pending))
         pending = result
     outputs.append(jax.device_get(pending))
     return {
-        name: np.concatenate([o[name].reshape(size, -1) for o in outputs])[: len(images)]
+        name: np.concatenate([o[name].reshape(size, -1) for o in outputs])[: len(array)]
         for name in outputs[0]
     }
 
@@ -168,19 +172,19 @@ class Key(NamedTuple):
 def load(folder: str | os.PathLike, key: Key) -> dict[str, np.ndarray] | None:
     """Cached features, or None where there are none. A file that is damaged is as good as none."""
     try:
-        with (
-            open(os.path.join(folder, f"{key.digest()}.npz"), "rb") as f,
-            np.load(f, allow_pickle=False) as data,
-        ):
-            if str(data["key"]) != json.dumps(key):
-                return None
-            return {name: data[name] for name in data.files if name != "key"}
+        with (files.as_path(folder) / f"{key.digest()}.npz").open("rb") as f:
+            if files.is_remote(folder):
+                f = io.BytesIO(f.read())  # one request instead of one per member
+            with np.load(f, allow_pickle=False) as data:
+                if str(data["key"]) != json.dumps(key):
+                    return None
+                return {name: data[name] for name in data.files if name != "key"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def save(folder: str | os.PathLike, key: Key, features: Mapping[str, np.ndarray]) -> None:
-    """Caches features (atomically). Logits above `MAX_LOGITS_BYTES` are left out.
+def check(features: Mapping[str, np.ndarray]) -> None:
+    """Makes sure that features are numbers.
 
     Raises:
       NotFiniteError: a feature or logit is NaN or infinite; the message counts the rows.
@@ -192,7 +196,16 @@ def save(folder: str | os.PathLike, key: Key, features: Mapping[str, np.ndarray]
                 f"{int(bad.sum())} of {len(bad)} rows of {name} are NaN or infinite (the first is row "
                 f"{int(np.argmax(bad))}): the model's weights or its input range are broken"
             )
+
+
+def save(folder: str | os.PathLike, key: Key, features: Mapping[str, np.ndarray]) -> None:
+    """Caches features (atomically). Logits above `MAX_LOGITS_BYTES` are left out.
+
+    Raises:
+      NotFiniteError: a feature or logit is NaN or infinite.
+    """
+    check(features)
     kept = {k: v for k, v in features.items() if k == "features" or v.nbytes <= MAX_LOGITS_BYTES}
-    with files.replacing(os.path.join(folder, f"{key.digest()}.npz")) as temporary:
+    with files.replacing(files.as_path(folder) / f"{key.digest()}.npz") as temporary:
         with open(temporary, "wb") as f:
             np.savez(f, key=np.array(json.dumps(key)), **kept)

@@ -1,4 +1,9 @@
-"""Files that are there completely or not at all."""
+"""Files that are there completely or not at all, on file systems and in object stores.
+
+A file system has renames: a file is written under another name and renamed. An object store (``gs://...``, through
+`etils.epath`) has none that are atomic, and needs none: an object is there when its upload is complete. What is more
+than one file (a converted model) has one that is written last and says that the others are there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,9 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,22 +22,42 @@ from pathlib import Path
 _TEMPORARY = re.compile(r"^\..*\.(?P<host>[^.]+)\.(?P<pid>\d+)\.tmp$")
 
 
-def _host() -> str:
+def as_path(path: str | os.PathLike) -> Path:
+    """A path; for a URL such as ``gs://bucket/runs`` one with the same methods that reaches there."""
+    if is_remote(path):
+        from etils import epath
+
+        return epath.Path(path)
+    return Path(path)
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path is an object store's."""
+    return "://" in os.fspath(path)
+
+
+def host() -> str:
+    """This machine's name, as part of a file name."""
     return re.sub(r"[^\w-]", "_", socket.gethostname()) or "host"
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{host()}.{os.getpid()}.tmp")
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; what was written there becomes `path` when the block ends
-    well.
+    """Yields a temporary path in the same folder (of an object store: a local one); what was written there becomes
+    `path` when the block ends well.
 
     Missing folders are made. Nothing stays behind when the block raises.
     """
-    path = Path(path)
+    path = as_path(path)
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="vtabjax-") as folder:
+            yield Path(folder) / path.name
+            upload(Path(folder) / path.name, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -42,6 +69,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file atomically, over one that may be there."""
+    if is_remote(path):
+        as_path(path).write_text(text)
+        return
     with replacing(path) as temporary:
         _write(temporary, text)
 
@@ -54,8 +84,16 @@ def _write(path: Path, text: str) -> None:
 
 
 def create_text(path: str | os.PathLike, text: str) -> bool:
-    """Writes a text file atomically unless there is one already: of several writers exactly one gets True."""
-    path = Path(path)
+    """Writes a text file atomically unless there is one already: of several writers exactly one gets True.
+
+    In an object store two that come at the same moment may both get it: the later one's content stays.
+    """
+    path = as_path(path)
+    if is_remote(path):
+        if path.exists():
+            return False
+        path.write_text(text)
+        return True
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -77,13 +115,54 @@ def create_text(path: str | os.PathLike, text: str) -> bool:
         temporary.unlink(missing_ok=True)
 
 
+def upload(source: Path, target: Path) -> None:
+    """Copies a local file into an object store."""
+    with open(source, "rb") as f, target.open("wb") as g:
+        shutil.copyfileobj(f, g, 1 << 24)
+
+
+def upload_tree(source: Path, target: Path, last: str) -> None:
+    """Copies a local folder into an object store; the file `last`, which says that it is complete, comes last."""
+    names = sorted(p for p in source.rglob("*") if p.is_file())
+    for path in sorted(names, key=lambda p: p == source / last):
+        upload(path, target / path.relative_to(source).as_posix())
+
+
+def download_tree(source: Path, target: Path) -> None:
+    """Copies a folder of an object store to a local one, which appears when it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        pending = [source]
+        while pending:
+            folder = pending.pop()
+            for path in folder.iterdir():
+                if path.is_dir():
+                    pending.append(path)
+                    continue
+                here = temporary / path.relative_to(source)
+                here.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("rb") as f, open(here, "wb") as g:
+                    shutil.copyfileobj(f, g, 1 << 24)
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(target)
+        except OSError:  # another process was faster
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def sweep_temporaries(folder: str | os.PathLike) -> int:
     """Removes temporary files that dead processes of this machine left under `folder`; returns how many."""
     removed = 0
+    if is_remote(folder):
+        return removed  # nothing is ever half there
     for root, _, names in os.walk(folder):
         for name in names:
             match = _TEMPORARY.match(name)
-            if match and match["host"] == _host() and not _alive(int(match["pid"])):
+            if match and match["host"] == host() and not _alive(int(match["pid"])):
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(root, name))
                     removed += 1

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import artefacts, tasks
+from vtabjax import artefacts, distributed, files, tasks
 from vtabjax.results import Cell
 
 if TYPE_CHECKING:
     import jax
 
-    from vtabjax import data, model
+    from vtabjax import data, model, resident
 
 # A union is put together from the features of its pieces: what knn extracts on train800val200, linear
 # evaluation finds on train800 and val200.
@@ -63,6 +63,7 @@ class Run(NamedTuple):
       examples: (task, split, image size) -> the examples; reads each once.
       batch_size: images per step over all devices.
       dtype: dtype the models run in.
+      images: those that stay on the devices; None: none does.
     """
 
     workdir: Path
@@ -70,14 +71,20 @@ class Run(NamedTuple):
     examples: Callable[[str, str, int], data.Examples]
     batch_size: int
     dtype: str
+    images: resident.Images | None = None
 
 
 class Converted:
-    """A converted model in a run. Weights are read and programs compiled when a feature is missing."""
+    """A converted model in a run. Weights are read and programs compiled when a feature is missing.
+
+    Attributes:
+      seen: images that have passed through it, once per pass.
+    """
 
     def __init__(self, spec: str, path: Path, run: Run):
-        self.spec, self.path, self.run = spec, Path(path), run
+        self.spec, self.path, self.run = spec, files.as_path(path), run
         self.info = artefacts.read_info(path)
+        self.seen = 0
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -99,7 +106,11 @@ class Converted:
         from vtabjax import features
 
         return features.extractor(
-            self.parts, mesh=self.run.mesh, batch_size=self.run.batch_size, dtype=self.run.dtype
+            self.parts,
+            mesh=self.run.mesh,
+            batch_size=self.run.batch_size,
+            dtype=self.run.dtype,
+            images=self.run.images,
         )
 
 
@@ -146,20 +157,32 @@ class Inputs:
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
-        """The devices."""
+        """The devices, those of all processes."""
         return self.model.run.mesh
+
+    @property
+    def own_mesh(self) -> jax.sharding.Mesh:
+        """The devices of this process, for what each process computes from the features by itself."""
+        from vtabjax import parallel
+
+        return self.mesh if distributed.count() == 1 else parallel.local_mesh()
 
     def examples(self, split: str) -> data.Examples:
         """Images [N, S, S, 3] at the model's input size, labels, ids."""
         with self.stages("data"):
-            examples = self.model.run.examples(self.task, split, self.model.info["input_size"][1])
-            labels, classes = examples.labels, tasks.get(self.task).num_classes
-            if len(labels) and not (0 <= labels.min() and labels.max() < classes):
-                raise ValueError(
-                    f"task {self.task}, split {split}: labels from {labels.min()} to {labels.max()}; the task has "
-                    f"the classes 0 to {classes - 1}, so its data set was prepared from something else"
-                )
+            # Where one process cannot read them, the others must not begin to compute without it.
+            examples = distributed.together(lambda: self._examples(split))
         self.fingerprints[split] = examples.fingerprint
+        return examples
+
+    def _examples(self, split: str) -> data.Examples:
+        examples = self.model.run.examples(self.task, split, self.model.info["input_size"][1])
+        labels, classes = examples.labels, tasks.get(self.task).num_classes
+        if len(labels) and not (0 <= labels.min() and labels.max() < classes):
+            raise ValueError(
+                f"task {self.task}, split {split}: labels from {labels.min()} to {labels.max()}; the task has "
+                f"the classes 0 to {classes - 1}, so its data set was prepared from something else"
+            )
         return examples
 
     def split(self, name: str, *, logits: bool = False) -> Split:
@@ -182,9 +205,12 @@ class Inputs:
         with self.stages("features"):
             found = features.load(folder, key)
             wanted = logits and info.get("num_classes") is not None
-            if found is None or (wanted and "logits" not in found):
+            if not all(distributed.gather(found is not None and (not wanted or "logits" in found))):
                 with self.stages("load"):
-                    extract = self.model.extract
+                    extract = distributed.together(lambda: self.model.extract)
                 found = extract(examples.images)
-                features.save(folder, key, found)
+                self.model.seen += len(examples.images)
+                features.check(found)  # in all processes: none goes on alone
+                if distributed.first():
+                    features.save(folder, key, found)
         return Split(found["features"], examples.labels, found.get("logits") if wanted else None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -14,6 +16,24 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     return jax.make_mesh(
         (len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
     )
+
+
+def local_mesh() -> jax.sharding.Mesh:
+    """A mesh with the one axis "data" over the devices of this process."""
+    return data_mesh(jax.local_devices())
+
+
+def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Host arrays, the same in every process, on the devices of all."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        # A callback: device_put would compare the array between all processes.
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(one, tree)
 
 
 def round_up(n: int, multiple: int) -> int:

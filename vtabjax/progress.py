@@ -12,12 +12,14 @@ class Progress:
 
     Args:
       total: cells there are to do.
+      models: models they belong to.
       stream: where to write.
       enabled: False on all processes but the first.
     """
 
-    def __init__(self, total: int, *, stream: TextIO | None = None, enabled: bool = True):
+    def __init__(self, total: int, *, models: int = 1, stream: TextIO | None = None, enabled: bool = True):
         self._total, self._done, self._enabled = total, 0, enabled
+        self._models, self._models_done = models, 0
         self._stream = sys.stderr if stream is None else stream
         self._start = time.monotonic()
         self._bar = None
@@ -45,13 +47,27 @@ class Progress:
             self._bar.write(text, file=self._stream)
             self._bar.update()
         else:
-            left = (time.monotonic() - self._start) / self._done * (self._total - self._done)
-            self.say(f"[{self._done}/{self._total}] {text}  (left: {duration(left)})")
+            self.say(f"[{self._done}/{self._total}] {text}  (left: {self._left()})")
+
+    def model(self, text: str) -> None:
+        """All cells of one more model are through."""
+        self._models_done += 1
+        self.say(
+            f"{text}  ({_clock()}: {self._models_done} of {self._models} models, {self._done} of {self._total} "
+            f"cells, left: {self._left()})"
+        )
+
+    def _left(self) -> str:
+        return duration((time.monotonic() - self._start) / max(1, self._done) * (self._total - self._done))
 
     def close(self) -> None:
         """Ends the bar."""
         if self._bar is not None:
             self._bar.close()
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +18,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+_REQUESTS = 32  # to an object store at the same time
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "tensorflow-datasets")
 
 
@@ -62,7 +64,7 @@ class Cell:
 
     def folder(self, workdir: str | Path) -> Path:
         """Where the cell's files lie."""
-        return Path(workdir) / "results" / self.protocol / _slug(self.model)
+        return files.as_path(workdir) / "results" / self.protocol / _slug(self.model)
 
     def error_path(self, workdir: str | Path) -> Path:
         """The file that says why the cell failed, if it did."""
@@ -71,7 +73,7 @@ class Cell:
     def scratch(self, workdir: str | Path) -> Path:
         """A folder for what a protocol keeps while it works (checkpoints) or beside the result (curves)."""
         name = f"{file_name(self.task)}.{self.hash[:8]}"
-        return Path(workdir) / "cells" / self.protocol / _slug(self.model) / name
+        return files.as_path(workdir) / "cells" / self.protocol / _slug(self.model) / name
 
     def __str__(self) -> str:
         return f"{self.protocol} {self.model} {self.task}"
@@ -99,6 +101,14 @@ def find(cell: Cell, workdir: str | Path) -> dict[str, Any] | None:
     return None
 
 
+def find_all(cells: Sequence[Cell], workdir: str | Path) -> list[dict[str, Any] | None]:
+    """`find` for many cells; from an object store, where each takes a round trip or three, many at a time."""
+    if not files.is_remote(workdir):
+        return [find(cell, workdir) for cell in cells]
+    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+        return list(pool.map(lambda cell: find(cell, workdir), cells))
+
+
 def has_other_settings(cell: Cell, workdir: str | Path) -> bool:
     """Whether the cell has no result with its settings, but one with others."""
     return _paths(cell, workdir)[0].exists() and find(cell, workdir) is None
@@ -116,8 +126,11 @@ def read(path: str | Path) -> dict[str, Any] | None:
       ValueError: the file is there and is no record of this format (it was edited, or another version wrote
         it).
     """
+    path = files.as_path(path)
+    if files.is_remote(path) and not path.exists():  # not every store's error for that is FileNotFoundError
+        return None
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']!r}, this version reads {FORMAT}")
     except FileNotFoundError:
@@ -229,8 +242,8 @@ def unpack(packed: Mapping[str, Any]) -> np.ndarray:
 
 def records(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All results under a workdir (of one protocol) with their paths, in the order of the paths."""
-    for path in sorted((Path(workdir) / "results").glob(f"{protocol or '*'}/*/*.json")):
-        if not path.name.startswith(".") and not path.name.endswith(".error.json"):
+    for path in _listed(workdir, f"{protocol or '*'}/*/*.json"):
+        if not path.name.endswith(".error.json"):
             record = read(path)
             if record is not None:
                 yield path, record
@@ -238,10 +251,16 @@ def records(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[
 
 def errors(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All failures under a workdir (of one protocol) with their paths."""
-    for path in sorted((Path(workdir) / "results").glob(f"{protocol or '*'}/*/*.error.json")):
-        record = None if path.name.startswith(".") else read(path)
+    for path in _listed(workdir, f"{protocol or '*'}/*/*.error.json"):
+        record = read(path)
         if record is not None:
             yield path, record
+
+
+def _listed(workdir: str | Path, pattern: str) -> list[Path]:
+    folder = files.as_path(workdir) / "results"
+    found = folder.glob(pattern) if folder.exists() else ()
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def collect(workdir: str | Path) -> pd.DataFrame:

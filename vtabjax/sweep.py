@@ -12,19 +12,18 @@ them. They are told again at the end, and the exit status is 1, until they are d
 from __future__ import annotations
 
 import collections
-import functools
 import os
 import sys
 import textwrap
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, files, inputs, plan, results, tables
+from vtabjax import artefacts, costs, distributed, files, plan, results, tables, watch, work
 from vtabjax.plan import UsageError
-from vtabjax.progress import Progress, duration
+from vtabjax.progress import duration
 from vtabjax.results import Cell
+from vtabjax.work import first_line
 
 
 class Failure(NamedTuple):
@@ -36,13 +35,31 @@ class Failure(NamedTuple):
     path: Path
 
 
+class State(NamedTuple):
+    """Where a worker's part of a sweep stands when it starts.
+
+    Attributes:
+      everything: all cells of the sweep.
+      mine: this worker's.
+      done: how many of them have a result.
+      failed: how many failed before and are not tried again.
+      todo: those to run.
+    """
+
+    everything: list[Cell]
+    mine: list[Cell]
+    done: int
+    failed: int
+    todo: list[Cell]
+
+
 def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     """Runs a sweep.
 
     Args:
       config: see configs/common.py.
       workdir: where everything goes.
-      share: "i/n" for the i-th of n workers (from 0), "" for everything.
+      share: "i/n" for the i-th of n workers (from 0); "": what an array job says, or else everything.
 
     Returns:
       The exit status: 0 if every cell (of the share) is done.
@@ -50,44 +67,118 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     Raises:
       UsageError: before any long work.
     """
-    workdir = Path(workdir)
-    everything = plan.all_cells(config, workdir)
-    mine = plan.share_of(everything, share)
-    try:
-        done = [cell for cell in mine if results.find(cell, workdir) is not None]
-    except ValueError as e:  # a weight file that cannot be read, a result that was damaged
-        raise UsageError(str(e)) from e
-    known = set(map(id, done))
-    failed = [c for c in mine if id(c) not in known and c.error_path(workdir).exists()]
-    skipped = set() if config.retry_failed else set(map(id, failed))
-    todo = [c for c in mine if id(c) not in known and id(c) not in skipped]
+    workdir = files.as_path(workdir)
+    connect(config)
+    mine = plan.which_share(share, _array(config))
+    state = look(config, workdir, mine)
+    if config.dry_run:
+        return finish(state, config, workdir)
+    if state.todo:
+        check(state.todo, config, workdir)
+        _run(state, config, workdir, mine)
+    else:
+        _say("nothing to do: every cell has a result" if not state.failed else "nothing to do")
+    return finish(state, config, workdir)
 
+
+def finish(state: State, config: Any, workdir: Path) -> int:
+    """Writes and shows the tables and what failed (in a dry run: what would run). Returns the exit status."""
+    if config.dry_run:
+        distributed.from_first(lambda: _foretell(state, config, workdir))
+        return 0
+    return distributed.from_first(lambda: _close(state.mine, state.everything, config, workdir))
+
+
+def connect(config: Any) -> None:
+    """Connects the processes of a pod, where there are some."""
+    # An Indexed Job's pods are shares of a sweep, unless they were told to be one worker or hold a TPU slice together.
+    slice_of_tpus = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    indexed = "JOB_COMPLETION_INDEX" in os.environ and not slice_of_tpus
+    try:
+        distributed.initialize(config.distributed, detect=not indexed)
+    except ValueError as e:
+        raise UsageError(str(e)) from e
+
+
+def _array(config: Any) -> dict[str, str]:
+    """The environment's variables that may name a share."""
+    names = dict(os.environ)
+    if distributed.count() > 1:  # then the index is the number of the process
+        names.pop("JOB_COMPLETION_INDEX", None)
+    return names
+
+
+def look(config: Any, workdir: Path, share: plan.Share | None) -> State:
+    """What a worker has to do, and tells it.
+
+    Raises:
+      UsageError: a field of the config is wrong, or a file that is there cannot be read.
+    """
+    everything = plan.all_cells(config, workdir)
+    place = watch.folder(workdir, config.protocol, plan.digest(everything))
+
+    def seconds() -> Callable[[Cell], float | None]:
+        if files.is_remote(workdir):  # two may write the plan at once, so that it must not depend on the time
+            return lambda cell: None
+        records = (record for _, record in results.records(workdir, config.protocol))
+        return costs.Costs(records, config.protocol, everything[0].settings).seconds
+
+    def numbers() -> list[list[int]]:
+        mine = plan.share_of(everything, share, place / f"shares-{share.count if share else 1}.json", seconds)
+        found = results.find_all(mine, workdir)
+        number = {id(cell): i for i, cell in enumerate(everything)}
+        missing = [cell for cell, record in zip(mine, found, strict=True) if record is None]
+        failed = [] if config.retry_failed else [c for c in missing if c.error_path(workdir).exists()]
+        groups = (mine, missing, failed)
+        return [[number[id(cell)] for cell in group] for group in groups]
+
+    try:
+        mine, missing, failed = distributed.from_first(numbers)
+    except (ValueError, distributed.OtherProcessError) as e:  # a weight file or a result that cannot be read
+        raise UsageError(str(e)) from e
+    skipped = set(failed)
+    todo = [everything[i] for i in missing if i not in skipped]
+    state = State(everything, [everything[i] for i in mine], len(mine) - len(missing), len(failed), todo)
+    _tell(state, config, workdir, share)
+    return state
+
+
+def _tell(state: State, config: Any, workdir: Path, share: plan.Share | None) -> None:
+    models, names = ({getattr(c, what) for c in state.everything} for what in ("model", "task"))
+    source = f" ({share.source})" if share and share.source != "--cells" else ""
     _say(
-        f"{config.protocol}: {_count(len({c.model for c in everything}), 'model')} x "
-        + _count(len({c.task for c in everything}), "task")
-        + (f", share {share}: " if share else " = ")
-        + _count(len(mine), "cell")
-        + f"; {len(done)} done, {len(todo)} to do"
-        + (f", {len(skipped)} failed before" if skipped else "")
+        f"{config.protocol}: {_count(len(models), 'model')} x {_count(len(names), 'task')}"
+        + (f", share {share}{source}: " if share else " = ")
+        + _count(len(state.mine), "cell")
+        + f"; {state.done} done, {len(state.todo)} to do"
+        + (f", {state.failed} failed before" if state.failed else "")
+        + (f", {distributed.count()} processes" if distributed.count() > 1 else "")
         + f" ({workdir})"
     )
-    beside = sum(results.has_other_settings(cell, workdir) for cell in todo)
-    if beside:
-        _say(f"{beside} of those to do have results with other settings here, which stay beside the new ones")
-    if config.dry_run:
-        _foretell(todo, workdir)
-        return 0
-    if todo:
-        _check(todo, config, workdir)
-        files.sweep_temporaries(workdir)
-        _work(todo, config, workdir)
-    else:
-        _say("nothing to do: every cell has a result" if not skipped else "nothing to do")
-    return _close(mine, everything, config, workdir)
+    if distributed.first():
+        beside = sum(results.has_other_settings(cell, workdir) for cell in state.todo)
+        if beside:
+            _say(
+                f"{beside} of those to do have results with other settings here, which stay beside the new ones"
+            )
 
 
-def _check(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
-    """Data sets that are not prepared, models that do not exist."""
+def check(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
+    """Makes sure that data sets are prepared and models exist, before long work.
+
+    Raises:
+      UsageError: some are not.
+    """
+    try:
+        distributed.together(lambda: _check_tasks(todo, config))
+        unknown = distributed.from_first(lambda: artefacts.check(work.to_convert(todo, config, workdir)))
+    except (artefacts.ConversionError, distributed.OtherProcessError) as e:
+        raise UsageError(str(e)) from e
+    if unknown:
+        raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))
+
+
+def _check_tasks(todo: Sequence[Cell], config: Any) -> None:
     from vtabjax import data
 
     names = list(dict.fromkeys(cell.task for cell in todo))
@@ -111,187 +202,61 @@ def _check(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
             "downloaded by hand)"
             + (f"\nOr run the others: --config.tasks={','.join(there)}" if there else "")
         )
-    try:
-        unknown = artefacts.check(_to_convert(todo, config, workdir))
-    except artefacts.ConversionError as e:
-        raise UsageError(str(e)) from e
-    if unknown:
-        raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))
 
 
-def _models_dir(config: Any, workdir: Path) -> Path:
-    return Path(config.models_dir or workdir / "models")
-
-
-def _to_convert(todo: Sequence[Cell], config: Any, workdir: Path) -> list[str]:
-    folder = _models_dir(config, workdir)
-    models = dict.fromkeys(cell.model for cell in todo)
-    return [m for m in models if artefacts.find(folder, m, config.image_size) is None]
-
-
-# The work.
-
-
-def _work(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
-    by_model: dict[str, list[Cell]] = collections.defaultdict(list)
-    for cell in todo:
-        by_model[cell.model].append(cell)
-    converting = _to_convert(todo, config, workdir)
-    folder = _models_dir(config, workdir)
-    # Converting starts before anything else does; models that are there already are computed meanwhile.
-    with artefacts.Conversions(
-        converting, folder, config.image_size, config.convert_timeout * 60
-    ) as conversions:
-        shared = _prepare_run(config, workdir)
-        progress = Progress(len(todo))
-        try:
-            for model in sorted(by_model, key=set(converting).__contains__):
-                _run_model(model, by_model[model], conversions, shared, config, workdir, progress)
-        finally:
-            progress.close()
-
-
-def _prepare_run(config: Any, workdir: Path) -> inputs.Run:
-    from vtabjax import data, parallel
-
-    parallel.use_compilation_cache(str((workdir / "cache" / "xla").absolute()))
-
-    @functools.cache
-    def examples(task: str, split: str, image_size: int) -> data.Examples:
-        return data.load(
-            task,
-            split,
-            image_size=image_size,
-            resize=config.resize,
-            data_dir=config.data_dir or None,
-            cache_dir=config.cache_dir or str(workdir / "cache" / "images"),
-            skip_broken=config.skip_broken,
-        )
-
-    return inputs.Run(workdir, parallel.data_mesh(), examples, config.batch_size, config.dtype)
-
-
-def _run_model(
-    model: str,
-    todo: Sequence[Cell],
-    conversions: artefacts.Conversions,
-    shared: inputs.Run,
-    config: Any,
-    workdir: Path,
-    progress: Progress,
-) -> None:
-    """All cells of a model. Whatever goes wrong ends in error files."""
-    progress.doing(f"{model}: converting")
-    stages = inputs.Stages()
-    try:
-        with stages("convert"):
-            path = artefacts.find(_models_dir(config, workdir), model, config.image_size)
-            converting = 0.0
-            if path is None:
-                path, converting = conversions.result(model)
-        with stages("load"):
-            converted = _open(model, path, shared)
-    except Exception as e:
-        for cell in todo:
-            _fail(cell, stages.failed or "convert", e, workdir, progress)
-        return
-    for cell in todo:
-        progress.doing(str(cell))
-        stages = inputs.Stages()
-        if converting:
-            stages.seconds["convert"] = converting  # charged to the model's first cell
-        try:
-            if results.find(cell, workdir) is not None:  # another worker was faster
-                progress.step(f"{cell}: done by another worker")
-                continue
-            _run_cell(cell, converted, stages, workdir, progress)
-            converting = 0.0
-        except Exception as e:
-            _fail(cell, stages.failed or cell.protocol, e, workdir, progress)
-
-
-def _open(model: str, path: Path, shared: inputs.Run) -> inputs.Converted:
-    try:
-        return inputs.Converted(model, path, shared)
-    except (OSError, ValueError) as e:
-        raise ValueError(
-            f"{path} is not a complete converted model ({e}); remove the folder and run again with "
-            "--config.retry_failed=true"
-        ) from e
-
-
-def _run_cell(
-    cell: Cell, converted: inputs.Converted, stages: inputs.Stages, workdir: Path, progress: Progress
-) -> None:
+def _run(state: State, config: Any, workdir: Path, share: plan.Share | None) -> None:
     from vtabjax import parallel
 
-    given = inputs.Inputs(cell, converted, stages, progress.say)
-    with stages(cell.protocol):
-        outcome = cells.PROTOCOLS[cell.protocol].run(given, cell.settings)
-    info = converted.info
-    with stages("write"):
-        results.save(
-            cell,
-            workdir,
-            metrics=outcome.metrics,
-            correct=outcome.correct,
-            chosen=outcome.chosen,
-            notes=outcome.notes,
-            provenance={
-                "seed": cell.settings.get("seed"),
-                "weight_hash": info["weight_hash"],
-                "graph_hash": info["graph_hash"],
-                "input": {name: info[name] for name in ("input_size", "mean", "std")},
-                "data": dict(given.fingerprints),
-                "device": parallel.describe_devices(),
-            },
-            seconds=stages.seconds,
-        )
-    shown = "  ".join(
-        f"{name} {value:.4g}" for name, value in outcome.metrics.items() if isinstance(value, float)
-    )
-    progress.step(f"{cell}: {shown}  {sum(stages.seconds.values()):.1f} s")
-
-
-def _fail(cell: Cell, stage: str, error: Exception, workdir: Path, progress: Progress) -> None:
-    message = f"{error}" if str(error) else type(error).__name__
-    if not isinstance(error, (ValueError, artefacts.ConversionError)):
-        message = f"{type(error).__name__}: {message}"
+    place = watch.folder(workdir, config.protocol, plan.digest(state.everything))
+    first = distributed.first()
+    if first:
+        files.sweep_temporaries(workdir)
+        watch.describe(place, state.everything)
+    about = {"share": str(share or ""), "device": parallel.describe_devices(), "todo": len(state.todo)}
+    worker = watch.Worker(place, about, enabled=first)
+    status = "interrupted"
     try:
-        text = "".join(traceback.format_exception(error))
-        results.save_error(cell, workdir, stage=stage, message=message, traceback=text)
-    except OSError as e:  # a full disk takes the error file, too; the rest of the sweep may still fit
-        progress.say(f"{cell}: no error file could be written ({e})")
-    progress.step(f"{cell}: FAILED in {stage}: {_first_line(message)}")
+        work.work(state.todo, config, workdir, worker)
+        status = "ended"
+    finally:
+        worker.close(status)
 
 
 # What is told.
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if distributed.first():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _count(n: int, thing: str) -> str:
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
-def _first_line(text: str, width: int = 160) -> str:
-    return textwrap.shorten(text.strip().splitlines()[0] if text.strip() else "", width, placeholder=" ...")
-
-
-def _foretell(todo: Sequence[Cell], workdir: Path) -> None:
+def _foretell(state: State, config: Any, workdir: Path) -> None:
     """What would run, and how long it would take by what such cells took here."""
-    by_model = collections.Counter(cell.model for cell in todo)
-    for model, n in by_model.items():
-        _say(f"  {model}: {_count(n, 'cell')}")
+    todo = state.todo
+    by_model: dict[str, list[Cell]] = collections.defaultdict(list)
+    for cell in todo:
+        by_model[cell.model].append(cell)
+    records = (record for _, record in results.records(workdir, config.protocol)) if todo else ()
+    known = costs.Costs(records, config.protocol, state.everything[0].settings)
+    converting = set(work.to_convert(todo, config, workdir))
+    for model, own in by_model.items():
+        taken = known.total(own)
+        notes = ["to convert"] if model in converting else []
+        if taken is not None:
+            notes.append(
+                f"about {duration(taken)}" + ("" if known.has(model) else ", as similar models took")
+            )
+        _say(f"  {model}: {_count(len(own), 'cell')}" + (f" ({'; '.join(notes)})" if notes else ""))
     if todo:
-        taken = [sum(record["seconds"].values()) for _, record in results.records(workdir, todo[0].protocol)]
-        if taken:
-            mean = sum(taken) / len(taken)
+        total = known.total(todo)
+        if total is not None:
             _say(
-                f"{_count(len(taken), 'cell')} took {mean:.1f} s each here: "
-                f"{len(todo)} would take {duration(mean * len(todo))}"
+                f"by what {_count(known.known, 'similar cell')} took here, {len(todo)} would take about "
+                f"{duration(total)} (conversions beside that: {len(converting)})"
             )
         else:
             _say("no cell of this protocol has run here, so there is nothing to estimate the time from")
@@ -300,7 +265,8 @@ def _foretell(todo: Sequence[Cell], workdir: Path) -> None:
 
 def _close(mine: Sequence[Cell], everything: Sequence[Cell], config: Any, workdir: Path) -> int:
     """Tables, failures, exit status."""
-    found = {(c.model, c.task): results.find(c, workdir) for c in everything}
+    keys = [(cell.model, cell.task) for cell in everything]
+    found = dict(zip(keys, results.find_all(everything, workdir), strict=True))
     print(tables.report(config.protocol, found, workdir), flush=True)
     failures = []
     for cell in mine:
@@ -326,7 +292,7 @@ def failure_table(failures: Sequence[Failure]) -> str:
             model,
             ", ".join(f.cell.task for f in group) if len(group) <= 3 else f"{len(group)} tasks",
             stage,
-            "\n".join(textwrap.wrap(_first_line(message, 240), 60)),
+            "\n".join(textwrap.wrap(first_line(message, 240), 60)),
             group[0].path,
         )
         for (model, stage, message), group in alike.items()

@@ -47,7 +47,7 @@ def report(protocol: str, found: Found, workdir: str | Path) -> str:
     scores = protocol == "transferability"
     table = score_table(found) if scores else accuracy_table(found)
     shown = table if scores else in_percent(table)
-    folder = Path(workdir) / "tables"
+    folder = files.as_path(workdir) / "tables"
     files.write_text(folder / f"{protocol}.csv", _csv(table))
     files.write_text(folder / f"{protocol}.md", _markdown(shown))
     where = f"tables: {folder / protocol}.csv, .md"

@@ -6,6 +6,7 @@ checkpoint), curves.jsonl, and with ``finetune.save`` the fine-tuned models, ``s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import threading
@@ -21,7 +22,6 @@ from vtabjax.protocols import _finetune_artefact, finetune
 
 if TYPE_CHECKING:
     from vtabjax.cells import Outcome
-    from vtabjax.data import Examples
     from vtabjax.inputs import Converted, Inputs
 
 # The training examples of VTAB-1k: every task of a run shares a program that has room for so many.
@@ -112,6 +112,7 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
 
         if settings["save"]:
             saved = [str(relative / f"seed{seed}") for seed in own.seeds]
+        before = trainer.seen
         found = finetune.evaluate(
             trainer,
             train,
@@ -122,6 +123,7 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
             keep=keep if settings["save"] else None,
             label=f"{converted.spec} {inputs.task}",
         )
+        converted.seen += trainer.seen - before
         if (
             "test" not in inputs.fingerprints
         ):  # everything was in the journal: the record names its examples still
@@ -206,24 +208,16 @@ class _Ahead:
 
     def __init__(self, inputs: Inputs):
         self._inputs = inputs
-        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._read, name="test examples", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        try:
-            self._examples()
-        except BaseException as e:  # raised again where the examples are used
-            self._error = e
-
-    def _examples(self) -> Examples:
         given = self._inputs
-        return given.model.run.examples(given.task, "test", given.model.info["input_size"][1])
+        with contextlib.suppress(Exception):  # raised again where the examples are used, in all processes
+            given.model.run.examples(given.task, "test", given.model.info["input_size"][1])
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
         with self._inputs.stages("data"):
             self._thread.join()
-            if self._error is not None:
-                raise self._error
         found = self._inputs.examples("test")  # remembered by the run; this charges and records it
         return found.images, found.labels

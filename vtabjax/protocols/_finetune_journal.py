@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vtabjax import files
+from vtabjax import distributed, files
 from vtabjax.protocols._finetune_train import State, Trainer
 
 CHECKPOINT_SECONDS = 180.0
@@ -52,7 +52,9 @@ class Journal:
         self._folder = None if folder is None else Path(folder).absolute()
         self._stop, self._saved = stop, time.monotonic()
         fresh = {"identity": json.loads(json.dumps(identity)), "finished": {}, "current": None}
-        found = self._read()
+        found = distributed.from_first(
+            self._read
+        )  # another process may not see the latest file, or no longer
         if found is None or found["identity"] != fresh["identity"]:
             found = fresh
             if self._folder is not None and _first():
@@ -155,16 +157,23 @@ def _agree(due: bool, stop: bool) -> tuple[bool, bool]:
 def terminations() -> Iterator[Callable[[], bool]]:
     """Catches SIGTERM within the block; yields a function that tells whether it came.
 
-    A block that ends well in spite of it is followed by SystemExit.
+    A block that ends well in spite of it is followed by SystemExit. SIGUSR2 is caught likewise where somebody waits
+    for it (a scheduler's client that puts a job back into the queue when its time is up), and handed on afterwards.
     """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield lambda: False
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    numbers = [signal.SIGTERM]
+    if callable(signal.getsignal(signal.SIGUSR2)):
+        numbers.append(signal.SIGUSR2)
+    before = {n: signal.signal(n, lambda number, _: caught.append(number)) for n in numbers}
     try:
         yield lambda: bool(caught)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if signal.SIGUSR2 in caught:
+            signal.raise_signal(signal.SIGUSR2)
     if caught:
         raise SystemExit(TERMINATED)

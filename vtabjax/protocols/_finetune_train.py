@@ -119,6 +119,7 @@ class Trainer:
     Attributes:
       traces: how often the training program has been traced, that is: compiled.
       micro_batch: examples that pass through the model at once.
+      seen: examples that have passed through it, in training and in evaluation.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Trainer:
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._split = NamedSharding(self.mesh, PartitionSpec("data"))
         self.eval_batch = parallel.round_up(max(1, eval_batch), self.mesh.size)
-        self.traces = 0
+        self.traces = self.seen = 0
         self.micro_batch = 0
         self.use_micro_batch(settings.micro_batch or settings.batch_size)
 
@@ -214,6 +215,7 @@ class Trainer:
         Returns:
           (state, mean loss of each step's batch [n], fraction of the batch that was right [n]).
         """
+        self.seen += n * self.settings.batch_size
         with jax.default_matmul_precision("float32"):
             if self._loop:
                 state, losses, hits = self._train(state, data, plan, np.int32(n))
@@ -303,6 +305,7 @@ class Trainer:
 
     def _batches(self, state: State, inputs: np.ndarray, classes: int) -> np.ndarray:
         size, found, pending = self.eval_batch, [np.zeros(0, np.int32)], None
+        self.seen += len(inputs)
         for start in range(0, len(inputs), size):
             batch = np.asarray(inputs[start : start + size], self.trunk.input_dtype)
             batch = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])

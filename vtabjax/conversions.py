@@ -1,0 +1,260 @@
+"""Conversions in a process of their own, a few models ahead of the one that is computed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vtabjax import artefacts, files, memory, specs
+from vtabjax.artefacts import ConversionError
+
+AHEAD = 3  # converted models that wait for their turn, at most; they take disk, and the next run may not want them
+_POLL = 0.25  # seconds between two looks at a process's memory
+
+
+class Converted(NamedTuple):
+    """A converted model.
+
+    Attributes:
+      path: its folder.
+      seconds: what the conversion took; 0 where it was there already.
+    """
+
+    path: Path
+    seconds: float
+
+
+class Limits(NamedTuple):
+    """What converting one model may take.
+
+    Attributes:
+      seconds: wall seconds.
+      bytes: resident memory of the process; None: three quarters of what is free when it starts.
+    """
+
+    seconds: float
+    bytes: float | None = None
+
+
+class Conversions:
+    """Converts models, one after the other, while the caller works on those that are done.
+
+    A model whose conversion crashes, hangs or eats the memory fails alone: the process is started again for the
+    rest.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str],
+        models_dir: str | os.PathLike,
+        image_size: int,
+        limits: Limits,
+        *,
+        ahead: int = AHEAD,
+        told: Callable[[str, float, float, bool], None] = lambda *_: None,
+    ):
+        """Starts converting.
+
+        Args:
+          models: specs, in the order they will be asked for.
+          models_dir: where the artefacts go.
+          image_size: edge in pixels; 0: each model's own.
+          limits: for one model.
+          ahead: converted models that nobody has asked for yet, at most.
+          told: called from another thread with every model, when its conversion began and ended (time.time()), and
+            whether it succeeded.
+        """
+        self._models, self._dir, self._size, self._limits = (
+            list(models),
+            files.as_path(models_dir),
+            image_size,
+            limits,
+        )
+        self._ahead, self._told = ahead, told
+        self._futures = {model: concurrent.futures.Future() for model in models}
+        self._number = {model: i for i, model in enumerate(models)}
+        self._process: subprocess.Popen | None = None
+        self._closed = False
+        self._asked = 0  # models that were asked for
+        self._room = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="conversions", daemon=True)
+        self._staging = None
+        if not models:
+            return
+        if files.is_remote(self._dir):  # converted here, then sent there
+            self._staging = tempfile.TemporaryDirectory(prefix="vtabjax-models-")
+        self._out = Path(self._staging.name) if self._staging else self._dir
+        self.log = self._out / "logs" / f"{files.host()}.{os.getpid()}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+
+    def ready(self, model: str) -> bool:
+        """Whether `result` would return (or raise) at once."""
+        return self._futures[model].done()
+
+    def result(self, model: str) -> Converted:
+        """The converted model, waiting for it where needed.
+
+        Raises:
+          ConversionError: it could not be converted.
+        """
+        with self._room:
+            self._asked = max(self._asked, self._number[model] + 1)
+            self._room.notify_all()
+        return self._futures[model].result()
+
+    def close(self) -> None:
+        """Stops converting."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._staging is not None:
+            self._staging.cleanup()
+
+    def __enter__(self) -> Conversions:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        remaining = list(self._models)
+        try:
+            while remaining and not self._closed:
+                self._run(remaining)
+        except Exception as e:  # a full disk, a process that cannot start: everybody who waits must hear it
+            for model in remaining:
+                self._futures[model].set_exception(ConversionError(f"the converters cannot run: {e}"))
+
+    def _turn(self, model: str) -> bool:
+        """Waits until the model may be converted; False when it need not be any more."""
+        with self._room:
+            self._room.wait_for(lambda: self._closed or self._number[model] < self._asked + self._ahead)
+        return not self._closed
+
+    def _run(self, remaining: list[str]) -> None:
+        """Converts models in one process, as far as it gets, and takes them out of `remaining`."""
+        size = [f"--input_size={self._size}"] if self._size else []
+        command = [*artefacts.COMMAND, "convert", "-", f"--out={self._out}", *size, "--json_lines"]
+        if not self._turn(remaining[0]):
+            return
+        with open(self.log, "ab") as log:
+            offset = log.tell()
+            with self._room:
+                if self._closed:
+                    return
+                self._process = process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+                )
+        answers = artefacts.json_lines(process.stdout)
+        guard = _Guard(process, self._limits)
+        answered = False
+        try:
+            while remaining and self._turn(remaining[0]):
+                model = remaining[0]
+                began = time.time()
+                guard.begin()
+                try:
+                    print(model, file=process.stdin, flush=True)
+                except BrokenPipeError:
+                    break
+                line = next((a for a in answers if a["spec"] in (model, str(specs.parse(model)))), None)
+                guard.end()
+                if line is None:
+                    break
+                answered = True
+                self._answer(model, line, began)
+                del remaining[0]
+        finally:
+            guard.end()
+            guard.stop()
+            if self._closed or not remaining:
+                process.kill()  # it waits for more
+            status = process.wait()
+            for pipe in (process.stdin, process.stdout):
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+        if not remaining or self._closed:
+            return
+        with open(self.log, "rb") as log:
+            log.seek(offset)
+            reason = guard.reason or artefacts.reason(status, log.read().decode(errors="replace"))
+        # It crashed in one model, unless it never got as far as models: then the rest would fail the same way.
+        lost = remaining[:1] if answered or guard.reason or status < 0 else list(remaining)
+        for model in lost:
+            remaining.remove(model)
+            self._told(model, began, time.time(), False)
+            where = "" if self._staging else f"; see {self.log}"
+            self._futures[model].set_exception(ConversionError(f"{reason}{where}"))
+
+    def _answer(self, model: str, line: dict[str, Any], began: float) -> None:
+        future = self._futures[model]
+        problem = None
+        if line.get("status") == "failed":
+            problem = line.get("message") or "no reason given"
+        elif not line.get("path"):
+            problem = f"the converters named no folder: {line}"
+        if problem is None:
+            path = Path(line["path"])
+            if self._staging is not None:
+                here, path = path, self._dir / path.name
+                if not (path / "model.json").exists():
+                    files.upload_tree(here, path, last="model.json")
+                shutil.rmtree(here, ignore_errors=True)
+        self._told(model, began, time.time(), problem is None)
+        if problem is not None:
+            future.set_exception(ConversionError(problem))
+        else:
+            seconds = 0.0 if line["status"] == "present" else float(line.get("seconds") or 0)
+            future.set_result(Converted(path, seconds))
+
+
+class _Guard:
+    """Kills a process that takes too long or too much memory; `reason` says so."""
+
+    def __init__(self, process: subprocess.Popen, limits: Limits):
+        self.reason = ""
+        self._process, self._seconds = process, limits.seconds
+        self._bytes = 0.75 * memory.available() if limits.bytes is None else limits.bytes
+        self._deadline = float("inf")
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="conversion guard", daemon=True)
+        self._thread.start()
+
+    def begin(self) -> None:
+        self._deadline = time.monotonic() + self._seconds
+
+    def end(self) -> None:
+        self._deadline = float("inf")
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(_POLL):
+            used = memory.resident(self._process.pid)
+            if used > self._bytes:
+                self.reason = (
+                    f"stopped at {used / 1e9:.1f} GB of memory, {self._bytes / 1e9:.1f} GB are allowed "
+                    "(config.convert_memory_gb)"
+                )
+            elif time.monotonic() > self._deadline:
+                self.reason = f"stopped after {self._seconds:g} s (config.convert_timeout)"
+            if self.reason:
+                self._process.kill()
+                return

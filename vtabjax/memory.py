@@ -1,0 +1,34 @@
+"""The memory of processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_CGROUP = "/sys/fs/cgroup"
+
+
+def resident(pid: int) -> int:
+    """A process's resident memory in bytes; 0 where the system does not tell (outside Linux) or it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def available() -> float:
+    """Bytes that new processes may use, as far as the system and its container tell; 16 GB otherwise."""
+    try:
+        with open("/proc/meminfo") as f:
+            free = int(re.search(r"MemAvailable:\s+(\d+)", f.read())[1]) * 1024.0
+    except (OSError, TypeError):
+        free = 16e9
+    try:  # a container has a limit of its own (control groups, version 2); its file cache is free for the taking
+        with open(f"{_CGROUP}/memory.max") as limit, open(f"{_CGROUP}/memory.current") as used:
+            with open(f"{_CGROUP}/memory.stat") as stat:
+                cache = int(re.search(r"inactive_file (\d+)", stat.read())[1])
+                free = min(free, float(limit.read()) - float(used.read()) + cache)
+    except (OSError, TypeError, ValueError):  # no container, or "max"
+        pass
+    return max(free, 0.0)

@@ -1,0 +1,258 @@
+"""The work of a sweep: model by model, cell by cell; whatever goes wrong ends in error files.
+
+With several processes all of them go through this together. What one of them finds in files decides for all
+(`vtabjax.distributed`), and the first one writes.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import gc
+import textwrap
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vtabjax import artefacts, cells, conversions, distributed, files, inputs, results, watch
+from vtabjax.progress import Progress, duration
+from vtabjax.results import Cell
+
+
+class Fault(NamedTuple):
+    """Why a cell failed."""
+
+    stage: str
+    message: str
+    traceback: str
+
+
+class Session(NamedTuple):
+    """What the models of a run share."""
+
+    config: Any
+    workdir: Path
+    shared: inputs.Run
+    conversions: conversions.Conversions
+    progress: Progress
+    worker: watch.Worker
+
+
+def models_dir(config: Any, workdir: Path) -> Path:
+    """Where converted models are."""
+    return files.as_path(config.models_dir) if config.models_dir else workdir / "models"
+
+
+def to_convert(todo: Sequence[Cell], config: Any, workdir: Path) -> list[str]:
+    """The models of cells that are not converted yet."""
+    folder = models_dir(config, workdir)
+    models = dict.fromkeys(cell.model for cell in todo)
+    return [m for m in models if artefacts.find(folder, m, config.image_size) is None]
+
+
+def work(todo: Sequence[Cell], config: Any, workdir: Path, worker: watch.Worker) -> None:
+    """Runs cells.
+
+    Args:
+      todo: the cells, model by model.
+      config: see configs/common.py.
+      workdir: the sweep's folder.
+      worker: where it is told.
+    """
+    by_model: dict[str, list[Cell]] = collections.defaultdict(list)
+    for cell in todo:
+        by_model[cell.model].append(cell)
+    converting = distributed.from_first(lambda: to_convert(todo, config, workdir))
+    progress = Progress(len(todo), models=len(by_model), enabled=distributed.first())
+
+    def told(model: str, began: float, ended: float, well: bool) -> None:
+        worker.event("convert", model, began, ended, ok=well)
+
+    limits = conversions.Limits(
+        config.convert_timeout * 60, config.convert_memory_gb * 1e9 if config.convert_memory_gb else None
+    )
+    # Converting starts before anything else does; models that are there already are computed meanwhile.
+    with conversions.Conversions(
+        converting if distributed.first() else [],
+        models_dir(config, workdir),
+        config.image_size,
+        limits,
+        ahead=config.convert_ahead,
+        told=told,
+    ) as queue:
+        session = Session(config, workdir, prepare(config, workdir), queue, progress, worker)
+        try:
+            for model in sorted(by_model, key=set(converting).__contains__):
+                run_model(model, by_model[model], session)
+                gc.collect()  # what the model left on the device goes before the next one comes
+        finally:
+            progress.close()
+
+
+def prepare(config: Any, workdir: Path) -> inputs.Run:
+    """What the cells share: devices, images, the compilation cache."""
+    from vtabjax import data, parallel, resident
+
+    cache = workdir / "cache" / "xla"
+    parallel.use_compilation_cache(str(cache if files.is_remote(cache) else cache.absolute()))
+    images_dir = config.cache_dir or str(
+        artefacts.local_cache() / "images" if files.is_remote(workdir) else workdir / "cache" / "images"
+    )
+
+    @functools.cache
+    def examples(task: str, split: str, image_size: int) -> data.Examples:
+        return data.load(
+            task,
+            split,
+            image_size=image_size,
+            resize=config.resize,
+            data_dir=config.data_dir or None,
+            cache_dir=images_dir,
+            skip_broken=config.skip_broken,
+        )
+
+    mesh = parallel.data_mesh()
+    room = None if config.device_images_gb < 0 else config.device_images_gb * 1e9
+    images = resident.Images(mesh, room)
+    return inputs.Run(workdir, mesh, examples, config.batch_size, config.dtype, images)
+
+
+def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
+    """All cells of a model."""
+    workdir, progress, worker = session.workdir, session.progress, session.worker
+    _doing(session, model, "waiting for its conversion")
+    stages = inputs.Stages()
+    try:
+        with stages("convert"):
+            path, converting = distributed.from_first(lambda: _converted(model, session))
+        with stages("load"):
+            converted = distributed.together(lambda: _open(model, path, session.shared))
+    except Exception as e:
+        for cell in todo:
+            _fail(cell, _fault(e, stages.failed or "convert"), session)
+        progress.model(f"{model}: not run")
+        return
+    began, done = time.time(), 0
+    for cell in todo:
+        _doing(session, model, cell.task)
+        stages = inputs.Stages()
+        if converting:
+            stages.seconds["convert"] = converting  # charged to the model's first cell
+        if distributed.from_first(lambda cell=cell: results.find(cell, workdir) is not None):
+            progress.step(f"{cell}: done by another worker")
+            continue
+        if run_cell(cell, converted, stages, session):
+            converting = 0.0
+            done += 1
+    ended = time.time()
+    worker.count(images=converted.seen)
+    worker.event("compute", model, began, ended, cells=done, images=converted.seen)
+    _say_model(model, len(todo), done, converted.seen, ended - began, session)
+
+
+def _doing(session: Session, model: str, what: str) -> None:
+    session.progress.doing(f"{model}: {what}")
+    session.worker.doing(f"{model}: {what}")
+
+
+def _say_model(model: str, total: int, done: int, images: int, seconds: float, session: Session) -> None:
+    rate = f", {images / seconds:,.0f} images/s" if images and seconds else ""
+    # What the other process did while this model was computed: the timeline of the overlap.
+    events = session.worker.events("convert")
+    meanwhile = [e["model"] for e in events if e["ended"] > time.time() - seconds]
+    beside = f"; converted meanwhile: {', '.join(meanwhile)}" if meanwhile else ""
+    session.progress.model(f"{model}: {done} of {total} cells in {duration(seconds)}{rate}{beside}")
+
+
+def _converted(model: str, session: Session) -> tuple[str, float]:
+    path = artefacts.find(models_dir(session.config, session.workdir), model, session.config.image_size)
+    if path is not None:
+        return str(path), 0.0
+    found = session.conversions.result(model)
+    return str(found.path), found.seconds
+
+
+def _open(model: str, path: str, shared: inputs.Run) -> inputs.Converted:
+    try:
+        return inputs.Converted(model, artefacts.local(files.as_path(path)), shared)
+    except (OSError, ValueError) as e:
+        raise ValueError(
+            f"{path} is not a complete converted model ({e}); remove the folder and run again with "
+            "--config.retry_failed=true"
+        ) from e
+
+
+def run_cell(cell: Cell, converted: inputs.Converted, stages: inputs.Stages, session: Session) -> bool:
+    """One cell; whether it is done."""
+    given = inputs.Inputs(cell, converted, stages, session.progress.say)
+    fault = outcome = None
+    try:
+        with stages(cell.protocol):
+            outcome = cells.PROTOCOLS[cell.protocol].run(given, cell.settings)
+    except Exception as e:
+        fault = _fault(e, stages.failed or cell.protocol)
+    fault = next((Fault(*f) for f in distributed.gather(fault) if f is not None), None)
+    if fault is None and distributed.first():
+        try:
+            with stages("write"):
+                _save(cell, outcome, given, stages, session)
+        except Exception as e:
+            fault = _fault(e, "write")
+    if fault is not None:
+        _fail(cell, fault, session)
+        return False
+    session.worker.count(done=1)
+    shown = "  ".join(
+        f"{name} {value:.4g}" for name, value in outcome.metrics.items() if isinstance(value, float)
+    )
+    session.progress.step(f"{cell}: {shown}  {sum(stages.seconds.values()):.1f} s")
+    return True
+
+
+def _save(
+    cell: Cell, outcome: cells.Outcome, given: inputs.Inputs, stages: inputs.Stages, session: Session
+) -> None:
+    from vtabjax import parallel
+
+    info = given.model.info
+    results.save(
+        cell,
+        session.workdir,
+        metrics=outcome.metrics,
+        correct=outcome.correct,
+        chosen=outcome.chosen,
+        notes=outcome.notes,
+        provenance={
+            "seed": cell.settings.get("seed"),
+            "weight_hash": info["weight_hash"],
+            "graph_hash": info["graph_hash"],
+            "input": {name: info[name] for name in ("input_size", "mean", "std")},
+            "data": dict(given.fingerprints),
+            "device": parallel.describe_devices(),
+        },
+        seconds=stages.seconds,
+    )
+
+
+def _fault(error: Exception, stage: str) -> Fault:
+    message = f"{error}" if str(error) else type(error).__name__
+    if not isinstance(error, (ValueError, artefacts.ConversionError)):
+        message = f"{type(error).__name__}: {message}"
+    return Fault(stage, message, "".join(traceback.format_exception(error)))
+
+
+def _fail(cell: Cell, fault: Fault, session: Session) -> None:
+    if distributed.first():
+        try:
+            results.save_error(cell, session.workdir, **fault._asdict())
+        except OSError as e:  # a full disk takes the error file, too; the rest of the sweep may still fit
+            session.progress.say(f"{cell}: no error file could be written ({e})")
+    session.worker.count(failed=1)
+    session.progress.step(f"{cell}: FAILED in {fault.stage}: {first_line(fault.message)}")
+
+
+def first_line(text: str, width: int = 160) -> str:
+    """The first line of a message, cut where it is longer than `width`."""
+    return textwrap.shorten(text.strip().splitlines()[0] if text.strip() else "", width, placeholder=" ...")
