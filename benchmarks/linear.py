@@ -25,7 +25,7 @@ import sklearn
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from vtabjax.protocols import linear
+from vtabjax.protocols import _softmax, linear
 
 
 def features(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +39,7 @@ def features(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, n
 
 def ours(x, y):
     rotation = linear._rotate(x)
-    solutions = linear._path(rotation.z, y, y.max() + 1, np.array(linear.C_GRID))
+    solutions = _softmax.path(rotation.z, y, y.max() + 1, np.array(linear.C_GRID))
     return [rotation.model(w, b, np.unique(y)) for w, b in solutions]
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from vtabjax.protocols import linear
+from vtabjax.protocols import _softmax, linear
 
 
 def blobs(n=90, d=8, classes=3, spread=1.0, seed=0):
@@ -213,7 +213,7 @@ def test_float32_gives_the_same_choice():
 
 
 def test_a_fit_that_stops_early_says_so(monkeypatch):
-    monkeypatch.setattr(linear, "GRADIENT_NORM", 0.0)
+    monkeypatch.setattr(_softmax, "GRADIENT_NORM", 0.0)
     with pytest.warns(UserWarning, match="stopped at a gradient norm"):
         linear.fit(*blobs(30, 3), c=1.0)
 

@@ -9,28 +9,20 @@ then worth half as much). The strength c is chosen on validation examples, as Ko
 Models Transfer Better?", CVPR 2019, arXiv 1805.08974) and DINOv2 (arXiv 2304.07193) do, whose grid is the default.
 
 J is invariant to shifts of the features (the bias takes them up) and to rotations, so the features are centred and
-turned, exactly, into at most min(N, D) uncorrelated coordinates first. Newton's method follows, its steps found by
-conjugate gradients preconditioned with the Hessian's diagonal, all in float64; each c starts from the one before.
+turned, exactly, into at most min(N, D) uncorrelated coordinates first. Newton's method follows (`_softmax.py`), each c
+starting from where the ones before point.
 """
 
 from __future__ import annotations
 
-import functools
-import warnings
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from vtabjax.protocols import _softmax
 from vtabjax.protocols._arrays import check_features, check_labels
 
 C_GRID = tuple(float(c) for c in 10.0 ** np.linspace(-6, 5, 45))
-GRADIENT_NORM = 1e-6  # what a fit stops at, together with
-DECREMENT = 1e-9  # an estimated distance of J from its minimum, relative to J
-_NEWTON_STEPS = 100
-_CG_STEPS = 1000
 
 
 class LinearModel(NamedTuple):
@@ -86,7 +78,7 @@ def fit(features, labels, *, c: float) -> LinearModel:
     (c,) = _grid([c], "c")
     rotation = _rotate(x)
     classes, y = _classes(y)
-    (solution,) = _path(rotation.z, y, len(classes), [c])
+    (solution,) = _softmax.path(rotation.z, y, len(classes), [c])
     return rotation.model(*solution, classes)
 
 
@@ -119,7 +111,7 @@ def evaluate(train, val, test, *, c_grid=C_GRID) -> LinearResult:
     """
 
     def path(z, y, n_classes, grid):
-        return _path(z, y, n_classes, grid, progress=True)
+        return _softmax.path(z, y, n_classes, grid, progress=True)
 
     return _choose(train, val, test, c_grid, path)
 
@@ -249,111 +241,3 @@ def _rotate(x: np.ndarray) -> _Rotation:
     # Any orthogonal matrix is an exact change of coordinates; this one makes z'z diagonal.
     vectors = np.linalg.eigh(z.T @ z)[1]
     return _Rotation(z @ vectors, mean, vectors if basis is None else basis @ vectors)
-
-
-def _path(z, y, n_classes: int, grid, progress: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weights [r, K] and bias [K] for every c of an ascending grid, each started from the one before."""
-    device = jax.local_devices()[0]
-    if device.platform == "tpu":  # has no float64
-        device = jax.local_devices(backend="cpu")[0]
-    solutions = []
-    with jax.enable_x64(True), jax.default_device(device):
-        z, onehot = jnp.asarray(z), jnp.asarray(np.eye(n_classes)[y])
-        w = jnp.zeros((z.shape[1], n_classes))
-        b = jnp.log(onehot.mean(0))
-        b -= b.mean()
-        for c in tqdm(grid, desc="linear", delay=5, disable=None if progress else True):
-            w, b, norm, gap, value = _solve(z, z * z, onehot, 1 / (c * len(z)), w, b)
-            if not (norm <= GRADIENT_NORM and gap <= DECREMENT * value):
-                warnings.warn(
-                    f"linear fit with c={c:.3g} stopped at a gradient norm of {norm:.2g} (wanted {GRADIENT_NORM}) "
-                    f"and {gap:.2g} above the minimum {value:.6g}, by estimate; scale the features or lower c",
-                    stacklevel=2,
-                )
-            solutions.append((np.asarray(w), np.asarray(b)))
-    return solutions
-
-
-@functools.partial(jax.jit)
-def _solve(z, z2, onehot, penalty, w, b):
-    """Newton's method from (w, b): the minimum, the gradient norm, half the Newton decrement, and J."""
-    n = z.shape[0]
-    dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-    def loss(w, b):
-        scores = dot(z, w) + b
-        losses = jax.nn.logsumexp(scores, axis=1) - (scores * onehot).sum(1)
-        return losses.mean() + penalty / 2 * (w * w).sum()
-
-    def inner(a, b):
-        return (a[0] * b[0]).sum() + (a[1] * b[1]).sum()
-
-    def newton_step(w, b):
-        """Gradient g, and p with H p = -g nearly."""
-        p = jax.nn.softmax(dot(z, w) + b, axis=1)
-        off = (p - onehot) / n
-        g = (dot(z.T, off) + penalty * w, off.sum(0))
-        spread = p * (1 - p) / n
-        # A class of no spread left would divide by zero.
-        diagonal = (dot(z2.T, spread) + penalty, spread.sum(0) + 1e-14)
-
-        def hessian(v):
-            s = dot(z, v[0]) + v[1]
-            s = p * (s - (p * s).sum(1, keepdims=True)) / n
-            return dot(z.T, s) + penalty * v[0], s.sum(0)
-
-        def precondition(r):
-            return r[0] / diagonal[0], r[1] / diagonal[1]
-
-        r = (-g[0], -g[1])
-        m = precondition(r)
-        size = inner(r, m)
-
-        def more(state):
-            i, _, _, _, rho = state
-            # Superlinear: the closer, the more precise. In the norm of the preconditioner.
-            return (i < _CG_STEPS) & (rho > size * 1e-4) & (rho > 0)
-
-        def step(state):
-            i, x, r, d, rho = state
-            h = hessian(d)
-            a = rho / inner(d, h)
-            x = jax.tree.map(lambda x, d: x + a * d, x, d)
-            r = jax.tree.map(lambda r, h: r - a * h, r, h)
-            m = precondition(r)
-            new = inner(r, m)
-            d = jax.tree.map(lambda m, d: m + new / rho * d, m, d)
-            return i + 1, x, r, d, new
-
-        zero = jax.tree.map(jnp.zeros_like, r)
-        steps, x, *_ = jax.lax.while_loop(more, step, (0, zero, r, m, size))
-        return g, x
-
-    def unfinished(state):
-        i, _, _, norm, gap, value, stuck = state
-        return (i < _NEWTON_STEPS) & ((norm > GRADIENT_NORM) | (gap > DECREMENT * value)) & ~stuck
-
-    def advance(state):
-        i, w, b, _, _, value, _ = state
-        g, p = newton_step(w, b)
-        decrease = -inner(g, p)
-        norm = jnp.sqrt(inner(g, g))
-        done = (norm <= GRADIENT_NORM) & (decrease / 2 <= DECREMENT * value)
-
-        def too_long(state):
-            size, new = state
-            return (new > value - 1e-4 * size * decrease) & (size > 1e-6)
-
-        def shorten(state):
-            size, _ = state
-            return size / 2, loss(w + size / 2 * p[0], b + size / 2 * p[1])
-
-        size, new = jax.lax.while_loop(too_long, shorten, (1.0, loss(w + p[0], b + p[1])))
-        better = new <= value
-        w = jnp.where(better, w + size * p[0], w)
-        b = jnp.where(better, b + size * p[1], b)
-        return i + 1, w, b, norm, decrease / 2, jnp.where(better, new, value), ~better & ~done
-
-    start = (0, w, b, jnp.inf, jnp.inf, loss(w, b), False)
-    _, w, b, norm, gap, value, _ = jax.lax.while_loop(unfinished, advance, start)
-    return w, b, norm, gap, value

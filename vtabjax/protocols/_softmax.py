@@ -1,0 +1,236 @@
+"""Softmax regression along a path of regularisation strengths: Newton's method in float64, its steps in float32.
+
+The Newton step solves H p = -g by conjugate gradients, which need H only roughly: its products with vectors are taken
+in float32, of features scaled to a largest coordinate of size 1. What decides is float64: the gradient, the objective
+that the line search compares, and the residual |H p + g|, from one float64 product per step. Where that residual says
+that float32 was not enough, float64 takes its place for the rest of the path.
+
+An example whose class has nearly all probability leaves terms like p - 1 and s_y - sum_k p_k s_k, which subtraction
+would lose; everything here is written in the probabilities of the wrong classes and in scores less the right one's, so
+that float32 is enough and the objective has full precision where it tends to 0 (separable examples, weak
+regularisation).
+
+Each strength starts at the best of the solution before and the polynomials in log c through up to four before it.
+
+Arrays are class-major, [K, ...]: few classes, many examples and features, which suits the processor's vectors.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+GRADIENT_NORM = 1e-6  # what a fit stops at, together with
+DECREMENT = 1e-9  # an estimated distance of J from its minimum, relative to J
+_RESIDUAL = 1e-4  # conjugate gradients stop at: |H p + g|^2 relative to |g|^2, in the preconditioner's norm
+_SOUND = 1e-2  # the largest that the float64 residual may be for a step to count as solved
+_PAST = 4  # solutions that extrapolation looks back on
+
+_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class _Fit(NamedTuple):
+    """A solution: weights [K, r], bias [K], scores [K, N], and how good it is."""
+
+    w: jax.Array
+    b: jax.Array
+    scores: jax.Array
+    norm: jax.Array  # of the gradient
+    gap: jax.Array  # estimated distance of J from its minimum: half the Newton decrement
+    value: jax.Array  # J
+    done: jax.Array
+
+
+def path(z, y, n_classes: int, grid, progress: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weights [r, K] and bias [K] for every c of an ascending grid.
+
+    Args:
+      z: uncorrelated features of mean 0 [N, r], float64.
+      y: classes 0..K-1 [N].
+      n_classes: K.
+      grid: inverse strengths of the regularisation, ascending.
+      progress: show a progress bar where that takes long.
+
+    Warns:
+      UserWarning: a fit stopped short of the gradient norm or the decrement above.
+    """
+    device = jax.local_devices()[0]
+    if device.platform == "tpu":  # has no float64
+        device = jax.local_devices(backend="cpu")[0]
+    solutions, past = [], []
+    with jax.enable_x64(True), jax.default_device(device):
+        scale = float(np.sqrt(np.square(z).mean(0).max())) or 1.0
+        z, onehot = jnp.asarray(z), jnp.asarray(np.eye(n_classes)[:, y])
+        # Features for the products in conjugate gradients, and the limits on Newton's and their steps.
+        attempts = [((z / scale).astype(jnp.float32), 30, 300), (z / scale, 100, 1000)]
+        b = jnp.log(onehot.mean(1))
+        b -= b.mean()
+        w = jnp.zeros((n_classes, z.shape[1]))
+        for c in tqdm(grid, desc="linear", delay=5, disable=None if progress else True):
+            penalty = 1 / (c * len(y))
+            if past:
+                w, b = _extrapolate(*_history(past, c), onehot, penalty)
+            while True:
+                found = _solve(z, *attempts[0], scale, onehot, penalty, w, b)
+                w, b = found.w, found.b
+                if found.done or len(attempts) == 1:
+                    break
+                attempts.pop(0)
+            if not found.done:
+                warnings.warn(
+                    f"linear fit with c={c:.3g} stopped at a gradient norm of {found.norm:.2g} (wanted "
+                    f"{GRADIENT_NORM}) and {found.gap:.2g} above the minimum {found.value:.6g}, by estimate; scale "
+                    "the features or lower c",
+                    stacklevel=2,
+                )
+            past = [*past[1 - _PAST :], (np.log(c), w, b, found.scores)]
+            solutions.append((np.asarray(w).T, np.asarray(b)))
+    return solutions
+
+
+def _history(past, c: float):
+    """Up to four solutions, the earliest first and repeated to make four, and the extrapolations to c: rows of factors.
+
+    Row m takes the polynomial in log c of degree m through the last m + 1 solutions (Lagrange's form).
+    """
+    at = [p[0] for p in past]
+    factors = np.zeros((_PAST, _PAST))
+    for degree in range(_PAST):
+        nodes = at[-degree - 1 :]
+        for i, t in enumerate(nodes):
+            others = [u for u in nodes if u != t]
+            factors[degree, _PAST - len(nodes) + i] = np.prod([(np.log(c) - u) / (t - u) for u in others])
+    padded = [past[0]] * (_PAST - len(past)) + past
+    return (*(jnp.stack([p[i] for p in padded]) for i in (1, 2, 3)), jnp.asarray(factors))
+
+
+@jax.jit
+def _extrapolate(w, b, scores, factors, onehot, penalty):
+    """The combination of solutions [m, K, ...] of lowest J among those that the rows of `factors` [., m] describe."""
+
+    def combine(values):
+        return jnp.tensordot(factors, values, 1, precision=jax.lax.Precision.HIGHEST)
+
+    w, b, scores = combine(w), combine(b), combine(scores)
+    losses = jax.vmap(lambda s: _losses(s, onehot)[0])(scores) + penalty / 2 * (w * w).sum((1, 2))
+    best = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
+    return w[best], b[best]
+
+
+def _losses(scores, onehot):
+    """Mean cross-entropy; probabilities of the wrong classes, 0 at the right one [K, N]; those of the right one [1, N]."""
+    margins = scores - (scores * onehot).sum(0)
+    top = margins.max(0, keepdims=True)  # at least 0, the right class's own
+    e = jnp.where(onehot > 0, 0, jnp.exp(margins - top))
+    rest, right = e.sum(0, keepdims=True), jnp.exp(-top)
+    total = rest + right
+    return (top + jnp.log1p(rest + jnp.expm1(-top))).mean(), e / total, right / total
+
+
+def _inner(a, b):
+    return (a[0] * b[0]).sum() + (a[1] * b[1]).sum()
+
+
+def _hessian(v, z, onehot, wrong, right, penalty):
+    """H v for v = (weights [K, r], bias [K]), with z v beside it; all of one type."""
+    s = _dot(v[0], z.T) + v[1][:, None]
+    t = s - (s * onehot).sum(0)
+    mean = (wrong * t).sum(0)
+    t = (wrong * (t - mean) - onehot * right * mean) / z.shape[0]
+    return (_dot(t, z) + penalty * v[0], t.sum(1)), s
+
+
+def _newton_step(z, fast, scale, onehot, penalty, w, scores, cg_steps):
+    """The gradient g, p with H p = -g nearly, the scores' change z p, and |H p + g|^2 relative to |g|^2.
+
+    Inside, weights are multiplied by `scale` as `fast` was divided by it, and g by a factor: float32's range is short.
+    """
+    n, kind = z.shape[0], fast.dtype
+    _, wrong, right = _losses(scores, onehot)
+    off = wrong - onehot * wrong.sum(0)
+    g = _dot(off, z) / n + penalty * w, off.sum(1) / n
+    spread = wrong * (1 - wrong) + onehot * right * wrong.sum(0)
+    penalty_ = penalty / scale**2
+    diagonal = (
+        _dot(spread.astype(kind), fast * fast) / n + penalty_,
+        spread.mean(1) + 1e-14,  # a class of no spread left would divide by zero
+    )
+
+    def precondition(r):
+        return r[0] / diagonal[0], r[1] / diagonal[1]
+
+    r = (-g[0] / scale, -g[1])
+    size = _inner(r, precondition(r))
+    factor = jnp.where(size > 0, jax.lax.rsqrt(size), 1.0)
+    r, d, o, q, p = jax.tree.map(
+        lambda v: v.astype(kind), ((factor * r[0], factor * r[1]), diagonal, onehot, wrong, right)
+    )
+    small_penalty = penalty_.astype(kind)
+
+    def more(state):
+        i, _, _, _, rho = state
+        return (i < cg_steps) & (rho > _RESIDUAL)
+
+    def step(state):
+        i, x, r, v, rho = state
+        h, _ = _hessian(v, fast, o, q, p, small_penalty)
+        a = rho / _inner(v, h)
+        x = jax.tree.map(lambda x, v: x + a * v, x, v)
+        r = jax.tree.map(lambda r, h: r - a * h, r, h)
+        m = r[0] / d[0], r[1] / d[1]
+        new = _inner(r, m)
+        v = jax.tree.map(lambda m, v: m + new / rho * v, m, v)
+        return i + 1, x, r, v, new
+
+    m = r[0] / d[0], r[1] / d[1]
+    start = (0, jax.tree.map(jnp.zeros_like, r), r, m, _inner(r, m))
+    _, x, *_ = jax.lax.while_loop(more, step, start)
+    x = x[0].astype(z.dtype) / (scale * factor), x[1].astype(z.dtype) / factor
+    h, change = _hessian(x, z, onehot, wrong, right, penalty)
+    left = ((h[0] + g[0]) / scale, h[1] + g[1])
+    return g, x, change, jnp.where(size > 0, _inner(left, precondition(left)) / size, 0.0)
+
+
+@jax.jit
+def _solve(z, fast, newton_steps, cg_steps, scale, onehot, penalty, w, b) -> _Fit:
+    """Newton's method from (w, b), until converged, stuck, or a step cannot be solved."""
+
+    def value_at(scores, w):
+        return _losses(scores, onehot)[0] + penalty / 2 * (w * w).sum()
+
+    def go_on(state):
+        i, fit, stuck = state
+        return (i < newton_steps) & ~fit.done & ~stuck
+
+    def advance(state):
+        i, (w, b, scores, _, _, value, _), _ = state
+        g, p, change, residual = _newton_step(z, fast, scale, onehot, penalty, w, scores, cg_steps)
+        decrease = -_inner(g, p)
+        norm = jnp.sqrt(_inner(g, g))
+        sound = residual <= _SOUND
+        done = sound & (norm <= GRADIENT_NORM) & (decrease / 2 <= DECREMENT * value)
+
+        def too_long(state):
+            size, new = state
+            return ~(new <= value - 1e-4 * size * decrease) & (size > 1e-6)
+
+        def shorten(state):
+            size, _ = state
+            return size / 2, value_at(scores + size / 2 * change, w + size / 2 * p[0])
+
+        size, new = jax.lax.while_loop(too_long, shorten, (1.0, value_at(scores + change, w + p[0])))
+        better = new <= value
+        size = jnp.where(better, size, 0.0)
+        w, b, scores = w + size * p[0], b + size * p[1], scores + size * change
+        fit = _Fit(w, b, scores, norm, decrease / 2, jnp.where(better, new, value), done)
+        return i + 1, fit, ~done & ~(better & sound)
+
+    scores = _dot(w, z.T) + b[:, None]
+    start = _Fit(w, b, scores, jnp.inf, jnp.inf, value_at(scores, w), False)
+    return jax.lax.while_loop(go_on, advance, (0, start, False))[1]
