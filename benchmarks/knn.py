@@ -1,6 +1,6 @@
 """Leave-one-out 1-nearest neighbour against faiss and scikit-learn, on 10,000 x 2,048 float32 features.
 
-    pip install faiss-cpu
+    pip install -r requirements-bench.txt
     python benchmarks/knn.py --out=benchmarks/results/knn.json
 
 All three run in one process on the same cores, in turn; times are medians over --repeats. faiss is its exact
@@ -19,10 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pathlib
 import platform
 import resource
 import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 

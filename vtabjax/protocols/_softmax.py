@@ -124,7 +124,7 @@ def _extrapolate(w, b, scores, factors, onehot, penalty):
 
 
 def _losses(scores, onehot):
-    """Mean cross-entropy; probabilities of the wrong classes, 0 at the right one [K, N]; those of the right one [1, N]."""
+    """Mean cross-entropy, probabilities of the wrong classes [K, N] (0 at the right one), the right one's [1, N]."""
     margins = scores - (scores * onehot).sum(0)
     top = margins.max(0, keepdims=True)  # at least 0, the right class's own
     e = jnp.where(onehot > 0, 0, jnp.exp(margins - top))
@@ -226,9 +226,9 @@ def _solve(z, fast, newton_steps, cg_steps, scale, onehot, penalty, w, b) -> _Fi
 
         size, new = jax.lax.while_loop(too_long, shorten, (1.0, value_at(scores + change, w + p[0])))
         better = new <= value
-        size = jnp.where(better, size, 0.0)
-        w, b, scores = w + size * p[0], b + size * p[1], scores + size * change
-        fit = _Fit(w, b, scores, norm, decrease / 2, jnp.where(better, new, value), done)
+        ahead = w + size * p[0], b + size * p[1], scores + size * change, new
+        w, b, scores, value = jax.tree.map(functools.partial(jnp.where, better), ahead, (w, b, scores, value))
+        fit = _Fit(w, b, scores, norm, decrease / 2, value, done)
         return i + 1, fit, ~done & ~(better & sound)
 
     scores = _dot(w, z.T) + b[:, None]
