@@ -2,7 +2,43 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from vtabjax import memory
+
+if TYPE_CHECKING:
+    import jax
+
+
+def check_memory(n_bytes: float, what: str, way_out: str, *, device: jax.Device | None = None) -> None:
+    """Refuses work whose arrays cannot fit before it begins: the system would end the process in the middle of it.
+
+    Args:
+      n_bytes: what the largest arrays beyond the input take together.
+      what: the work and its shape, for the message.
+      way_out: what to do instead.
+      device: where they are to lie; None (and CPUs): in this machine's memory.
+
+    Raises:
+      MemoryError: they take more than is free.
+    """
+    stats = device.memory_stats() if device is not None and device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        free, where = stats["bytes_limit"] - stats.get("bytes_in_use", 0), f"on {device}"
+    else:
+        free, where = memory.available(), "in memory"
+    if n_bytes > free:
+        raise MemoryError(
+            f"{what} needs about {n_bytes / 1e9:.3g} GB beyond its input, and {free / 1e9:.3g} GB are free {where}; "
+            f"{way_out}"
+        )
+
+
+def check_score_memory(x: np.ndarray, what: str, way_out: str) -> None:
+    """`check_memory` of what a score makes of `x`: a float64 copy, a centred one, and a decomposition's factor."""
+    check_memory(3 * 8 * x.size, what, way_out)
 
 
 def check_features(features, name: str = "features") -> np.ndarray:
@@ -60,9 +96,15 @@ def check_task(features, labels, name: str = "features") -> tuple[np.ndarray, np
 
     Raises:
       ValueError: as `check_features` and `check_labels`, or there is one class only.
+      MemoryError: the score's float64 copies would not fit.
     """
     x = check_features(features, name)
     y = check_labels(labels, len(x))
+    check_score_memory(
+        x,
+        f"a score of {name} {list(x.shape)}",
+        "give it fewer examples, or features of fewer principal components",
+    )
     classes, y = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(

@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vtabjax.parallel import data_mesh
+from vtabjax.protocols._arrays import check_memory
 from vtabjax.protocols._bounds import ABSOLUTE, LARGE, Space, has_fast_bfloat16, propose, slices
 
 _PAIRS = 1 << 22  # numbers gathered at once in the float64 comparison (32 MiB)
@@ -159,6 +160,14 @@ def nearest(
       distances: fill in `Nearest.distances` everywhere; otherwise rows that needed none hold NaN.
     """
     mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
+    device = mesh.devices.flat[0]
+    copies = mesh.devices.size if device.platform == "cpu" else 1  # CPU "devices" share one memory
+    check_memory(
+        4 * copies * (database.size + (0 if queries is None else queries.size)),
+        f"nearest neighbours of features {list(database.shape)}",
+        "give it fewer examples, or features of fewer principal components",
+        device=device,
+    )
     space = Space(database, queries, metric)
     x = database if queries is None else queries
     own = queries is None
@@ -167,7 +176,6 @@ def nearest(
     else:
         groups = np.unique(groups, return_inverse=True)[1]
     query_groups = groups if own else np.full(len(x), -2)
-    device = mesh.devices.flat[0]
     block = block or (1024 if device.platform == "cpu" else 4096)
     try_half = own and mesh.devices.size == 1 and len(x) >= LARGE and has_fast_bfloat16(device)
     for half in (True, False) if try_half else (False,):

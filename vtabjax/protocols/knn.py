@@ -85,6 +85,7 @@ def leave_one_out(
     Raises:
       ValueError: NaN or infinite features, fewer than two examples, fewer than k others to choose from,
         shapes or types that do not fit, an unknown metric or vote.
+      MemoryError: the copy of the features would not fit.
     """
     x = check_features(features)
     y = check_labels(labels, len(x))
@@ -138,7 +139,7 @@ def classify(
       temperature: of the weighted vote.
 
     Raises:
-      ValueError: as `leave_one_out`; also features of another width than the training features.
+      ValueError, MemoryError: as `leave_one_out`; also features of another width than the training features.
     """
     train_x = check_features(train_features, "train_features")
     train_y = check_labels(train_labels, len(train_x), "train_labels")

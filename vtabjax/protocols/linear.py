@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vtabjax.protocols import _softmax
-from vtabjax.protocols._arrays import check_features, check_labels
+from vtabjax.protocols._arrays import check_features, check_labels, check_memory
 
 C_GRID = tuple(float(c) for c in 10.0 ** np.linspace(-6, 5, 45))
 
@@ -73,8 +73,10 @@ def fit(features, labels, *, c: float) -> LinearModel:
 
     Raises:
       ValueError: features or labels do not fit (NaN: the rows are named), one class only, or c is not positive.
+      MemoryError: its float64 copies would not fit.
     """
     x, y = _examples((features, labels), "")
+    _check_memory(*x.shape)
     (c,) = _grid([c], "c")
     rotation = _rotate(x)
     classes, y = _classes(y)
@@ -108,6 +110,7 @@ def evaluate(train, val, test, *, c_grid=C_GRID) -> LinearResult:
     Raises:
       ValueError: as `fit`, for each of the three; widths that differ; an empty grid or one with values that are not
         positive.
+      MemoryError: as `fit`.
     """
 
     def path(z, y, n_classes, grid):
@@ -128,7 +131,7 @@ def ridge(train, val, test, *, c_grid=C_GRID) -> LinearResult:
       c_grid: the strengths to try.
 
     Raises:
-      ValueError: as `evaluate`.
+      ValueError, MemoryError: as `evaluate`.
     """
 
     def path(z, y, n_classes, grid):
@@ -164,6 +167,7 @@ def _choose(train, val, test, c_grid, path) -> LinearResult:
                 f"{name} features has {other.shape[1]} columns and train {x.shape[1]}; they must agree"
             )
     grid = _grid(c_grid, "c_grid")
+    _check_memory(len(x) + len(xv), x.shape[1], len(xt))
     classes, columns = _classes(y)
     rotation = _rotate(x)
     zv = rotation.apply(xv)
@@ -199,6 +203,17 @@ def _examples(pair, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{name.strip()} is not a pair (features, labels)") from None
     x = check_features(features, f"{name}features")
     return x, check_labels(labels, len(x), f"{name}labels")
+
+
+def _check_memory(n: int, d: int, n_test: int = 0) -> None:
+    """Before `_rotate` of [n, d] and `_Rotation.apply` of [n_test, d]: copies, basis, coordinates, eigenvectors."""
+    r = min(n, d)
+    n_bytes = 8 * (2 * n * d + (n + d) * r + 4 * r * r + n_test * (d + r))
+    check_memory(
+        n_bytes,
+        f"a linear fit of features {[n, d]}" + (f" with {n_test} test examples" if n_test else ""),
+        "give it fewer examples (VTAB-1k has 1,000), or features of fewer principal components",
+    )
 
 
 def _classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import warnings
 
 import numpy as np
 
-from vtabjax.protocols._arrays import check_choice, check_features, check_task, class_sums
+from vtabjax.protocols._arrays import check_choice, check_features, check_score_memory, check_task, class_sums
 from vtabjax.protocols._decompose import centred_svd, principal_components, svd
 from vtabjax.protocols._sfda import sfda
 
@@ -50,6 +50,7 @@ def pca(features, n_components: int | float = 64) -> np.ndarray:
     x = check_features(features)
     if not n_components > 0 or (isinstance(n_components, float) and n_components >= 1):
         raise ValueError(f"n_components={n_components!r}; give a positive integer or a share in (0, 1)")
+    check_score_memory(x, f"pca of features {list(x.shape)}", "give it fewer examples")
     return principal_components(x, n_components)
 
 
