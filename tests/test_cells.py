@@ -16,7 +16,7 @@ class Given:
         self.labels = np.arange(n) % 3
         self.features = (rng.normal(size=(n, 8)) + self.labels[:, None]).astype(np.float32)
         self.logits, self.asked = logits, []
-        self.stages, self.own_mesh = inputs.Stages(), parallel.local_mesh()
+        self.stages, self.own_mesh = inputs.Stages(), parallel.data_mesh()
 
     def split(self, name, *, logits=False):
         self.asked.append((name, logits))

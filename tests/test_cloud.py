@@ -102,9 +102,9 @@ def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkey
     # The file that says that a model is there came after all others.
     model = [w for w in store.writes if w.startswith(f"{workdir}/models/tiny--a-16/")]
     assert model[-1].endswith("/model.json") and len(model) > 3
-    assert {"results", "features", "tables", "sweeps", "models", "cache"} == {
-        w.removeprefix(f"{workdir}/").split("/")[0] for w in store.writes if ".writable" not in w
-    }
+    folders = {w.removeprefix(f"{workdir}/").split("/")[0] for w in store.writes if ".writable" not in w}
+    # Compiled programs go there, too, unless an earlier test in this process has said where: JAX asks once.
+    assert folders - {"cache"} == {"results", "features", "tables", "sweeps", "models"}
     assert not [w for w in store.writes if "/cache/" in w and "/cache/xla/" not in w]  # images stay here
     assert os.listdir(tmp_path / "home" / "vtabjax" / "images")
 
