@@ -13,10 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
-# PyTorch's threads spin while they wait: where other workers want the same cores, loops take several times longer.
-# Before torch is imported, and for the processes that tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 ROOT = Path(__file__).resolve().parent.parent
 
 # Stands for `python -m converters`: "converts" by copying. The name says what happens: bad* fails, missing* finds no
