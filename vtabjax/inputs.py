@@ -126,6 +126,8 @@ class Inputs:
       stages: the cell's clock.
       say: writes a line about long work.
       fingerprints: of the splits that were used, for the record.
+      passes: split -> how many images went through the model for this cell, and the seconds that took: {"images",
+        "seconds"}. A model's first pass has its compilation in it.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class Inputs:
         self.cell, self.task, self.settings = cell, cell.task, cell.settings
         self.model, self.stages, self.say = converted, stages, say
         self.fingerprints: dict[str, str] = {}
+        self.passes: dict[str, dict[str, float]] = {}
 
     @property
     def folder(self) -> Path:
@@ -185,6 +188,11 @@ class Inputs:
             if found is None or (wanted and "logits" not in found):
                 with self.stages("load"):
                     extract = self.model.extract
+                since = time.monotonic()
                 found = extract(examples.images)
+                self.passes[name] = {
+                    "images": len(examples.labels),
+                    "seconds": round(time.monotonic() - since, 4),
+                }
                 features.save(folder, key, found)
         return Split(found["features"], examples.labels, found.get("logits") if wanted else None)

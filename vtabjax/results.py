@@ -30,6 +30,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+# What a result carries of its model's model.json, so that results can be grouped without the models.
+SOURCE = (
+    "source",
+    "architecture",
+    "family",
+    "weights",
+    "method",
+    "pretraining_data",
+    "license",
+    "imagenet_top1",
+    "parameters",
+    "num_features",
+    "num_classes",
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "tensorflow-datasets")
 
 
