@@ -40,6 +40,10 @@ def main(argv: list[str]) -> int:
     from vtabjax import sweep
 
     try:
+        if config.protocol == "report":
+            from vtabjax import report
+
+            return report.run(config, _WORKDIR.value or "runs/mini")
         if config.protocol == "prepare":
             from vtabjax.data import prepare
 

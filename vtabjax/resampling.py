@@ -140,8 +140,9 @@ def _resampled(correct: np.ndarray, n_resamples: int, rng: np.random.Generator) 
     out = np.empty((len(values), n_resamples))
     at_once = max(1, 8_000_000 // n)
     for i in range(0, n_resamples, at_once):
-        counts = rng.multinomial(n, np.full(n, 1 / n), min(at_once, n_resamples - i))
-        out[:, i : i + at_once] = values @ counts.T.astype(np.float32)  # integers below 2^24: exact
+        draws = rng.integers(0, n, (min(at_once, n_resamples - i), n), dtype=np.int32)
+        counts = np.array([np.bincount(draw, minlength=n) for draw in draws], np.float32)
+        out[:, i : i + at_once] = values @ counts.T  # integers below 2^24: exact
     return out / n
 
 

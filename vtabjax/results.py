@@ -243,11 +243,16 @@ def unpack(packed: Mapping[str, Any]) -> np.ndarray:
 
 def records(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All results under a workdir (of one protocol) with their paths, in the order of the paths."""
-    for path in sorted((Path(workdir) / "results").glob(f"{protocol or '*'}/*/*.json")):
-        if not path.name.startswith(".") and not path.name.endswith(".error.json"):
-            record = read(path)
-            if record is not None:
-                yield path, record
+    for path in paths(workdir, protocol):
+        record = read(path)
+        if record is not None:
+            yield path, record
+
+
+def paths(workdir: str | Path, protocol: str | None = None) -> list[Path]:
+    """The files of all results under a workdir (of one protocol), sorted."""
+    found = (Path(workdir) / "results").glob(f"{protocol or '*'}/*/*.json")
+    return sorted(p for p in found if not p.name.startswith(".") and not p.name.endswith(".error.json"))
 
 
 def errors(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -1,0 +1,39 @@
+"""The answer: a ranking with its uncertainty, as one HTML page, and the same tables and figures for papers.
+
+    python main.py --config=configs/report.py --workdir=runs/mini
+    python main.py --config=configs/report.py --workdir=runs/vtab --config.published=vtab
+
+Reads the results of all protocols in a workdir and writes WORKDIR/report: report.html (self-contained, works offline),
+tables/ (CSV, Markdown, LaTeX) and figures/ (PDF, PNG). docs/report.md says what is in it and how it is computed.
+"""
+
+from ml_collections import ConfigDict
+
+SUITES = ("html",)
+
+
+def get_config(suite: str = "html") -> ConfigDict:
+    """Suites: "html"."""
+    if suite not in SUITES:
+        raise ValueError(f"suite {suite!r} is not known; there are {', '.join(SUITES)}")
+    c = ConfigDict()
+    c.protocol = "report"
+    c.suite = suite
+    c.title = ""  # of the page [the workdir's name]
+    c.published = (
+        ""  # others' results as rows: "vtab" (the benchmark's own table) or CSV files, comma-separated
+    )
+    c.imagenet = ""  # CSV file with columns model, top1: a baseline for the proxies
+    c.reference = ""  # model whose strength is 0 [the mean is]
+
+    # Uncertainty.
+    c.resamples = 1000  # draws of tasks, test examples and models
+    c.seed = 0  # of the draws
+    c.tie_margin = 0.0  # points of accuracy within which two models tie
+    c.example_rounds = 0  # n: a round of EPP is one of n resamples of a task's examples [a round is a task]
+
+    c.figures = True  # PDF and PNG, which take longer than the rest
+    c.models_dir = (
+        ""  # converted models, for results of versions that did not describe theirs [WORKDIR/models]
+    )
+    return c
