@@ -242,7 +242,7 @@ def _average_ranks(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 def _pearson(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
     total = np.where(w.sum(1, keepdims=True) > 0, w.sum(1, keepdims=True), np.nan)
     x, y = (v - (w * v).sum(1, keepdims=True) / total for v in (x, y))
-    varies = [((w > 0) & (np.abs(v) > 1e-12 * np.abs(v).max())).any(1) for v in (x, y)]
+    varies = [((w > 0) & (np.abs(v) > 1e-12 * np.abs(v).max(1, keepdims=True))).any(1) for v in (x, y)]
     r = _ratio((w * x * y).sum(1), np.sqrt((w * x * x).sum(1) * (w * y * y).sum(1)))
     return np.where(varies[0] & varies[1], r, np.nan)
 

@@ -226,7 +226,7 @@ def _cost(a: Analysis, name: str) -> dict[str, Any] | None:
         )
     layout = _layout(
         380,
-        xaxis={"type": "log", "title": {"text": unit}},
+        xaxis={"type": "log", "dtick": "D2", "tickformat": "~s", "title": {"text": unit}},
         yaxis={"title": {"text": "mean accuracy, %"}},
         showlegend=True,
         legend={"orientation": "h", "y": 1.12},

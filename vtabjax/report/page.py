@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def render(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    environment.filters["soft"] = _soft
     boards = [_board(a, tables[a.board.key]) for a in analyses]
     drawn = {f"{b['key']}/{name}": chart for b in boards for name, chart in b["charts"].items()}
     chart = charts.trust_chart(judged)
@@ -81,6 +83,11 @@ def render(
         plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
         data=markupsafe.Markup(_json(data)),
     )
+
+
+def _soft(name: str) -> markupsafe.Markup:
+    """A long name with places where it may break."""
+    return markupsafe.Markup(re.sub(r"([/_.@-])", r"\1<wbr>", str(markupsafe.escape(name))))
 
 
 def _json(data: Any) -> str:

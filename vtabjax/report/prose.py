@@ -16,12 +16,12 @@ from vtabjax.report.sheets import text
 
 # What a protocol is, in a sentence.
 _WHAT = {
-    "finetune": "Every weight is trained: a grid of learning rates and durations on train800, chosen on val200, trained "
-    "again on all 1,000 examples and tested once (VTAB-1k, arXiv 1910.04867).",
+    "finetune": "Every weight is trained: a grid of learning rates and durations on train800, chosen on val200, "
+    "trained again on all 1,000 examples and tested once (VTAB-1k, arXiv 1910.04867).",
     "linear": "L2-regularised softmax regression on frozen features; its strength is chosen on val200, fitted again on "
     "all training examples and tested once.",
-    "knn": "Share of training examples whose nearest other training example, by its features, has the same label (Expert "
-    "Models, arXiv 2009.13239). No test example is used.",
+    "knn": "Share of training examples whose nearest other training example, by its features, has the same label "
+    "(Expert Models, arXiv 2009.13239). No test example is used.",
     "transferability": "Scores computed from one pass over the training examples (docs/scores.md). They have no common "
     "scale, so they are compared within a task only.",
     "published": "Numbers that others published, as they stand. Their settings differ from ours and from each other.",
@@ -61,8 +61,8 @@ def headline(a: Analysis) -> dict[str, Any]:
                     else "so the test examples do not settle it"
                 )
                 say(
-                    f"Other test examples of these tasks would put the lead between {text(d.low[k], 'points')} and "
-                    f"{text(d.high[k], 'points')} points (95 %), {sure}."
+                    f"Other test examples of these tasks would put the lead between {100 * d.low[k]:.2f} and "
+                    f"{100 * d.high[k]:.2f} points (95 %), {sure}."
                 )
     if s and len(b.models) > 1:
         best = int(np.argmax(s.fit.scores))

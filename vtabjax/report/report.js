@@ -156,7 +156,10 @@ const vtabReport = (() => {
     const figure = box.id === "scatter" ? pair() : data.charts[box.dataset.plot];
     const { data: traces, layout } = colours(figure);
     shorten(layout, box.clientWidth);
-    if (layout.xaxis.title && box.clientWidth < 480) layout.xaxis.title.font = { size: 10 };
+    if (layout.xaxis.title && box.clientWidth < 480) {
+      layout.xaxis.title.text = layout.xaxis.title.text.replace(/, /g, ",<br>");
+      layout.margin.b = 60;
+    }
     box.dataset.drawn = "yes";
     Plotly.react(box, traces, layout, { displayModeBar: false, responsive: true });
   };

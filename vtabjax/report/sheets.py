@@ -22,10 +22,12 @@ class Column(NamedTuple):
       name: its heading.
       kind: "text", "percent" (of a fraction), "points" (a difference of fractions), "number", "whole", "seconds",
         "interval" (low, high) or "points interval".
+      label: a shorter heading for the page, where the place says the rest.
     """
 
     name: str
     kind: str = "text"
+    label: str = ""
 
 
 class Sheet(NamedTuple):
@@ -356,7 +358,7 @@ def trust_sheets(judged: Judged) -> list[Sheet]:
     for name, title in shown.items():
         points = name.startswith("regret")
         columns += [Column(title, "points" if points else "number")]
-        columns += [Column(f"{title} 95 %", "points interval" if points else "interval")]
+        columns += [Column(f"{title} 95 %", "points interval" if points else "interval", "95 %")]
     columns += [Column("tasks", "whole"), Column("seconds", "seconds"), Column("with features", "seconds")]
     rows = []
     for p in judged.proxies:
