@@ -55,6 +55,7 @@ const vtabReport = (() => {
   // Filtering.
   const say = (table, also) => {
     const rows = [...table.tBodies[0].rows], left = rows.filter((row) => !row.hidden).length;
+    enter(rows.find((row) => !row.hidden)?.cells[1]);
     const output = $("output", table.closest("section"));
     output.value = `${left} of ${rows.length} models` + (also ? `, ${also}` : "");
   };
@@ -103,10 +104,14 @@ const vtabReport = (() => {
     $("[aria-describedby=tip]")?.removeAttribute("aria-describedby");
   };
   const isCell = (element) => element instanceof HTMLTableCellElement && element.matches(".heat td");
-  const focus = (cell) => {
+  // One cell is where Tab enters the table; arrow keys go on from there.
+  const enter = (cell) => {
     $$(".heat td[tabindex]").forEach((other) => other.removeAttribute("tabindex"));
-    cell.tabIndex = 0;
-    cell.focus({ preventScroll: false });
+    if (cell) cell.tabIndex = 0;
+  };
+  const focus = (cell) => {
+    enter(cell);
+    cell.focus();
   };
   const move = (cell, event) => {
     const rows = [...cell.closest("tbody").rows].filter((row) => !row.hidden);
@@ -189,19 +194,23 @@ const vtabReport = (() => {
   $("#pair")?.addEventListener("input", () => plotly && draw($("#scatter")));
 
   // Boards.
+  const boards = new Map();
   const show = (which) => {
-    if (plotly) $$(".plot[data-drawn]", shown).forEach((box) => Plotly.purge(box));
     hush();
-    shown.replaceChildren($(`#board-${CSS.escape(which)}`).content.cloneNode(true));
-    const table = $("table.heat", shown), cell = $("td", table);
-    if (cell) cell.tabIndex = 0;
-    say(table);
+    if (shown.dataset.board !== which) {
+      boards.set(shown.dataset.board, [...shown.childNodes]);
+      const there = boards.get(which) ?? [...$(`#board-${CSS.escape(which)}`).content.childNodes];
+      shown.replaceChildren(...there);
+      shown.dataset.board = which;
+      if (plotly) $$(".plot[data-drawn]", shown).forEach(draw); // the theme or the width may have changed meanwhile
+    }
+    say($("table.heat", shown));
     if (plotly) watch();
   };
-  const select = $("#board"), first = $("template[id^=board-]");
+  const select = $("#board");
   select?.addEventListener("change", () => show(select.value));
   applyTheme();
-  if (first) show(select ? select.value : first.id.slice("board-".length));
+  if (shown.dataset.board) show(select ? select.value : shown.dataset.board); // a browser may remember what was selected
 
   return {
     plots() {
