@@ -342,7 +342,7 @@ def _method(spec: str, info: Mapping[str, Any]) -> str:
 def family(architecture: str) -> str:
     """A family from an architecture's name alone, for results that do not say: ``resnet50.a1_in1k`` -> resnet."""
     name = architecture.rpartition("/")[2].lower().removeprefix("test_").removeprefix("tf_")
-    match = re.match(r"(?:wide_)?[a-z]+(?:v\d)?", re.sub(r"[.@].*", "", name))
+    match = re.match(r"(?:wide_)?[a-z]+?(?:v\d)?(?=\d|_|$)", re.sub(r"[.@].*", "", name))
     return match[0].removeprefix("wide_") if match else "unknown"
 
 

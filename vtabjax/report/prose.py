@@ -89,10 +89,10 @@ def headline(a: Analysis) -> dict[str, Any]:
                     f"On a new task like these, {short(b.models[best])} would beat {short(b.models[others[0]])} with "
                     f"probability {p:.2f} (95 %: {low:.2f} to {high:.2f})."
                 )
-        if s.fit.n_clusters < 8:
-            say(
-                f"{s.fit.n_clusters} task{'s' * (s.fit.n_clusters != 1)} say little about new ones: intervals over tasks are rough."
-            )
+        n = s.fit.n_clusters
+        if n < 8:
+            few = "One task says" if n == 1 else f"{n} tasks say"
+            say(f"{few} little about new ones: intervals over tasks are rough.")
     tile((f"{len(b.models)}", "model" + "s" * (len(b.models) != 1)))
     return out
 
