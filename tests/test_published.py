@@ -1,4 +1,4 @@
-"""Others' results: three layouts, the table that comes with the project, and what is told about files that are wrong."""
+"""Others' results: three layouts, the table that comes with the project, and what is told about wrong files."""
 
 import numpy as np
 import pytest

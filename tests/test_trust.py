@@ -1,4 +1,4 @@
-"""How far proxies can be trusted: resampled agreement is scipy's on copies, intervals cover, baselines are what they say."""
+"""Trust in proxies: resampled agreement is scipy's on copies, intervals cover, baselines are what they say."""
 
 import numpy as np
 import pytest

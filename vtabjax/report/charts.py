@@ -204,8 +204,13 @@ def _cost(a: Analysis, name: str) -> dict[str, Any] | None:
     front = np.flatnonzero(pareto(-cost if name == "speed" else cost, a.mean))
     front = front[np.argsort(cost[front])]
     unit = "images/s" if name == "speed" else "parameters"
-    line = go.Scatter(x=cost[front], y=100 * a.mean[front], mode="lines", hoverinfo="skip",
-                      line={"color": _NAMED["muted"], "width": 1.5, "dash": "dot"})  # fmt: skip
+    line = go.Scatter(
+        x=cost[front],
+        y=100 * a.mean[front],
+        mode="lines",
+        hoverinfo="skip",
+        line={"color": _NAMED["muted"], "width": 1.5, "dash": "dot"},
+    )
     data: list[Any] = [line]
     for k, method in enumerate(_methods_of(a)):
         rows = [i for i in shown if b.models[i].method == method]
@@ -311,8 +316,8 @@ def trust_chart(judged: Judged) -> dict[str, Any] | None:
         },
         yaxis=_rows_axis(names),
     )
-    return _made([dots], layout, "How well each proxy orders models as fine-tuning does; open diamonds are baselines that "
-                 "know nothing of the task. The table below has the numbers.")  # fmt: skip
+    label = "How well each proxy orders models as fine-tuning does; open diamonds are baselines, which know nothing of the "
+    return _made([dots], layout, label + "task. The table below has the numbers.")
 
 
 def scatter(judged: Judged) -> dict[str, Any] | None:

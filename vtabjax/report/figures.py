@@ -139,8 +139,13 @@ def _cost(a: Analysis, figure: Any) -> bool:
         axes.plot(cost[front], 100 * a.mean[front], ":", color=_MUTED, linewidth=1)
         axes.scatter(cost, 100 * a.mean, s=14, c=_ACCENT, zorder=3)
         for i in front[:12]:
-            axes.annotate(b.models[i].label, (cost[i], 100 * a.mean[i]), fontsize=5, xytext=(3, 3),
-                          textcoords="offset points")  # fmt: skip
+            axes.annotate(
+                b.models[i].label,
+                (cost[i], 100 * a.mean[i]),
+                fontsize=5,
+                xytext=(3, 3),
+                textcoords="offset points",
+            )
         axes.set(xscale="log", xlabel=name, ylabel="mean accuracy, %")
     return True
 
@@ -157,8 +162,15 @@ def _trust(judged: Judged, figure: Any) -> bool:
     errors = np.nan_to_num([x - low, high - x]).clip(0)
     axes.errorbar(x, range(len(shown)), xerr=errors, fmt="none", ecolor=_MUTED, elinewidth=0.8)
     for i, p in enumerate(shown):
-        axes.scatter(x[i], i, s=20, marker="D" if p.static else "o", zorder=3, edgecolor=_MUTED if p.static else _ACCENT,
-                     facecolor="white" if p.static else _ACCENT)  # fmt: skip
+        axes.scatter(
+            x[i],
+            i,
+            s=20,
+            marker="D" if p.static else "o",
+            zorder=3,
+            edgecolor=_MUTED if p.static else _ACCENT,
+            facecolor="white" if p.static else _ACCENT,
+        )
     axes.grid(axis="x", color="#e3e6ea", linewidth=0.6)
     _named(axes, [p.title for p in shown])
     axes.set_xlabel("weighted Kendall against fine-tuning, mean over tasks, 95 % interval over models")

@@ -42,8 +42,8 @@ def headline(a: Analysis) -> dict[str, Any]:
     where = b.tasks[0] if len(b.tasks) == 1 else f"{len(b.tasks)} tasks"
     if a.leader is None:
         say(
-            f"No model has all {len(b.tasks)} tasks, so there are no means to compare; models are in the order of their "
-            "strength on the tasks they share."
+            f"No model has all {len(b.tasks)} tasks, so there are no means to compare; models are in the order "
+            "of their strength on the tasks they share."
         )
     else:
         tile((f"{text(a.mean[first], 'percent')} %", f"mean accuracy, {where}"))
@@ -187,8 +187,8 @@ def statistics(found: Gathered, options: Options) -> list[tuple[str, str]]:
         (
             "EPP",
             "Elo-based Predictive Power (Gosiewska, Woznica, Biecek, arXiv 2006.02293): the Bradley-Terry model over "
-            f"matches. Two models with a result in the same round play one match; a round is {rounds}; equal accuracies "
-            f"are half a win for each.{tie} Elo = 1500 + 400 / ln 10 x EPP.",
+            f"matches. Two models with a result in the same round play one match; a round is {rounds}; "
+            f"equal accuracies are half a win for each.{tie} Elo = 1500 + 400 / ln 10 x EPP.",
         ),
         (
             "Standard errors",
@@ -197,8 +197,8 @@ def statistics(found: Gathered, options: Options) -> list[tuple[str, str]]:
         ),
         (
             "Bootstrap over tasks",
-            f"{n} draws of the tasks with replacement (seed {options.seed}); a draw in which some model wins everything "
-            "is fitted with a small penalty. 'Best in' and rank intervals come from it.",
+            f"{n} draws of the tasks with replacement (seed {options.seed}); a draw in which some model "
+            "wins everything is fitted with a small penalty. 'Best in' and rank intervals come from it.",
         ),
         ("Interval of one accuracy", "Wilson's 95 % interval for so many test examples."),
         (

@@ -224,18 +224,30 @@ def _best(a: Analysis) -> Sheet:
         names = [name_of(b.models[i]) for i in order if column[i] == best]
         runner = next((column[i] for i in order if column[i] < best), None)
         rows.append(
-            [task, ", ".join(names[:3]) + (" ..." if len(names) > 3 else ""), best, (a.low[order[0], j], a.high[order[0], j]),
-             None if runner is None else best - runner, ran]
-        )  # fmt: skip
+            [
+                task,
+                ", ".join(names[:3]) + (" ..." if len(names) > 3 else ""),
+                best,
+                (a.low[order[0], j], a.high[order[0], j]),
+                None if runner is None else best - runner,
+                ran,
+            ]
+        )
     columns = [
         Column("task"),
         Column("best model"),
         Column("accuracy", "percent"),
         Column("95 % interval", "interval percent"),
     ]
-    return Sheet(_key(a, "best"), f"{b.title}: best model of each task",
-                 [*columns, Column("lead", "points"), Column("models", "whole")], rows,
-                 ["lead in points over the next lower accuracy; interval (Wilson) of one accuracy on its test examples"])  # fmt: skip
+    return Sheet(
+        _key(a, "best"),
+        f"{b.title}: best model of each task",
+        [*columns, Column("lead", "points"), Column("models", "whole")],
+        rows,
+        [
+            "lead in points over the next lower accuracy; interval (Wilson) of one accuracy on its test examples"
+        ],
+    )
 
 
 def _top5(a: Analysis) -> Sheet:
@@ -243,14 +255,28 @@ def _top5(a: Analysis) -> Sheet:
     order = sorted(range(len(b.models)), key=lambda i: (-a.top5[i], a.order.index(i)))
     first = (a.ranks == 1).sum(1)
     ran = (~np.isnan(b.values)).sum(1)
-    rows = [[name_of(b.models[i]), int(a.top5[i]), int(first[i]), int(ran[i]), a.mean_rank[i], b.models[i].architecture]
-            for i in order]  # fmt: skip
+    rows = [
+        [
+            name_of(b.models[i]),
+            int(a.top5[i]),
+            int(first[i]),
+            int(ran[i]),
+            a.mean_rank[i],
+            b.models[i].architecture,
+        ]
+        for i in order
+    ]
     columns = [Column("model"), Column("top 5", "whole"), Column("best", "whole"), Column("tasks", "whole")]
     remarks = ["on how many tasks a model is among the five best, or shares the fifth place"]
     if len(b.models) <= 5:
         remarks.append(f"{len(b.models)} models: everyone is always among the five best")
-    return Sheet(_key(a, "top5"), f"{b.title}: among the five best",
-                 [*columns, Column("mean rank", "number"), Column("architecture")], rows, remarks)  # fmt: skip
+    return Sheet(
+        _key(a, "top5"),
+        f"{b.title}: among the five best",
+        [*columns, Column("mean rank", "number"), Column("architecture")],
+        rows,
+        remarks,
+    )
 
 
 def _differences(a: Analysis) -> Sheet:
@@ -262,9 +288,16 @@ def _differences(a: Analysis) -> Sheet:
             rows.append([name_of(b.models[i]), a.mean[i], d.difference[k], (d.low[k], d.high[k]), verdict])
     columns = [Column("model"), Column("mean", "percent"), Column("behind", "points")]
     columns += [Column("95 % paired bootstrap", "points interval"), Column("lead is")]
-    return Sheet(_key(a, "differences"), f"{b.title}: behind {b.models[d.leader].label}", columns, rows,
-                 ["points of mean accuracy; examples of each task are resampled, the same ones for every model; the tasks "
-                  "stay as they are"])  # fmt: skip
+    return Sheet(
+        _key(a, "differences"),
+        f"{b.title}: behind {b.models[d.leader].label}",
+        columns,
+        rows,
+        [
+            "points of mean accuracy; examples of each task are resampled, the same ones for every model; the tasks "
+            "stay as they are"
+        ],
+    )
 
 
 def _groups(a: Analysis) -> Sheet:
@@ -278,8 +311,18 @@ def _groups(a: Analysis) -> Sheet:
         for name, found in sorted(members.items(), key=lambda item: -a.mean[item[1]].mean()):
             best = max(found, key=lambda i: a.mean[i])
             strength = a.strengths.scores[found].mean() if a.strengths else None
-            rows.append([kind, name, len(found), a.mean[found].mean(), a.mean[best], name_of(b.models[best]), strength,
-                         *(v[found].mean() for v in a.group_means.values())])  # fmt: skip
+            rows.append(
+                [
+                    kind,
+                    name,
+                    len(found),
+                    a.mean[found].mean(),
+                    a.mean[best],
+                    name_of(b.models[best]),
+                    strength,
+                    *(v[found].mean() for v in a.group_means.values()),
+                ]
+            )
     columns = [
         Column("by"),
         Column("group"),
@@ -292,9 +335,16 @@ def _groups(a: Analysis) -> Sheet:
         Column("mean EPP", "number"),
         *(Column(g, "percent") for g in a.group_means),
     ]
-    return Sheet(_key(a, "groups"), f"{b.title}: by training, family and size", columns, rows,
-                 ["models that have all tasks; a group's mean says as much about which models were chosen as about the "
-                  "training"])  # fmt: skip
+    return Sheet(
+        _key(a, "groups"),
+        f"{b.title}: by training, family and size",
+        columns,
+        rows,
+        [
+            "models that have all tasks; a group's mean says as much about which models were chosen as about the "
+            "training"
+        ],
+    )
 
 
 def _by_method(model: Model) -> str:
@@ -327,10 +377,17 @@ def _cost(a: Analysis) -> Sheet:
     }
     fronts = [pareto(cost["parameters"], a.mean), pareto(-cost["images/s"], a.mean)]
     rows = [
-        [name_of(b.models[i]), a.mean[i], cost["parameters"][i], "yes" if fronts[0][i] else "", cost["images/s"][i],
-         "yes" if fronts[1][i] else ""]
-        for i in a.order if a.complete[i] and not (math.isnan(cost["parameters"][i]) and math.isnan(cost["images/s"][i]))
-    ]  # fmt: skip
+        [
+            name_of(b.models[i]),
+            a.mean[i],
+            cost["parameters"][i],
+            "yes" if fronts[0][i] else "",
+            cost["images/s"][i],
+            "yes" if fronts[1][i] else "",
+        ]
+        for i in a.order
+        if a.complete[i] and not (math.isnan(cost["parameters"][i]) and math.isnan(cost["images/s"][i]))
+    ]
     device = next((m.device for m in b.models if m.device), "")
     remarks = ["on the front: no model is both cheaper and more accurate"]
     remarks += (
@@ -344,16 +401,29 @@ def _cost(a: Analysis) -> Sheet:
         Column("parameters", "whole"),
         Column("front (size)"),
     ]
-    return Sheet(_key(a, "cost"), f"{b.title}: accuracy against cost",
-                 [*columns, Column("images/s", "whole"), Column("front (speed)")], rows, remarks)  # fmt: skip
+    return Sheet(
+        _key(a, "cost"),
+        f"{b.title}: accuracy against cost",
+        [*columns, Column("images/s", "whole"), Column("front (speed)")],
+        rows,
+        remarks,
+    )
 
 
 def trust_sheets(judged: Judged) -> list[Sheet]:
     """Proxies against fine-tuning: averages with intervals, per task, and without each family."""
     if not judged.proxies:
         return []
-    shown = {"weighted_kendall": "weighted Kendall", "kendall": "Kendall", "pearson": "Pearson", "spearman": "Spearman",
-             "regret@1": "regret@1", "regret@3": "regret@3", "hit@1": "hit@1", "hit@3": "hit@3"}  # fmt: skip
+    shown = {
+        "weighted_kendall": "weighted Kendall",
+        "kendall": "Kendall",
+        "pearson": "Pearson",
+        "spearman": "Spearman",
+        "regret@1": "regret@1",
+        "regret@3": "regret@3",
+        "hit@1": "hit@1",
+        "hit@3": "hit@3",
+    }
     columns = [Column("proxy"), Column("kind")]
     for name, title in shown.items():
         points = name.startswith("regret")
@@ -373,8 +443,8 @@ def trust_sheets(judged: Judged) -> list[Sheet]:
     remarks = [
         f"against {judged.board.title}: agreement on each task over up to {models} models, then the mean over tasks; "
         "intervals: models drawn with replacement",
-        "regret@k: points of accuracy lost by fine-tuning only the k models the proxy puts first; hit@k: share of tasks "
-        "on which the best model is among them",
+        "regret@k: points of accuracy lost by fine-tuning only the k models the proxy puts first; hit@k: share "
+        "of tasks on which the best model is among them",
         f"seconds: median for a model on a task{cost}",
     ]
     out = [Sheet("proxies", "How far each proxy can be trusted", columns, rows, remarks)]
