@@ -42,6 +42,10 @@ def main(argv: list[str]) -> int:
             from vtabjax import status
 
             return status.main(config, _WORKDIR.value or "runs/mini")
+        if config.protocol == "report":
+            from vtabjax import report
+
+            return report.run(config, _WORKDIR.value or "runs/mini")
         if config.protocol == "prepare":
             from vtabjax.data import prepare
 

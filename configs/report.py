@@ -1,6 +1,11 @@
-"""What a workdir holds, from its files alone.
+"""The answer: a ranking with its uncertainty, as one HTML page, and the same tables and figures for papers.
 
-python main.py --config=configs/report.py:status --workdir=runs/vtab    # how the sweeps stand, running or finished
+    python main.py --config=configs/report.py --workdir=runs/mini
+    python main.py --config=configs/report.py --workdir=runs/vtab --config.published=vtab
+    python main.py --config=configs/report.py:status --workdir=runs/vtab    # how the sweeps stand, running or finished
+
+Reads the results of all protocols in a workdir and writes WORKDIR/report: report.html (self-contained, works offline),
+tables/ (CSV, Markdown, LaTeX) and figures/ (PDF, PNG). docs/report.md says what is in it and how it is computed.
 """
 
 from ml_collections import ConfigDict
@@ -8,8 +13,8 @@ from ml_collections import ConfigDict
 SUITES = ("html", "status")
 
 
-def get_config(suite: str = "html"):
-    """What to show of a workdir.
+def get_config(suite: str = "html") -> ConfigDict:
+    """Suites: "html", the page; "status", how the sweeps of a workdir stand.
 
     Raises:
       ValueError: the suite is not known.
@@ -21,4 +26,21 @@ def get_config(suite: str = "html"):
     c = ConfigDict()
     c.protocol = "report"
     c.suite = suite
+    c.title = ""  # of the page [the workdir's name]
+    c.published = (
+        ""  # others' results as rows: "vtab" (the benchmark's own table) or CSV files, comma-separated
+    )
+    c.imagenet = ""  # CSV file with columns model, top1: a baseline for the proxies
+    c.reference = ""  # model whose strength is 0 [the mean is]
+
+    # Uncertainty.
+    c.resamples = 1000  # draws of tasks, test examples and models
+    c.seed = 0  # of the draws
+    c.tie_margin = 0.0  # points of accuracy within which two models tie
+    c.example_rounds = 0  # n: a round of EPP is one of n resamples of a task's examples [a round is a task]
+
+    c.figures = True  # PDF and PNG, which take longer than the rest
+    c.models_dir = (
+        ""  # converted models, for results of versions that did not describe theirs [WORKDIR/models]
+    )
     return c

@@ -343,8 +343,7 @@ def family(source: str, name: str) -> str:
     """The module that defines an architecture, such as "vision_transformer"."""
     from converters.sources import timm, torchvision
 
-    function = timm.timm.model_entrypoint(name) if source == "timm" else torchvision.get_model_builder(name)
-    return function.__module__.rpartition(".")[2]
+    return (timm if source == "timm" else torchvision).family(name)
 
 
 # The summary.

@@ -16,8 +16,8 @@ from converters.sources import embedded, timm, torchvision
 from vtabjax.specs import SpecError
 
 INFO = set(
-    "spec source architecture weights input_size mean std interpolation crop_pct crop_mode num_classes license "
-    "method pretraining_data".split()
+    "spec source architecture family imagenet_top1 weights input_size mean std interpolation crop_pct crop_mode "
+    "num_classes license method pretraining_data".split()
 )
 METHODS = {"supervised", "self-supervised", "semi-supervised", "image-text", "generative", "none", None}
 
@@ -145,6 +145,7 @@ def test_torchvision_says_what_its_transforms_do():
     )
     assert info["license"] == "cc-by-nc-4.0" and "Instagram" in info["pretraining_data"]
     info = sources.describe("torchvision/resnet50")
+    assert info["family"] == "resnet" and info["imagenet_top1"] == pytest.approx(80.858)
     assert info["weights"] == "torchvision resnet50.IMAGENET1K_V2"  # torchvision's default
     assert round(224 / info["crop_pct"]) == 232
     assert info["license"] == "bsd-3-clause" and info["method"] == "supervised"

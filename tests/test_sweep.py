@@ -81,6 +81,9 @@ def test_record_of_a_cell(config, converters, tmp_path):
     }
     assert record["weight_hash"] == "tiny/a" and record["input"]["mean"] == [0.5, 0.4, 0.3]
     assert set(record["data"]) == {"train800", "val200"} and all(record["data"].values())
+    assert {split: n["images"] for split, n in record["passes"].items()} == {"train800": 800, "val200": 200}
+    assert all(n["seconds"] > 0 for n in record["passes"].values())
+    assert set(record["source"]) == set(results.SOURCE) and record["source"]["num_features"] == 24
     assert record["device"]["platform"] == "cpu" and record["device"]["count"] >= 1
     assert {"convert", "load", "data", "features", "knn"} <= set(record["seconds"])
     assert record["seconds"]["convert"] == 0.5  # what the converters said, not how long was waited

@@ -137,6 +137,8 @@ class Inputs:
       stages: the cell's clock.
       say: writes a line about long work.
       fingerprints: of the splits that were used, for the record.
+      passes: split -> how many images went through the model for this cell, and the seconds that took: {"images",
+        "seconds"}. A model's first pass has its compilation in it.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class Inputs:
         self.cell, self.task, self.settings = cell, cell.task, cell.settings
         self.model, self.stages, self.say = converted, stages, say
         self.fingerprints: dict[str, str] = {}
+        self.passes: dict[str, dict[str, float]] = {}
 
     @property
     def folder(self) -> Path:
@@ -208,7 +211,12 @@ class Inputs:
             if not all(distributed.gather(found is not None and (not wanted or "logits" in found))):
                 with self.stages("load"):
                     extract = distributed.together(lambda: self.model.extract)
+                since = time.monotonic()
                 found = extract(examples.images)
+                self.passes[name] = {
+                    "images": len(examples.labels),
+                    "seconds": round(time.monotonic() - since, 4),
+                }
                 self.model.seen += len(examples.images)
                 features.check(found)  # in all processes: none goes on alone
                 if distributed.first():

@@ -32,6 +32,20 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _REQUESTS = 32  # to an object store at the same time
+# What a result carries of its model's model.json, so that results can be grouped without the models.
+SOURCE = (
+    "source",
+    "architecture",
+    "family",
+    "weights",
+    "method",
+    "pretraining_data",
+    "license",
+    "imagenet_top1",
+    "parameters",
+    "num_features",
+    "num_classes",
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "tensorflow-datasets")
 
 
@@ -242,11 +256,15 @@ def unpack(packed: Mapping[str, Any]) -> np.ndarray:
 
 def records(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All results under a workdir (of one protocol) with their paths, in the order of the paths."""
-    for path in _listed(workdir, f"{protocol or '*'}/*/*.json"):
-        if not path.name.endswith(".error.json"):
-            record = read(path)
-            if record is not None:
-                yield path, record
+    for path in paths(workdir, protocol):
+        record = read(path)
+        if record is not None:
+            yield path, record
+
+
+def paths(workdir: str | Path, protocol: str | None = None) -> list[Path]:
+    """The files of all results under a workdir (of one protocol), sorted."""
+    return [p for p in _listed(workdir, f"{protocol or '*'}/*/*.json") if not p.name.endswith(".error.json")]
 
 
 def errors(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:

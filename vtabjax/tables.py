@@ -48,8 +48,8 @@ def report(protocol: str, found: Found, workdir: str | Path) -> str:
     table = score_table(found) if scores else accuracy_table(found)
     shown = table if scores else in_percent(table)
     folder = files.as_path(workdir) / "tables"
-    files.write_text(folder / f"{protocol}.csv", _csv(table))
-    files.write_text(folder / f"{protocol}.md", _markdown(shown))
+    files.write_text(folder / f"{protocol}.csv", to_csv(table))
+    files.write_text(folder / f"{protocol}.md", to_markdown(shown))
     where = f"tables: {folder / protocol}.csv, .md"
     if len(shown.rows) > _LONG:
         shown = shown._replace(
@@ -177,7 +177,8 @@ def _number(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
 
-def _markdown(table: Table) -> str:
+def to_markdown(table: Table) -> str:
+    """The table in GitHub's Markdown, with its remarks."""
     from tabulate import tabulate
 
     rows = [[_text(v) for v in row] for row in table.rows]
@@ -185,7 +186,17 @@ def _markdown(table: Table) -> str:
     return "\n\n".join([text, *table.remarks]) + "\n"
 
 
-def _csv(table: Table) -> str:
+def to_latex(table: Table) -> str:
+    """The table for LaTeX (booktabs), its remarks as comments."""
+    from tabulate import tabulate
+
+    rows = [[_text(v) for v in row] for row in table.rows]
+    lines = tabulate(rows, table.header, tablefmt="latex_booktabs", disable_numparse=True)
+    return "\n".join([*(f"% {remark}" for remark in table.remarks), lines]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """The table as CSV, numbers in full."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.header)

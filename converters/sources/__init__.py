@@ -23,7 +23,8 @@ class Source(NamedTuple):
 
     Attributes:
       module: in evaluation mode, float32, on the CPU.
-      info: JSON-able: spec, source, architecture, weights (description), input_size [C, H, W], mean, std,
+      info: JSON-able: spec, source, architecture, family (the module that defines it), weights (description),
+        imagenet_top1 (percent, where the source states it), input_size [C, H, W], mean, std,
         interpolation, crop_pct, crop_mode, num_classes (None without a classifier), license, method
         ("supervised", "self-supervised", "semi-supervised", "image-text", "generative" or "none"; None where
         unknown), pretraining_data (None where unknown); for a checkpoint file also layout and dropped_keys.
@@ -48,7 +49,7 @@ def build(spec: str | Spec, input_size: int | None = None) -> Source:
         raise SpecError(f"model {spec}: the input size {input_size} is not a positive number of pixels")
     source = _module(spec.source).build(spec, input_size)
     module = source.module.eval().float()
-    return Source(module, {"spec": str(spec), "source": spec.source, **source.info})
+    return Source(module, {**_named(spec), **source.info})
 
 
 def check(spec: str | Spec) -> Spec:
@@ -73,7 +74,11 @@ def describe(spec: str | Spec) -> dict[str, Any]:
       SpecError: the spec names nothing there is.
     """
     spec = check(spec)
-    return {"spec": str(spec), "source": spec.source, **_module(spec.source).describe(spec)}
+    return {**_named(spec), **_module(spec.source).describe(spec)}
+
+
+def _named(spec: Spec) -> dict[str, Any]:
+    return {"spec": str(spec), "source": spec.source, "imagenet_top1": None}
 
 
 def parameters(spec: str | Spec) -> int:

@@ -43,6 +43,7 @@ def describe(spec: Spec) -> dict[str, Any]:
     """What is known about the baseline."""
     return {
         "architecture": "pixels",
+        "family": "pixels",
         "weights": "none: the image average-pooled to 16x16x3",
         "input_size": [3, 224, 224],
         "mean": [0.0, 0.0, 0.0],

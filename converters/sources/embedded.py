@@ -17,6 +17,7 @@ import timm
 
 import vtabjax
 from converters.sources import Source
+from converters.sources.timm import family
 from vtabjax.specs import Spec, SpecError
 
 FOLDER = Path(vtabjax.__file__).parent / "embedded"
@@ -50,7 +51,12 @@ def describe(spec: Spec) -> dict[str, Any]:
     input_size, mean, std, interpolation, crop_pct, num_classes, license, method, pretraining_data}}.
     """
     source = _read(spec)
-    return {"architecture": source["architecture"], "crop_mode": "center", **source["info"]}
+    return {
+        "architecture": source["architecture"],
+        "family": family(source["architecture"]),
+        "crop_mode": "center",
+        **source["info"],
+    }
 
 
 def build(spec: Spec, input_size: int | None) -> Source:

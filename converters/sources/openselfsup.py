@@ -64,6 +64,7 @@ def describe(spec: Spec) -> dict[str, Any]:
         "architecture": "resnet50",
         "weights": f"OpenSelfSup {release.file}",
         "num_classes": None,
+        "imagenet_top1": None,  # torchvision's is that of its own weights
         "license": "apache-2.0",
         "method": release.method,
         "pretraining_data": None if release.method == "none" else "ImageNet-1k",

@@ -72,6 +72,7 @@ def describe(spec: Spec) -> dict[str, Any]:
         method, data = provenance(cfg.tag or "")
     return {
         "architecture": spec.name,
+        "family": family(spec.name),
         "weights": weights,
         "input_size": list(cfg.input_size),
         "mean": [float(v) for v in cfg.mean],
@@ -128,6 +129,11 @@ def _heads(spec: Spec) -> tuple[str, ...]:
 def config(name: str) -> Any:
     """timm's configuration of an architecture, or of the weights where the name has a tag."""
     return timm.get_pretrained_cfg(name)
+
+
+def family(name: str) -> str:
+    """The module that defines an architecture, such as "vision_transformer"."""
+    return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
 def _full_name(spec: Spec) -> str:

@@ -61,6 +61,7 @@ def describe(spec: Spec) -> dict[str, Any]:
     (resize,) = transforms.resize_size
     info = {
         "architecture": spec.name,
+        "family": family(spec.name),
         "weights": f"torchvision {spec.name}.{weights.name}",
         "input_size": [3, crop, crop],
         "mean": [float(v) for v in transforms.mean],
@@ -69,10 +70,11 @@ def describe(spec: Spec) -> dict[str, Any]:
         "crop_pct": crop / resize,
         "crop_mode": "center",
         "num_classes": len(weights.meta["categories"]),
+        "imagenet_top1": weights.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1"),
         **_provenance(weights),
     }
     if spec.random or spec.file:
-        info.update(weights=None, license=None, method=None, pretraining_data=None)
+        info.update(weights=None, license=None, method=None, pretraining_data=None, imagenet_top1=None)
     if spec.random:
         info.update(weights=f"random initialisation, seed {spec.seed}", method="none")
     return info
@@ -103,6 +105,11 @@ def build(spec: Spec, input_size: int | None) -> Source:
 def parameters(spec: Spec) -> int:
     """The number of parameters, as torchvision states it."""
     return _enum(spec).meta["num_params"]
+
+
+def family(name: str) -> str:
+    """The module that defines an architecture, such as "resnet"."""
+    return get_model_builder(name).__module__.rpartition(".")[2]
 
 
 def _enum(spec: Spec) -> Any:

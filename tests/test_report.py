@@ -1,0 +1,441 @@
+"""What the report says: that its numbers are the results', what it keeps apart, and what it says is missing."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import conftest
+import numpy as np
+import pandas as pd
+import pytest
+import report_data
+
+from configs import report as report_config
+from vtabjax import ranking, report, results, tasks, trust
+from vtabjax.plan import UsageError
+from vtabjax.report import analysis, gather, proxies, published
+from vtabjax.results import Cell
+
+TASKS = tasks.EMBEDDED
+
+
+def make(workdir, **changes):
+    """The report; returns the page's HTML without its scripts, as text."""
+    config = report_config.get_config()
+    config.resamples, config.figures = 100, False
+    config.update(changes)
+    assert report.run(config, workdir) == 0
+    html = (workdir / "report" / "report.html").read_text(encoding="utf-8")
+    html = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
+    return (
+        re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.replace("<wbr>", "")))
+        .replace("&#39;", "'")
+        .replace("&lt;", "<")
+    )
+
+
+def rows(workdir, name):
+    with open(workdir / "report" / "tables" / f"{name}.csv", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def gathered(workdir, others=()):
+    return gather.gather(workdir, workdir / "models", others)
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory):
+    """Eight models, three tasks, four protocols."""
+    workdir = tmp_path_factory.mktemp("mini")
+    report_data.sweep(workdir, 8, TASKS)
+    return workdir
+
+
+def test_tables_are_the_results(mini):
+    make(mini)
+    frame = results.collect(mini)
+    for protocol, metric in (("finetune", "accuracy"), ("linear", "accuracy"), ("knn", "accuracy_cosine")):
+        wanted = frame[frame.protocol == protocol].pivot(index="model", columns="task", values=metric)
+        name = protocol if metric == "accuracy" else f"{protocol}-{metric}"
+        shown = pd.read_csv(mini / "report" / "tables" / f"{name}-accuracy.csv", index_col="model")
+        np.testing.assert_array_equal(shown.loc[wanted.index, list(TASKS)], wanted[list(TASKS)])
+        np.testing.assert_allclose(shown.loc[wanted.index, "mean"], wanted.mean(axis=1), rtol=1e-14)
+        fit = ranking.epp(wanted.to_numpy()) if name == "linear" else None
+        if fit is not None and fit.finite:
+            epp = pd.read_csv(mini / "report" / "tables" / f"{name}-epp.csv", index_col="model")
+            np.testing.assert_allclose(epp.loc[wanted.index, "EPP"], fit.scores, atol=1e-12)
+            np.testing.assert_allclose(epp.loc[wanted.index, "standard error"], fit.standard_errors)
+
+
+def test_best_top5_and_differences(mini):
+    make(mini)
+    frame = results.collect(mini)
+    tuned = frame[frame.protocol == "finetune"].pivot(index="model", columns="task", values="accuracy")
+    for row in rows(mini, "finetune-best"):
+        assert float(row["accuracy"]) == tuned[row["task"]].max()
+        assert row["best model"].split(", ")[0] in tuned.index[tuned[row["task"]] == tuned[row["task"]].max()]
+    for row in rows(mini, "finetune-top5"):
+        fifth = tuned.apply(lambda c: c.sort_values(ascending=False).iloc[4])
+        assert int(row["top 5"]) == (tuned.loc[row["model"]] >= fifth).sum()
+    leader = tuned.mean(axis=1).idxmax()
+    found = rows(mini, "finetune-differences")
+    assert len(found) == 7 and leader not in [r["model"] for r in found]
+    for row in found:
+        behind = tuned.mean(axis=1)[leader] - tuned.mean(axis=1)[row["model"]]
+        assert float(row["behind"]) == pytest.approx(behind)
+        low, high = (float(row[f"95 % paired bootstrap {end}"]) for end in ("low", "high"))
+        assert low <= behind <= high and (row["lead is"] == "clear") == (low > 0)
+
+
+def test_proxies_are_judged(mini):
+    make(mini)
+    frame = results.collect(mini)
+    tuned = frame[frame.protocol == "finetune"].pivot(index="model", columns="task", values="accuracy")
+    table = {r["proxy"]: r for r in rows(mini, "proxies")}
+    for title, protocol, metric in (
+        ("Nearest neighbours (euclidean)", "knn", "accuracy"),
+        ("Linear evaluation (validation)", "linear", "val_accuracy"),
+        ("logme", "transferability", "logme"),
+        ("leep", "transferability", "leep"),
+    ):
+        values = frame[frame.protocol == protocol].pivot(index="model", columns="task", values=metric)
+        per = [trust.agreement(values.loc[tuned.index, t], tuned[t]) for t in TASKS]
+        for name, column in (
+            ("weighted_kendall", "weighted Kendall"),
+            ("regret@1", "regret@1"),
+            ("hit@3", "hit@3"),
+        ):
+            assert float(table[title][column]) == pytest.approx(np.mean([p[name] for p in per])), (
+                title,
+                name,
+            )
+    static = {r["proxy"] for r in table.values() if r["kind"] == "baseline"}
+    assert static == {
+        "mean accuracy on the other tasks",
+        "ImageNet top-1",
+        "number of parameters",
+        "feature width",
+    }
+    assert float(table["logme"]["seconds"]) == pytest.approx(0.01)
+    assert float(table["Nearest neighbours (euclidean)"]["with features"]) > 2
+    without = {r["proxy"]: r for r in rows(mini, "proxies-without-family")}["logme"]
+    assert {"without resnet", "without vision_transformer", "without convnext"} < set(without)
+
+
+def test_groups_sizes_and_front(mini):
+    text = make(mini)
+    groups = {(r["by"], r["group"]): r for r in rows(mini, "finetune-groups")}
+    assert {g for by, g in groups if by == "method"} == {
+        "supervised", "self-supervised", "semi-supervised", "from scratch",
+    }  # fmt: skip
+    cost = rows(mini, "finetune-cost")
+    by_size = sorted(cost, key=lambda r: float(r["parameters"]))
+    best = -1.0
+    for row in by_size:
+        assert (row["front (size)"] == "yes") == (float(row["mean"]) > best)
+        best = max(best, float(row["mean"]))
+    speeds = {r["model"]: float(r["images/s"]) for r in cost}
+    assert speeds[report_data.spec(0)] == pytest.approx(200) and speeds[report_data.spec(7)] == pytest.approx(
+        480
+    )
+    assert "on 1 x cpu" in text
+
+
+def test_files_for_papers(mini):
+    make(mini, figures=True)
+    tables, figures = mini / "report" / "tables", mini / "report" / "figures"
+    stems = {p.stem for p in tables.glob("*.csv")}
+    assert {"finetune-accuracy", "finetune-epp", "proxies", "knn-best"} < stems
+    for kind in ("md", "tex"):
+        assert {p.stem for p in tables.glob(f"*.{kind}")} == stems
+    latex = (tables / "finetune-accuracy.tex").read_text()
+    assert r"\toprule" in latex and r"resnet\_000" in latex
+    for name in (
+        "finetune-heat",
+        "finetune-epp",
+        "finetune-top5",
+        "finetune-cost",
+        "proxies",
+        "proxies-by-task",
+    ):
+        assert (figures / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
+        assert (figures / f"{name}.png").read_bytes()[1:4] == b"PNG"
+    assert not list((mini / "report").rglob("*.tmp"))
+
+
+def test_methods_come_from_the_settings(mini):
+    text = make(mini)
+    for said in ("image_size 64", "resize vtab", "c_count 12", "train800+val200+test", "jax"):
+        assert said in text, said
+
+
+# What is missing is said.
+
+
+def test_empty_workdir(tmp_path):
+    text = make(tmp_path)
+    assert "No ranking yet" in text and f"There are no results in {tmp_path}" in text
+    assert "python main.py --config=configs/knn.py" in text
+    text = make(tmp_path, published="vtab")
+    assert "Sup-Rotation-100% (published)" in text and "There are no results in" in text
+
+
+def test_one_model(tmp_path):
+    report_data.sweep(tmp_path, 1, TASKS)
+    text = make(tmp_path)
+    assert "No strengths: a ranking needs two models or more" in text
+    assert "Proxies cannot be judged: only 1 models were fine-tuned" in text
+    assert "only one model has all tasks" in text
+
+
+def test_one_task(tmp_path):
+    report_data.sweep(tmp_path, 5, TASKS[:1], ("knn", "finetune"))
+    text = make(tmp_path, figures=True)
+    assert "One task says little about new ones" in text and "mean accuracy, digits" in text
+    assert all(r["95 % by task low"] == "" for r in rows(tmp_path, "finetune-epp"))
+
+
+def test_all_cells_failed(tmp_path):
+    for model in ("a/x", "a/y"):
+        for task in TASKS:
+            cell = Cell("knn", model, task, {})
+            results.save_error(cell, tmp_path, stage="convert", message="no operator", traceback="")
+    text = make(tmp_path)
+    assert "Every cell failed" in text and "no operator" in text and "digits, sprites_location" in text
+
+
+def test_only_proxies(tmp_path):
+    report_data.sweep(tmp_path, 4, TASKS, ("knn", "transferability"))
+    text = make(tmp_path)
+    assert "Nothing was fine-tuned, so how far the proxies can be trusted is not known" in text
+    assert "Best mean accuracy · Nearest neighbours (euclidean)" in text
+
+
+def test_only_scores(tmp_path):
+    report_data.sweep(tmp_path, 4, TASKS, ("transferability",))
+    text = make(tmp_path)
+    assert "No ranking yet" in text and "only scores" in text
+
+
+def test_only_finetuning(tmp_path):
+    report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
+    text = make(tmp_path)
+    assert "Only fine-tuning was run, so there are no proxies to judge" in text
+    assert "Best mean accuracy · Fine-tuning" in text
+
+
+def test_gaps(tmp_path):
+    report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
+    (tmp_path / "results/finetune/timm--vit_001.tag1_in1k/digits.json").unlink()
+    text = make(tmp_path)
+    assert "Fine-tuning: 1 of 12 cells have no result (1 of 4 models, on digits)" in text
+    table = {r["model"]: r for r in rows(tmp_path, "finetune-accuracy")}
+    assert table[report_data.spec(1)]["mean"] == "" and table[report_data.spec(1)]["digits"] == ""
+    assert list(table)[-1] == report_data.spec(1)
+
+
+def test_damaged_file_is_left_out(tmp_path):
+    report_data.sweep(tmp_path, 3, TASKS, ("knn",))
+    (tmp_path / "results/knn/timm--resnet_000.tag0_in1k/digits.json").write_text("{")
+    assert "A file was left out" in make(tmp_path)
+
+
+def test_a_model_that_always_wins(tmp_path):
+    for i in range(4):
+        for j, task in enumerate(TASKS):
+            accuracy = 0.9 if i == 2 else 0.3 + 0.1 * ((i + j) % 3)
+            report_data.save(tmp_path, "finetune", report_data.spec(i), task, {"accuracy": accuracy}, i=i)
+    text = make(tmp_path)
+    assert f"{report_data.spec(2)} lost no match" in text and "penalised fit (ridge 0.1)" in text
+    table = {r["model"]: r for r in rows(tmp_path, "finetune-epp")}
+    assert table[report_data.spec(2)]["group"] == "1" and table[report_data.spec(2)]["EPP within group"] == ""
+
+
+# Mixed settings.
+
+
+def save(workdir, i, task, accuracy=0.5, **rest):
+    report_data.save(workdir, "finetune", report_data.spec(i), task, {"accuracy": accuracy}, i=i, **rest)
+
+
+def test_other_settings_have_their_own_board(tmp_path):
+    report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
+    save(tmp_path, 0, "digits", 0.1, changes={"resize": "bicubic"})
+    text = make(tmp_path)
+    assert "Fine-tuning was run in 2 ways (different resize)" in text
+    assert "Fine-tuning · resize bicubic" in text and "Fine-tuning · resize vtab" in text
+    assert [r["digits"] for r in rows(tmp_path, "finetune-2-accuracy")] == ["0.1"]
+    assert "0.1" not in [r["digits"] for r in rows(tmp_path, "finetune-accuracy")]
+
+
+def test_other_examples_have_their_own_board(tmp_path):
+    report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
+    save(tmp_path, 9, "digits", data={"train800": "new", "test": "new"})
+    text = make(tmp_path)
+    assert "Results on digits were computed on different examples" in text
+    assert [b.title for b in gathered(tmp_path).boards] == [
+        "Fine-tuning · examples not set",
+        "Fine-tuning · examples data 2",
+    ]
+
+
+def test_other_input_size_is_no_other_data(tmp_path):
+    """With each model's own size, examples as seen differ by right."""
+    for i in range(3):
+        size = [3, 64 + i, 64 + i]
+        save(
+            tmp_path,
+            i,
+            "digits",
+            changes={"image_size": 0},
+            input={"input_size": size},
+            data={"test": f"{i}"},
+        )
+    found = gathered(tmp_path)
+    assert len(found.boards) == 1 and found.notices == []
+
+
+def test_versions(tmp_path, monkeypatch):
+    save(tmp_path, 0, "digits")
+    others = {**results.versions(), "vtabjax": "9", "jax": "99"}
+    monkeypatch.setattr(results, "versions", lambda: others)
+    save(tmp_path, 1, "digits")
+    found = gathered(tmp_path)
+    assert [b.title.partition(" · ")[2] for b in found.boards][1] == "vtabjax version 9"
+    assert any("several versions of jax" in n and "shown together" in n for n in found.notices)
+
+
+def test_changed_weights_are_another_model(tmp_path):
+    save(tmp_path, 0, "digits", weight_hash="a" * 16)
+    save(tmp_path, 0, "sprites_location", weight_hash="b" * 16)
+    found = gathered(tmp_path)
+    assert [m.label for m in found.boards[0].models] == [
+        f"{report_data.spec(0)} [weights {c * 8}]" for c in "ab"
+    ]
+    assert "changed between runs" in found.notices[0]
+
+
+def test_results_without_a_source_still_work(tmp_path):
+    """As older versions wrote them: what the converted model says, or what its name says."""
+    from vtabjax import model
+
+    for spec in ("timm/resnet50.a1_in1k", "timm/tf_efficientnetv2_s@random"):
+        cell = Cell("knn", spec, "digits", {"k": 1})
+        results.save(
+            cell,
+            tmp_path,
+            metrics={"accuracy": 0.5},
+            correct=None,
+            provenance={"weight_hash": spec},
+            seconds={},
+        )
+    parts = conftest.tiny_parts()
+    parts.info.update(method="supervised", family="resnet", parameters=25)
+    path = model.save(tmp_path / "models" / "x", *parts)
+    info = json.loads((path / "model.json").read_text()) | {"weight_hash": "timm/resnet50.a1_in1k"}
+    (path / "model.json").write_text(json.dumps(info))
+    one, two = gathered(tmp_path).boards[0].models
+    assert (one.method, one.family, one.parameters) == ("supervised", "resnet", 25)
+    assert (two.method, two.family, two.parameters) == ("from scratch", "efficientnetv2", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("timm/resnet50.a1_in1k", "resnet"), ("vit_small_patch16_224", "vit"), ("wide_resnet50_2", "resnet"),
+     ("timm/test_resnet@random", "resnet"), ("mobilenetv3_small_100", "mobilenetv3")],
+)  # fmt: skip
+def test_family_by_name(name, family):
+    assert gather.family(name) == family
+
+
+# Published rows.
+
+
+def test_published_beside_ours(tmp_path):
+    for i in range(3):
+        for task in tasks.VTAB[:4]:
+            save(tmp_path, i, task, 0.5 + 0.1 * i)
+    found = gathered(tmp_path, [published.read("vtab")])
+    titles = [b.title for b in found.boards]
+    assert titles == [
+        "Fine-tuning",
+        "Fine-tuning, beside published: VTAB (2019), 1,000 examples",
+        "Published: VTAB (2019), 1,000 examples",
+        "Published: VTAB (2019), full training sets",
+    ]
+    own, beside = found.boards[:2]
+    assert not any(m.published for m in own.models)
+    assert sum(m.published for m in beside.models) == 16 and list(beside.tasks) == list(tasks.VTAB[:4])
+    assert beside.values[3:].shape == (16, 4) and not np.isnan(beside.values).any()
+    # Nothing of theirs is in our own board, and proxies are judged against ours alone.
+    assert len(own.models) == 3 and proxies.judge(found, analysis.Options(resamples=100)).board is None
+
+
+def test_epp_of_the_official_table():
+    board = next(
+        b
+        for b in gather.gather(
+            conftest.ROOT / "no such", conftest.ROOT / "no", [published.read("vtab")]
+        ).boards
+    )
+    a = analysis.analyse(board, analysis.Options(resamples=200))
+    s = a.strengths
+    assert s.fit.finite and s.within is None and s.fit.n_clusters == 19
+    assert [board.models[i].label for i in a.order[:2]] == ["Sup-Rotation-100%", "Sup-Exemplar-100%"]
+    # Clustered errors, not the naive ones that would be half as large.
+    assert 0.3 < np.median(s.fit.standard_errors) < 0.55
+    assert s.best.sum() == pytest.approx(1) and (s.rank_low <= s.rank_high).all()
+    assert a.differences is None and "published tables" in a.no_differences
+
+
+# Options and messages.
+
+
+def test_reference_margin_and_rounds_of_examples(tmp_path):
+    report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
+    make(tmp_path, reference=report_data.spec(1), tie_margin=0.5, example_rounds=5)
+    table = {r["model"]: r for r in rows(tmp_path, "finetune-epp")}
+    assert float(table[report_data.spec(1)]["EPP"]) == 0 and float(table[report_data.spec(1)]["Elo"]) == 1500
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resamples": 3}, "config.resamples=3 is too small: it must be at least 100"),
+        ({"tie_margin": -1.0}, "config.tie_margin=-1.0"),
+        ({"published": "no.csv"}, "config.published='no.csv' cannot be read"),
+        ({"reference": "timm/resnet_00"}, "is none of the models here; did you mean timm/resnet_0"),
+    ],
+)
+def test_bad_fields(mini, changes, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        make(mini, **changes)
+
+
+def test_command_line(tmp_path):
+    def main(*arguments):
+        command = [sys.executable, "main.py", "--config=configs/report.py", *arguments]
+        return subprocess.run(command, cwd=conftest.ROOT, capture_output=True, text=True)
+
+    wrong = main(f"--workdir={tmp_path / 'nowhere'}")
+    assert (
+        wrong.returncode == 2
+        and "there is no such folder" in wrong.stderr
+        and "Traceback" not in wrong.stderr
+    )
+    report_data.sweep(tmp_path, 3, TASKS[:1], ("knn",))
+    fine = main(f"--workdir={tmp_path}", "--config.figures=false", "--config.resamples=100")
+    assert fine.returncode == 0, fine.stderr
+    assert (
+        "3 results of 3 models, 0 failures" in fine.stderr
+        and (tmp_path / "report" / "report.html").stat().st_size > 1e6
+    )
+
+
+def test_same_results_same_page(mini):
+    make(mini)
+    first = (mini / "report" / "report.html").read_bytes()
+    make(mini)
+    assert (mini / "report" / "report.html").read_bytes() == first

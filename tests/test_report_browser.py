@@ -1,0 +1,337 @@
+"""The report in a real browser: what it shows, how it sorts and filters by mouse and keyboard; and it is quiet."""
+
+import json
+import os
+import shutil
+import types
+
+import numpy as np
+import pytest
+import report_data
+
+from configs import report as report_config
+from vtabjax import report, results, tasks
+from vtabjax.results import Cell
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+)
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium here (apt-get install chromium, or set CHROMIUM)"
+    ),
+    pytest.mark.xdist_group("browser"),
+]
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is in requirements-test.txt")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A mini sweep of eight models on three tasks under four protocols, with a failure, beside the official table."""
+    workdir = tmp_path_factory.mktemp("sweep")
+    report_data.sweep(workdir, 8, tasks.EMBEDDED)
+    cell = Cell("finetune", "timm/broken", "digits", report_data.SETTINGS["finetune"])
+    results.save_error(cell, workdir, stage="convert", message="<b>no</b> operator", traceback="")
+    config = report_config.get_config()
+    config.published, config.resamples, config.figures = "vtab", 200, False
+    assert report.run(config, workdir) == 0
+    return types.SimpleNamespace(workdir=workdir, path=workdir / "report" / "report.html")
+
+
+@pytest.fixture
+def open_page(browser, made):
+    """Opens the report; afterwards: nothing on the console, no request but for the file itself."""
+    contexts, heard = [], []
+
+    def open_(viewport=DESKTOP, scheme="light", path=None):
+        context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True)
+        page = context.new_page()
+        page.on("console", lambda m: heard.append(f"console {m.type}: {m.text}"))
+        page.on("pageerror", lambda e: heard.append(f"error: {e}"))
+        page.on(
+            "request", lambda r: heard.append(f"request: {r.url}") if not r.url.startswith("file:") else None
+        )
+        page.on("request", lambda r: asked.append(r.url))
+        asked = []
+        page.goto((path or made.path).as_uri())
+        assert asked == [(path or made.path).as_uri()]
+        contexts.append(context)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert heard == []
+
+
+def table(page):
+    """The heat map as shown: header, visible rows as texts."""
+    return page.evaluate(
+        """() => { const t = document.querySelector(".heat");
+        const text = (c) => c.textContent.replace("published", "").trim();
+        return { head: [...t.tHead.rows[0].cells].map(text),
+                 rows: [...t.tBodies[0].rows].filter((r) => !r.hidden).map((r) => [...r.cells].map(text)) }; }"""
+    )
+
+
+def records(made, protocol="finetune"):
+    return {(r["model"], r["task"]): (path, r) for path, r in results.records(made.workdir, protocol)}
+
+
+def show(page, title):
+    page.get_by_label("Results of").select_option(label=title)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "title", "metric"),
+    [
+        ("finetune", "Fine-tuning", "accuracy"),
+        ("linear", "Linear evaluation", "accuracy"),
+        ("knn", "Nearest neighbours (euclidean)", "accuracy"),
+        ("knn", "Nearest neighbours (cosine)", "accuracy_cosine"),
+    ],
+)
+def test_every_number_is_the_jsons(open_page, made, protocol, title, metric):
+    page = open_page()
+    show(page, title)
+    shown, found = table(page), records(made, protocol)
+    assert len(shown["rows"]) == 8 and set(tasks.EMBEDDED) < set(shown["head"])
+    for row in shown["rows"]:
+        values = dict(zip(shown["head"], row, strict=True))
+        own = [found[values["model"], task][1]["metrics"][metric] for task in tasks.EMBEDDED]
+        assert [values[task] for task in tasks.EMBEDDED] == [f"{100 * v:.1f}" for v in own]
+        assert values["mean"] == f"{100 * np.mean(own):.1f}"
+
+
+def test_official_table(open_page):
+    page = open_page()
+    show(page, "Published: VTAB (2019), 1,000 examples")
+    shown = table(page)
+    assert len(shown["rows"]) == 16 and len(shown["head"]) == 1 + 1 + 19 + 3 + 1
+    first = dict(zip(shown["head"], shown["rows"][0], strict=True))
+    # From the file that is published: 67.97 on average, 73.57, 83.12 and 55.48 in the groups.
+    assert first["model"] == "Sup-Rotation-100%" and first["mean"] == "68.0" and first["caltech101"] == "91.7"
+    assert [first[g] for g in ("Natural", "Specialized", "Structured")] == ["73.6", "83.1", "55.5"]
+    assert page.locator("#shown .badge").count() == 16
+    assert page.locator("#lead").inner_text() == "Sup-Rotation-100% (published)"
+    show(page, "Fine-tuning")
+    assert len(table(page)["rows"]) == 8
+
+
+def test_a_cell_tells_where_it_comes_from(open_page, made):
+    page = open_page()
+    shown = table(page)
+    model, task = shown["rows"][2][0], shown["head"][3]
+    path, record = records(made)[model, task]
+    page.locator(".heat tbody tr").nth(2).locator("td").nth(2).hover()
+    tip = page.locator("#tip").inner_text()
+    assert f"{100 * record['metrics']['accuracy']:.2f} %" in tip and f"{model}, {task}" in tip
+    assert f"{record['n_examples']} examples" in tip and "95 % interval" in tip
+    assert str(path.relative_to(made.workdir)) in tip and "resize vtab" in tip and "image_size 64" in tip
+
+
+def test_sort_by_click(open_page):
+    page = open_page()
+    task = tasks.EMBEDDED[1]
+    button = page.locator(".heat thead button", has_text=task)
+    button.click()
+    column = table(page)["head"].index(task)
+    values = [float(r[column]) for r in table(page)["rows"]]
+    assert values == sorted(values, reverse=True)
+    header = page.locator(".heat thead th").nth(column)
+    assert header.get_attribute("aria-sort") == "descending"
+    button.click()
+    assert [float(r[column]) for r in table(page)["rows"]] == sorted(values)
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert page.locator("[aria-sort]").count() == 1
+    page.locator(".heat thead button", has_text="model").click()
+    names = [r[0] for r in table(page)["rows"]]
+    assert names == sorted(names)
+
+
+def test_sort_other_tables(open_page):
+    page = open_page()
+    epp = page.locator("#strength table").first
+    epp.locator("thead button", has_text="standard error").click()
+    values = [float(v) for v in epp.locator("tbody tr td:nth-child(3)").all_inner_texts()]
+    assert values == sorted(values, reverse=True)
+
+
+def test_filter_by_click(open_page):
+    page = open_page()
+    page.locator("#ranking select[name=method]").select_option("supervised")
+    names = [r[0] for r in table(page)["rows"]]
+    assert names and set(names) == {
+        report_data.spec(i) for i in range(8) if report_data.METHODS[i % 4] == "supervised"
+    }
+    assert f"{len(names)} of 8 models" in page.locator("#ranking output").inner_text()
+    page.locator("#ranking select[name=family]").select_option("resnet")
+    assert {r[0] for r in table(page)["rows"]} == {report_data.spec(0)}
+    page.locator("#ranking select[name=method]").select_option("any")
+    page.locator("#ranking select[name=family]").select_option("any")
+    page.locator("#ranking select[name=size]").select_option("< 10 M")
+    assert {r[0] for r in table(page)["rows"]} == {
+        report_data.spec(i) for i in range(8) if report_data.source(i)["parameters"] < 10e6
+    }
+
+
+def test_by_keyboard_alone(open_page, made):
+    page = open_page()
+    press = page.keyboard.press
+    press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+
+    def tab_to(test):
+        for _ in range(60):
+            press("Tab")
+            if page.evaluate(f"(() => {{ const e = document.activeElement; return {test}; }})()"):
+                return
+        raise AssertionError(f"Tab never reaches {test}")
+
+    tab_to("e.name === 'name'")
+    page.keyboard.type("vit")
+    assert {r[0] for r in table(page)["rows"]} == {report_data.spec(i) for i in (1, 4, 7)}
+    tab_to(f"e.textContent.trim() === '{tasks.EMBEDDED[0]}' && e.tagName === 'BUTTON'")
+    press("Enter")
+    shown = table(page)
+    column = shown["head"].index(tasks.EMBEDDED[0])
+    values = [float(r[column]) for r in shown["rows"]]
+    assert values == sorted(values, reverse=True)
+    press("Space")
+    assert [float(r[column]) for r in table(page)["rows"]] == sorted(values)
+    tab_to("e.tagName === 'TD'")
+    for key in ("ArrowRight", "ArrowDown", "End", "Home"):
+        press(key)
+    shown = table(page)
+    row, col = page.evaluate(
+        "[document.activeElement.parentElement.cells[0].textContent, document.activeElement.cellIndex]"
+    )
+    assert row in [r[0] for r in shown["rows"]] and col == 1
+    press("ArrowRight")
+    tip = page.locator("#tip")
+    path, record = records(made)[row, shown["head"][2]]
+    assert (
+        f"{100 * record['metrics']['accuracy']:.2f} %" in tip.inner_text() and path.name in tip.inner_text()
+    )
+    assert page.evaluate("document.activeElement.getAttribute('aria-describedby')") == "tip"
+    press("Escape")
+    assert tip.is_hidden()
+
+
+def test_charts_are_drawn_and_follow_the_theme(open_page):
+    page = open_page(scheme="dark")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    for plot in page.locator("main .plot").all():
+        plot.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "[...document.querySelectorAll('main .plot')].every((p) => p.querySelector('.main-svg'))"
+    )
+    n = page.locator("main .plot").count()
+    assert n >= 7  # EPP, wins, top 5, methods, speed, size, proxies, one proxy
+    assert page.locator("main .plot[role=img][aria-label]").count() == n
+    before = page.locator("[data-plot='finetune/epp'] .scatterlayer path.point").first.evaluate(
+        "e => getComputedStyle(e).fill"
+    )
+    page.locator("#theme").click()
+    page.wait_for_function("document.documentElement.dataset.theme === 'light'")
+    after = page.locator("[data-plot='finetune/epp'] .scatterlayer path.point").first.evaluate(
+        "e => getComputedStyle(e).fill"
+    )
+    assert before == "rgb(116, 174, 245)" and after == "rgb(31, 95, 191)"
+
+
+def test_one_proxy_on_one_task(open_page):
+    page = open_page()
+    page.locator("#scatter").scroll_into_view_if_needed()
+    page.wait_for_selector("#scatter .main-svg")
+    form = page.locator("#pair")
+    form.locator("select[name=proxy]").select_option(label="leep")
+    form.locator("select[name=task]").select_option(label=tasks.EMBEDDED[2])
+    assert "4 models, weighted Kendall" in form.locator("output").inner_text()
+    assert page.evaluate("document.querySelector('#scatter').data[0].x.length") == 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone(open_page, scheme):
+    page = open_page(PHONE, scheme)
+    for plot in page.locator("main .plot").all():
+        plot.scroll_into_view_if_needed()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.locator(".heat td").first.click()
+    box = page.locator("#tip").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out(open_page, scheme):
+    """WCAG AA: 4.5 to 1, on every shade of the heat map and in everything else that is text."""
+    page = open_page(scheme=scheme)
+    low = page.evaluate(
+        """() => {
+        const c = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+        const rgb = (colour, below) => { c.globalCompositeOperation = "copy";
+          c.fillStyle = below; c.fillRect(0, 0, 1, 1); c.globalCompositeOperation = "source-over";
+          c.fillStyle = colour; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+        const linear = (x) => (x /= 255) <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+        const light = (v) => { const [r, g, b] = v.map(linear);
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+        const ground = (e) => { for (; e; e = e.parentElement) { const b = getComputedStyle(e).backgroundColor;
+          if (b !== "rgba(0, 0, 0, 0)") return b; } return "#fff"; };
+        const out = [];
+        for (const e of document.querySelectorAll("main *, header *")) {
+          const text = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+          if (!text || e.closest(".plot, select, option")) continue;
+          const g = ground(e), a = light(rgb(g, "#fff")), b = light(rgb(getComputedStyle(e).color, g));
+          const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+          if (ratio < 4.5) out.push([e.tagName, e.textContent.trim().slice(0, 30), ratio]);
+        }
+        return out; }"""
+    )
+    assert low == []
+
+
+def test_prints(open_page, browser):
+    page = open_page(scheme="dark")
+    assert len(page.pdf()) > 100_000
+    page.emulate_media(media="print")
+    assert page.locator(".filters").first.is_hidden()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_headings_landmarks_and_labels(open_page):
+    page = open_page()
+    assert page.locator("h1").count() == 1 and page.locator("main").count() == 1
+    assert page.evaluate("document.documentElement.lang") == "en"
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("main button, main select, main input, main table, main [role=region]")]
+        .filter((e) => !(e.textContent.trim() && e.tagName === "BUTTON") && !e.labels?.length && !e.caption
+                && !e.getAttribute("aria-label")).map((e) => e.outerHTML.slice(0, 80))"""
+    )
+    assert unnamed == []
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_markup_in_a_message_is_text(open_page):
+    page = open_page()
+    assert "<b>no</b> operator" in page.locator("#failures").inner_text()
+
+
+def test_data_of_the_page_is_json(made):
+    text = made.path.read_text(encoding="utf-8")
+    data = text.partition('id="data">')[2].partition("</script>")[0]
+    assert json.loads(data)["cells"]["finetune"]["tasks"] == list(tasks.EMBEDDED)
+    assert "http://" not in text.partition("<script>")[0].replace("http://www.w3.org", "")

@@ -1,0 +1,200 @@
+"""The report's figures for papers: PDF and PNG, by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtabjax import files
+from vtabjax.report.analysis import Analysis, pareto
+from vtabjax.report.proxies import Judged
+from vtabjax.report.sheets import name_of
+
+MOST = 50  # models in a figure with one row per model
+_ACCENT, _WARM, _MUTED = "#1f5fbf", "#b4540a", "#5a6675"
+_STYLE = {
+    "font.size": 8,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _MUTED,
+    "axes.titlesize": 9,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,  # text stays text
+    "savefig.dpi": 200,
+}
+
+
+def write(analyses: Sequence[Analysis], judged: Judged, folder: Path) -> list[str]:
+    """Writes every figure there are numbers for; returns their names."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    made = []
+    with matplotlib.rc_context(_STYLE):
+        for a in analyses:
+            for name, draw in (("heat", _heat), ("epp", _epp), ("top5", _top5), ("cost", _cost)):
+                figure = Figure()
+                if draw(a, figure):
+                    made.append(_save(figure, folder, f"{a.board.key}-{name}"))
+        for name, draw in (("proxies", _trust), ("proxies-by-task", _scatter)):
+            figure = Figure()
+            if draw(judged, figure):
+                made.append(_save(figure, folder, name))
+    return made
+
+
+def _save(figure: Any, folder: Path, name: str) -> str:
+    for kind in ("pdf", "png"):
+        with files.replacing(folder / f"{name}.{kind}") as temporary:
+            # No date in the file: the same numbers are the same bytes.
+            figure.savefig(temporary, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    return name
+
+
+def _named(axes: Any, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def _of(n: int) -> str:
+    return f" (the first {MOST} of {n} models)" if n > MOST else ""
+
+
+def _heat(a: Analysis, figure: Any) -> bool:
+    b, rows = a.board, a.order[:MOST]
+    v = b.values[rows]
+    low = np.nanmin(np.where(np.isnan(v), np.inf, v), axis=0)
+    spread = np.nanmax(np.where(np.isnan(v), -np.inf, v), axis=0) - low
+    figure.set_size_inches(2.6 + 0.33 * len(b.tasks), 1.2 + 0.17 * len(rows))
+    axes = figure.add_subplot()
+    shades = np.ma.masked_invalid((v - low) / np.where(spread > 0, spread, 1))
+    axes.imshow(shades, aspect="auto", cmap="Blues", vmin=-0.1, vmax=1.6)
+    for (i, j), value in np.ndenumerate(v):
+        axes.text(
+            j, i, "–" if np.isnan(value) else f"{100 * value:.1f}", ha="center", va="center", fontsize=5.5
+        )
+    _named(axes, [name_of(b.models[i]) for i in rows])
+    axes.set_xticks(range(len(b.tasks)), b.tasks, rotation=60, ha="right")
+    axes.set_title(f"{b.title}: accuracy, %{_of(len(b.models))}", loc="left")
+    return True
+
+
+def _epp(a: Analysis, figure: Any) -> bool:
+    s, b = a.strengths, a.board
+    if s is None:
+        return False
+    rows = sorted(range(len(b.models)), key=lambda i: -s.fit.scores[i])[:MOST]
+    figure.set_size_inches(5.5, 0.9 + 0.17 * len(rows))
+    axes = figure.add_subplot()
+    half = np.nan_to_num((s.high - s.low)[rows] / 2)
+    colours = [_WARM if b.models[i].published else _ACCENT for i in rows]
+    axes.errorbar(s.scores[rows], range(len(rows)), xerr=half, fmt="none", ecolor=_MUTED, elinewidth=0.8)
+    axes.scatter(s.scores[rows], range(len(rows)), s=16, c=colours, zorder=3)
+    axes.grid(axis="x", color="#e3e6ea", linewidth=0.6)
+    _named(axes, [name_of(b.models[i]) for i in rows])
+    axes.set_xlabel(
+        "EPP, 95 % interval clustered by task" + (" (penalised fit)" if s.within is not None else "")
+    )
+    axes.set_title(f"{b.title}{_of(len(b.models))}", loc="left")
+    return True
+
+
+def _top5(a: Analysis, figure: Any) -> bool:
+    b = a.board
+    if len(b.models) < 2:
+        return False
+    rows = sorted(range(len(b.models)), key=lambda i: (-a.top5[i], a.order.index(i)))[:MOST]
+    figure.set_size_inches(5.5, 0.9 + 0.17 * len(rows))
+    axes = figure.add_subplot()
+    axes.barh(range(len(rows)), a.top5[rows], color=_ACCENT, height=0.65)
+    _named(axes, [name_of(b.models[i]) for i in rows])
+    axes.set_xlabel(f"tasks (of {len(b.tasks)}) among the five best")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title(f"{b.title}{_of(len(b.models))}", loc="left")
+    return True
+
+
+def _cost(a: Analysis, figure: Any) -> bool:
+    b = a.board
+    kinds = {
+        "images/s": np.array([m.images_per_second or np.nan for m in b.models], float),
+        "parameters": np.array([m.parameters or np.nan for m in b.models], float),
+    }
+    kinds = {
+        name: cost for name, cost in kinds.items() if (np.isfinite(cost) & np.isfinite(a.mean)).sum() > 1
+    }
+    if not kinds:
+        return False
+    figure.set_size_inches(3.6 * len(kinds), 3.0)
+    for axes, (name, cost) in zip(
+        figure.subplots(1, len(kinds), squeeze=False)[0], kinds.items(), strict=True
+    ):
+        front = np.flatnonzero(pareto(-cost if name == "images/s" else cost, a.mean))
+        front = front[np.argsort(cost[front])]
+        axes.plot(cost[front], 100 * a.mean[front], ":", color=_MUTED, linewidth=1)
+        axes.scatter(cost, 100 * a.mean, s=14, c=_ACCENT, zorder=3)
+        for i in front[:12]:
+            axes.annotate(
+                b.models[i].label,
+                (cost[i], 100 * a.mean[i]),
+                fontsize=5,
+                xytext=(3, 3),
+                textcoords="offset points",
+            )
+        axes.set(xscale="log", xlabel=name, ylabel="mean accuracy, %")
+    return True
+
+
+def _trust(judged: Judged, figure: Any) -> bool:
+    shown = [p for p in judged.proxies if np.isfinite(p.trust.mean["weighted_kendall"])]
+    if not shown:
+        return False
+    x, low, high = (
+        np.array([getattr(p.trust, k)["weighted_kendall"] for p in shown]) for k in ("mean", "low", "high")
+    )
+    figure.set_size_inches(5.5, 0.9 + 0.19 * len(shown))
+    axes = figure.add_subplot()
+    errors = np.nan_to_num([x - low, high - x]).clip(0)
+    axes.errorbar(x, range(len(shown)), xerr=errors, fmt="none", ecolor=_MUTED, elinewidth=0.8)
+    for i, p in enumerate(shown):
+        axes.scatter(
+            x[i],
+            i,
+            s=20,
+            marker="D" if p.static else "o",
+            zorder=3,
+            edgecolor=_MUTED if p.static else _ACCENT,
+            facecolor="white" if p.static else _ACCENT,
+        )
+    axes.grid(axis="x", color="#e3e6ea", linewidth=0.6)
+    _named(axes, [p.title for p in shown])
+    axes.set_xlabel("weighted Kendall against fine-tuning, mean over tasks, 95 % interval over models")
+    return True
+
+
+def _scatter(judged: Judged, figure: Any) -> bool:
+    """The most trusted measured proxy against fine-tuning, one panel per task."""
+    best = next((p for p in judged.proxies if not p.static), None)
+    if best is None:
+        return False
+    tasks = judged.board.tasks
+    columns = min(5, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure.set_size_inches(1.9 * columns + 0.4, 1.7 * rows + 0.5)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for j, axes in enumerate(panels.flat):
+        if j >= len(tasks):
+            axes.axis("off")
+            continue
+        axes.scatter(best.values[:, j], 100 * judged.board.values[:, j], s=8, c=_ACCENT)
+        tau = best.trust.per_task["weighted_kendall"][j]
+        axes.set_title(tasks[j] + ("" if np.isnan(tau) else f"  {tau:.2f}"), fontsize=7)
+        axes.tick_params(labelsize=6)
+    figure.supxlabel(f"{best.title} (weighted Kendall in the titles)", fontsize=8)
+    figure.supylabel("fine-tuned accuracy, %", fontsize=8)
+    return True

@@ -1,0 +1,190 @@
+"""The page: one self-contained HTML file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from vtabjax import __version__
+from vtabjax.report import charts, prose, sheets
+from vtabjax.report.analysis import Analysis, Options
+from vtabjax.report.gather import Gathered
+from vtabjax.report.proxies import Judged
+
+_FOLDER = Path(__file__).parent
+
+
+def render(
+    found: Gathered,
+    analyses: Sequence[Analysis],
+    tables: dict[str, dict[str, sheets.Sheet]],
+    judged: Judged,
+    trusted: Sequence[sheets.Sheet],
+    options: Options,
+    workdir: Path,
+    title: str,
+    figures: Sequence[str] = (),
+) -> str:
+    """The page's HTML.
+
+    Args:
+      found: what the workdir holds.
+      analyses: its boards, the most telling first.
+      tables: board -> name -> table.
+      judged: proxies against fine-tuning.
+      trusted: their tables.
+      options: of the statistics.
+      workdir: named in commands.
+      title: of the page.
+      figures: stems of the static figures that lie beside it.
+    """
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["soft"] = _soft
+    boards = [_board(a, tables[a.board.key]) for a in analyses]
+    drawn = {f"{b['key']}/{name}": chart for b in boards for name, chart in b["charts"].items()}
+    chart = charts.trust_chart(judged)
+    if chart:
+        drawn["trust"] = chart
+    data = {
+        "charts": {name: c["figure"] for name, c in drawn.items()},
+        "colours": charts.COLOURS,
+        "cells": {b["key"]: b["cells"] for b in boards},
+        "scatter": charts.scatter(judged),
+    }
+    return environment.get_template("page.html").render(
+        title=title,
+        version=__version__,
+        boards=boards,
+        drawn=drawn,
+        notices=found.notices,
+        missing=prose.missing(found, judged, workdir, bool(analyses)),
+        judged=judged,
+        trusted=[_sheet(s) for s in trusted],
+        failures=prose.failures(found),
+        methods=prose.methods(found, judged, options),
+        statistics=prose.statistics(found, options),
+        versions=prose.versions(found),
+        records=found.records,
+        figures=figures,
+        style=markupsafe.Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
+        script=markupsafe.Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
+        plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
+        data=markupsafe.Markup(_json(data)),
+    )
+
+
+def _soft(name: str) -> markupsafe.Markup:
+    """A long name with places where it may break."""
+    return markupsafe.Markup(re.sub(r"([/_.@-])", r"\1<wbr>", str(markupsafe.escape(name))))
+
+
+def _json(data: Any) -> str:
+    """JSON that may stand in a <script>."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _sheet(sheet: sheets.Sheet) -> dict[str, Any]:
+    numeric = [c.kind != "text" for c in sheet.columns]
+    rows = [
+        [
+            {"text": sheets.text(v, c.kind), "sort": sheets.sort_value(v), "numeric": n}
+            for v, c, n in zip(row, sheet.columns, numeric, strict=True)
+        ]
+        for row in sheet.rows
+    ]
+    return {"key": sheet.key, "title": sheet.title, "columns": sheet.columns, "numeric": numeric, "rows": rows,
+            "remarks": sheet.remarks}  # fmt: skip
+
+
+def _board(a: Analysis, tables: dict[str, sheets.Sheet]) -> dict[str, Any]:
+    b = a.board
+    models = [b.models[i] for i in a.order]
+    return {
+        "key": b.key,
+        "title": b.title,
+        "headline": prose.headline(a),
+        "heat": _heat(a),
+        "cells": _cells(a),
+        "methods": sorted({m.method for m in models}),
+        "families": sorted({m.family for m in models}),
+        "sizes": [name for _, name in sheets.SIZES if any(sheets.size_of(m) == name for m in models)],
+        "published": any(m.published for m in models),
+        "sheets": {name: _sheet(sheet) for name, sheet in tables.items()},
+        "charts": charts.board_charts(a),
+        "analysis": a,
+        "not_finite": sheets.not_finite(a),
+        "goodness": a.strengths.goodness if a.strengths else None,
+    }
+
+
+def _heat(a: Analysis) -> dict[str, Any]:
+    """The heat map: spans of the header, columns, and rows of cells (text, shade from 0 to 1 within the column)."""
+    b = a.board
+    columns = [{"name": t, "values": b.values[:, j], "task": True} for j, t in enumerate(b.tasks)]
+    columns += [{"name": g, "values": v, "task": False} for g, v in a.group_means.items()]
+    if a.mean_of_groups is not None:
+        columns.append({"name": "mean of groups", "values": a.mean_of_groups, "task": False})
+    columns.append({"name": "mean", "values": a.mean, "task": False})
+    columns.insert(0, columns.pop())  # what people look for stands beside the name
+    for column in columns:
+        v = column["values"]
+        seen = v[~np.isnan(v)]
+        low, spread = (seen.min(), np.ptp(seen)) if seen.size else (0, 0)
+        column["shades"] = (
+            np.clip((v - low) / spread, 0, 1) if spread > 0 else np.where(np.isnan(v), np.nan, 0.5)
+        )
+    rows = []
+    for i in a.order:
+        m = b.models[i]
+        cells = [
+            None
+            if np.isnan(c["values"][i])
+            else (sheets.text(c["values"][i], "percent"), f"{c['shades'][i]:.2f}")
+            for c in columns
+        ]
+        rows.append({"model": m, "cells": cells, "size": sheets.size_of(m)})
+    return {"columns": columns, "rows": rows}
+
+
+def _cells(a: Analysis) -> dict[str, Any]:
+    """What the page tells about each cell of the heat map, rows in the order of the heat map."""
+    b = a.board
+
+    def rounded(values: np.ndarray) -> list:
+        return [[None if np.isnan(v) else round(float(v), 6) for v in values[i]] for i in a.order]
+
+    settings = ", ".join(f"{k} {prose.value_text(v)}" for k, v in b.settings.items())
+    return {
+        "settings": settings,
+        "tasks": list(b.tasks),
+        "values": rounded(b.values),
+        "mean": [None if np.isnan(a.mean[i]) else round(float(a.mean[i]), 6) for i in a.order],
+        "low": rounded(a.low),
+        "high": rounded(a.high),
+        "n": [[int(v) for v in b.n[i]] for i in a.order],
+        "files": [list(b.files[i]) for i in a.order],
+        "sources": [b.models[i].source for i in a.order],
+        "chosen": [[_chosen(b.chosen.get((i, j))) for j in range(len(b.tasks))] for i in a.order],
+    }
+
+
+def _chosen(chosen: Any) -> str:
+    """Chosen hyperparameters that fit in a line."""
+    return ", ".join(
+        f"{k} {prose.value_text(v)}"
+        for k, v in (chosen or {}).items()
+        if isinstance(v, (int, float, str)) and k != "curves"
+    )

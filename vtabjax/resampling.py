@@ -1,0 +1,160 @@
+"""Uncertainty by resampling: tasks for the strengths, examples for accuracies and their differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from vtabjax import _bradley_terry as bt
+from vtabjax import ranking
+
+# The penalty that stands in where the strengths of a resample have no finite estimate: small enough to leave a model
+# that is never beaten far ahead (about ln(10 x matches) ahead of the others).
+STAND_IN = 0.1
+
+
+class Bootstrap(NamedTuple):
+    """Strengths in resamples of tasks.
+
+    Attributes:
+      scores: [B, M], each row with mean zero; NaN for a model that has no match in a resample.
+      n_penalised: in how many resamples the estimate is not finite (a model wins every match of the tasks drawn), so
+        that the fit with `ridge=STAND_IN` stands in.
+    """
+
+    scores: np.ndarray
+    n_penalised: int
+
+
+def bootstrap(
+    scores,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    higher_is_better: bool = True,
+    tie_margin: float = 0.0,
+    ridge: float | None = None,
+    clusters=None,
+) -> Bootstrap:
+    """Fits `vtabjax.ranking.epp` to tasks drawn with replacement: the alternative to its standard errors.
+
+    Whole clusters (by default rounds, that is, tasks) are drawn, because matches of one task are not independent.
+    Counts are added up per task once, so a resample costs one weighted sum and a few Newton steps from the strengths
+    of all tasks.
+
+    Args:
+      scores: [M, R], one row per model, one column per round; NaN where not run.
+      n_resamples: B.
+      seed: of the draws.
+      higher_is_better: see `epp`; so are the others.
+      tie_margin: largest difference that is a tie.
+      ridge: strength of the penalty in every resample, or None for maximum likelihood.
+      clusters: the cluster of each round, [R].
+
+    Raises:
+      ValueError: as `epp`, or fewer than one resample.
+    """
+    s, clusters = ranking.check(scores, higher_is_better, tie_margin, ridge, clusters)
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples={n_resamples}; give 1 or more")
+    wins = bt.wins_by_cluster(s, clusters, tie_margin)
+    g, m = wins.shape[:2]
+    weights = np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), n_resamples)
+    total = wins.sum(0)
+    out, n_penalised = np.full((n_resamples, m), np.nan), 0
+    with threadpool_limits(
+        1
+    ):  # systems of a few hundred unknowns: threads wait for each other longer than they work
+        start = bt.fit(total, ridge or (0.0 if bt.is_connected(total) else STAND_IN))
+        for row, weight in zip(out, weights, strict=True):
+            drawn = np.tensordot(weight, wins, 1)
+            here = np.flatnonzero((drawn + drawn.T).sum(1))
+            if len(here) == 0:
+                continue
+            if len(here) < m:
+                drawn = drawn[np.ix_(here, here)]
+            penalty = ridge
+            if penalty is None and not bt.is_connected(drawn):
+                penalty, n_penalised = STAND_IN, n_penalised + 1
+            row[here] = bt.fit(drawn, penalty or 0.0, start[here])
+    return Bootstrap(out, n_penalised)
+
+
+def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile interval over resamples, [B, ...] -> two of [...]; NaN where there is no sample."""
+    samples = np.asarray(samples, np.float64)
+    nothing = np.isnan(samples).all(0)
+    low, high = np.nanquantile(np.where(nothing, 0.0, samples), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.where(nothing, np.nan, low), np.where(nothing, np.nan, high)
+
+
+def first_share(samples: np.ndarray) -> np.ndarray:
+    """In which share of the resamples each model is the best, [B, M] -> [M]; several that are best share."""
+    best = samples == np.nanmax(samples, axis=1, keepdims=True)
+    return (best / best.sum(1, keepdims=True)).mean(0)
+
+
+def example_rounds(
+    correct: Sequence[np.ndarray], *, n_resamples: int = 20, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds of EPP as resamples of each task's examples: a lead that other test examples would undo counts less.
+
+    Every model sees the same draw of a task's examples.
+
+    Args:
+      correct: for each task bool [M, N_t], whether each model classified each example correctly; a row of a float
+        array may be NaN where a model was not run.
+      n_resamples: rounds per task.
+      seed: of the draws.
+
+    Returns:
+      Accuracies [M, T * n_resamples], and the task of each round, [T * n_resamples], for `clusters`.
+    """
+    rng = np.random.default_rng(seed)
+    rounds = [_resampled(c, n_resamples, rng) for c in correct]
+    return np.concatenate(rounds, axis=1), np.repeat(np.arange(len(correct)), n_resamples)
+
+
+def paired_means(correct: Sequence[np.ndarray], *, n_resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Mean accuracy over the tasks in resamples of their examples, [B, M].
+
+    Every model sees the same draws, so the difference of two columns is a paired bootstrap of their difference. The
+    tasks stay: this is the uncertainty from so many test examples, not from so few tasks.
+
+    Args:
+      correct: see `example_rounds`.
+      n_resamples: B.
+      seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    return np.mean([_resampled(c, n_resamples, rng) for c in correct], axis=0).T
+
+
+def _resampled(correct: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Accuracies in resamples of the examples, [M, B]."""
+    values = np.asarray(correct, np.float32)
+    n = values.shape[1]
+    out = np.empty((len(values), n_resamples))
+    at_once = max(1, 8_000_000 // n)
+    for i in range(0, n_resamples, at_once):
+        draws = rng.integers(0, n, (min(at_once, n_resamples - i), n), dtype=np.int32)
+        counts = np.array([np.bincount(draw, minlength=n) for draw in draws], np.float32)
+        out[:, i : i + at_once] = values @ counts.T  # integers below 2^24: exact
+    return out / n
+
+
+def wilson(accuracy: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's interval of a proportion seen on n examples, elementwise.
+
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (JASA 1927).
+    """
+    from scipy import stats
+
+    z = stats.norm.ppf((1 + level) / 2)
+    p, n = np.asarray(accuracy, np.float64), np.asarray(n, np.float64)
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return middle - half, middle + half

@@ -1,0 +1,256 @@
+"""How far a cheap proxy can be trusted to order models as fine-tuning does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+TOP = (1, 3, 5)
+
+
+def agreement(proxy, accuracy, *, top: tuple[int, ...] = TOP) -> dict[str, float]:
+    """How well a proxy orders models as fine-tuning does, on one task.
+
+    With a* the best accuracy and T_k the k models of highest proxy (equal ones by index):
+
+      - "weighted_kendall": Vigna, "A Weighted Correlation Index for Rankings with Ties" (WWW 2015), additive
+        hyperbolic weights, averaged over both rank orders, as `scipy.stats.weightedtau` does by default.
+      - "kendall": Kendall's tau-b; "pearson"; "spearman".
+      - "rel@k" = max accuracy in T_k / a*; "regret@k" = a* - max accuracy in T_k;
+        "hit@k" = 1 if T_k holds a model of accuracy a*, else 0.
+      - "n": how many models were compared.
+
+    Args:
+      proxy: the proxy's value for each model, higher meaning better, [M]. NaN where the model has none (not
+        applicable, not run): such models are left out.
+      accuracy: what fine-tuning reached, [M]; NaN where it was not run.
+      top: the values of k. Where k exceeds the number of models, T_k is all of them.
+
+    Returns:
+      The names above with their values. Correlations are NaN where an input is constant or fewer than two models
+      remain; Pearson's also where a proxy is infinite; everything is NaN where no model remains.
+
+    Raises:
+      ValueError: shapes differ or are not [M].
+    """
+    p, a = np.asarray(proxy, np.float64), np.asarray(accuracy, np.float64)
+    if p.ndim != 1 or p.shape != a.shape:
+        raise ValueError(
+            f"proxy has shape {p.shape} and accuracy {a.shape}; give one number per model to each, [M]"
+        )
+    both = ~(np.isnan(p) | np.isnan(a))
+    p, a = p[both], a[both]
+    out = dict.fromkeys(("weighted_kendall", "kendall", "pearson", "spearman"), np.nan)
+    if len(p) > 1 and np.ptp(_ranks(p)) > 0 and np.ptp(_ranks(a)) > 0:
+        from scipy import stats
+
+        out["weighted_kendall"] = float(stats.weightedtau(p, a).statistic)
+        out["kendall"] = float(stats.kendalltau(p, a, variant="b").statistic)
+        out["spearman"] = float(stats.spearmanr(p, a).statistic)
+        if np.isfinite(p).all() and np.isfinite(a).all():
+            out["pearson"] = float(stats.pearsonr(p, a).statistic)
+    best = a.max() if len(a) else np.nan
+    chosen = a[np.argsort(-p, kind="stable")]
+    for k in top:
+        reached = chosen[:k].max() if len(a) else np.nan
+        out[f"rel@{k}"] = float(reached / best) if best != 0 else np.nan
+        out[f"regret@{k}"] = float(best - reached)
+        out[f"hit@{k}"] = float(reached == best) if len(a) else np.nan
+    return out | {"n": int(both.sum())}
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    return np.unique(x, return_inverse=True)[1]
+
+
+class Trust(NamedTuple):
+    """How far one proxy can be trusted.
+
+    Attributes:
+      per_task: measure -> its value on each task, [T]; NaN where undefined.
+      mean: measure -> mean over the tasks where it is defined.
+      low: measure -> lower end of the 95 % interval over models (drawn with replacement) of that mean.
+      high: its upper end.
+      n_tasks: measure -> over how many tasks the mean is.
+      n_models: how many models were compared on each task, [T].
+    """
+
+    per_task: dict[str, np.ndarray]
+    mean: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    n_tasks: dict[str, int]
+    n_models: np.ndarray
+
+
+@threadpool_limits.wrap(limits=1)  # see vtabjax.ranking.epp
+def trust(
+    proxy,
+    accuracy,
+    *,
+    top: tuple[int, ...] = (1, 3),
+    n_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Trust:
+    """Agreement of a proxy with fine-tuning, task by task and on average, with intervals over models.
+
+    A task never meets another one, so proxies without a common scale can be judged. The interval answers: what if
+    others of the same kind of models had been compared? All tasks share a draw of models. Where copies of a model
+    are drawn, they count in the correlations and count once in regret, rel and hit.
+
+    Args:
+      proxy: [M, T], or [M] for one that is the same for every task (a static baseline); NaN where there is none.
+      accuracy: what fine-tuning reached, [M, T]; NaN where not run.
+      top: the values of k in regret@k, rel@k and hit@k.
+      n_resamples: draws of models.
+      seed: of the draws.
+      level: of the interval.
+    """
+    a = np.asarray(accuracy, np.float64)
+    p = np.asarray(proxy, np.float64)
+    p = np.broadcast_to(p[:, None] if p.ndim == 1 else p, a.shape)
+    tasks = range(a.shape[1])
+    found = [agreement(p[:, t], a[:, t], top=top) for t in tasks]
+    measures = [name for name in found[0] if name != "n"] if found else []
+    per_task = {name: np.array([f[name] for f in found]) for name in measures}
+    mean = {name: _mean(values) for name, values in per_task.items()}
+    low, high = dict.fromkeys(measures, np.nan), dict.fromkeys(measures, np.nan)
+    if n_resamples and len(a) > 2:
+        weights = np.random.default_rng(seed).multinomial(len(a), np.full(len(a), 1 / len(a)), n_resamples)
+        drawn = [resampled_agreement(p[:, t], a[:, t], weights, top=top) for t in tasks]
+        for name in measures:
+            # A task counts where it does in the mean; a draw of models that leaves it undefined leaves it out.
+            counted = [d[name] for d, v in zip(drawn, per_task[name], strict=True) if not np.isnan(v)]
+            if not counted:
+                continue
+            values = np.array(counted)
+            there = ~np.isnan(values)
+            means = np.where(there, values, 0).sum(0) / np.where(there.any(0), there.sum(0), np.nan)
+            if not np.isnan(means).all():
+                low[name], high[name] = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+    n_tasks = {name: int((~np.isnan(values)).sum()) for name, values in per_task.items()}
+    return Trust(per_task, mean, low, high, n_tasks, np.array([f["n"] for f in found], int))
+
+
+def leave_one_out(
+    proxy, accuracy, groups: Sequence[str], measure: str = "weighted_kendall"
+) -> dict[str, float]:
+    """The mean of a measure over tasks without each group of models (a family): what one family decides.
+
+    Args:
+      proxy: as in `trust`.
+      accuracy: as in `trust`.
+      groups: each model's group, [M].
+      measure: a name `agreement` returns.
+
+    Returns:
+      group -> the mean without it; only groups that leave at least three models.
+    """
+    proxy, accuracy, groups = np.asarray(proxy), np.asarray(accuracy), np.asarray(groups)
+    out = {}
+    for group in dict.fromkeys(groups.tolist()):
+        keep = groups != group
+        if keep.sum() > 2:
+            out[group] = trust(proxy[keep], accuracy[keep], n_resamples=0).mean[measure]
+    return out
+
+
+def mean_of_other_tasks(accuracy) -> np.ndarray:
+    """The static ranker: for each task the model's mean accuracy on the others, [M, T]; NaN where one is missing."""
+    a = np.asarray(accuracy, np.float64)
+    n = a.shape[1] - 1
+    return (a.sum(1, keepdims=True) - a) / n if n > 0 else np.full_like(a, np.nan)
+
+
+def resampled_agreement(
+    proxy: np.ndarray, accuracy: np.ndarray, weights: np.ndarray, *, top: tuple[int, ...] = TOP
+) -> dict[str, np.ndarray]:
+    """`agreement` in resamples of the models, all at once.
+
+    A resample is how often each model was drawn, w. Pairs of copies tie in both and drop out, so tau-b's sums over
+    pairs are quadratic forms in w; the weighted tau's, whose weights 1 / (1 + rank) are additive, are bilinear in w
+    and each model's sum of weights over the ranks of its copies.
+
+    Args:
+      proxy: [M]; NaN where there is none.
+      accuracy: [M]; NaN where not run.
+      weights: how often each model was drawn, integers [B, M].
+      top: the values of k.
+
+    Returns:
+      As `agreement`, [B] each, without "n".
+    """
+    both = ~(np.isnan(proxy) | np.isnan(accuracy))
+    p, a, w = proxy[both], accuracy[both], weights[:, both].astype(np.float64)
+    out = {name: np.full(len(w), np.nan) for name in ("weighted_kendall", "kendall", "pearson", "spearman")}
+    if len(p) == 0:
+        return out | {
+            f"{kind}@{k}": np.full(len(w), np.nan) for k in top for kind in ("rel", "regret", "hit")
+        }
+    # Ranks instead of values: infinite proxies have no differences.
+    sp, sa = (np.sign(r[:, None] - r[None, :]) for r in (_ranks(p), _ranks(a)))
+    pairs = (sp * sa, sp * sp, sa * sa)
+
+    def tau(left: np.ndarray) -> np.ndarray:
+        both_, x, y = (np.einsum("bi,bi->b", left @ k, w) for k in pairs)
+        return _ratio(both_, np.sqrt(x * y))
+
+    out["kendall"] = tau(w)
+    orders = (np.lexsort((a, p))[::-1], np.lexsort((p, a))[::-1])
+    out["weighted_kendall"] = sum(tau(_hyperbolic(w, order)) for order in orders) / 2
+    if np.isfinite(p).all() and np.isfinite(a).all():
+        out["pearson"] = _pearson(p[None], a[None], w)
+    out["spearman"] = _pearson(_average_ranks(p, w), _average_ranks(a, w), w)
+
+    drawn = w > 0
+    best = np.where(drawn, a, -np.inf).max(1)
+    best = np.where(drawn.any(1), best, np.nan)
+    order = np.argsort(-p, kind="stable")
+    position = np.cumsum(drawn[:, order], axis=1)
+    for k in top:
+        chosen = drawn[:, order] & (position <= k)
+        reached = np.where(chosen, a[order], -np.inf).max(1)
+        reached = np.where(drawn.any(1), reached, np.nan)
+        out[f"rel@{k}"] = _ratio(reached, best)
+        out[f"regret@{k}"] = best - reached
+        out[f"hit@{k}"] = np.where(np.isnan(best), np.nan, reached == best)
+    return out
+
+
+def _hyperbolic(w: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Each model's sum of 1 / (1 + rank) over its copies, [B, M], ranks counted from 0 along `order`."""
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, w.sum(1).max() + 1))])
+    ends = np.cumsum(w[:, order], axis=1).astype(int)
+    out = np.empty_like(w)
+    out[:, order] = harmonic[ends] - harmonic[ends - w[:, order].astype(int)]
+    return out
+
+
+def _average_ranks(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Ranks of x among the copies, equal ones sharing their mean, [B, M]."""
+    _, group = np.unique(x, return_inverse=True)
+    size = np.zeros((len(w), group.max() + 1))
+    np.add.at(size, (slice(None), group), w)
+    below = np.cumsum(size, axis=1) - size
+    return (below + (size + 1) / 2)[:, group]
+
+
+def _pearson(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
+    total = np.where(w.sum(1, keepdims=True) > 0, w.sum(1, keepdims=True), np.nan)
+    x, y = (v - (w * v).sum(1, keepdims=True) / total for v in (x, y))
+    varies = [((w > 0) & (np.abs(v) > 1e-12 * np.abs(v).max(1, keepdims=True))).any(1) for v in (x, y)]
+    r = _ratio((w * x * y).sum(1), np.sqrt((w * x * x).sum(1) * (w * y * y).sum(1)))
+    return np.where(varies[0] & varies[1], r, np.nan)
+
+
+def _ratio(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.where(y != 0, x / np.where(y != 0, y, 1), np.nan)
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else np.nan
