@@ -92,7 +92,8 @@ def test_killed_at_random_moments(kills, converters, tmp_path):
         process = start(converters, workdir, log, models)
         assert process.stdout.readline() == "started\n"
         # Each one leaves some to do for those that follow.
-        n_killed += killed(process, rng, max(1, 2 * (n_cells - len(seen)) // (kills - attempt)))
+        rest = n_cells - len(seen)
+        n_killed += killed(process, rng, max(1, min(2 * rest // (kills - attempt), rest - 3)))
         now = snapshot(workdir)
         assert seen.items() <= now.items()  # nothing lost, nothing written again
         seen = now
