@@ -15,7 +15,7 @@ import report_data
 from configs import report as report_config
 from vtabjax import ranking, report, results, tasks, trust
 from vtabjax.plan import UsageError
-from vtabjax.report import analysis, gather, proxies, published
+from vtabjax.report import analysis, charts, gather, proxies, published, sheets
 from vtabjax.results import Cell
 
 TASKS = tasks.EMBEDDED
@@ -141,6 +141,19 @@ def test_groups_sizes_and_front(mini):
         480
     )
     assert "on 1 x cpu" in text
+
+
+def test_a_model_without_parameters_is_on_the_front_of_table_and_chart(tmp_path):
+    """The pixels: cheaper than everything, and with no place on a logarithmic axis."""
+    for i, (accuracy, parameters) in enumerate([(0.5, 0), (0.4, 272_128), (0.6, 356_196), (0.3, 470_000)]):
+        save(tmp_path, i, "digits", accuracy, source=report_data.source(i) | {"parameters": parameters})
+    a = analysis.analyse(gathered(tmp_path).boards[0], analysis.Options(resamples=100))
+    rows = {row[0]: row[3] for row in sheets.board_sheets(a)["cost"].rows}
+    assert [rows[report_data.spec(i)] for i in range(4)] == ["yes", "", "yes", ""]
+    line, *points = charts.board_charts(a)["size"]["figure"]["data"]
+    names = [name for trace in points for name in trace["text"]]
+    assert sorted(names) == sorted(report_data.spec(i) for i in (1, 2, 3))
+    assert [size for trace in points for size in trace["marker"]["size"]].count(12) == 1
 
 
 def test_files_for_papers(mini):

@@ -197,12 +197,16 @@ def _top5(a: Analysis) -> dict[str, Any]:
 def _cost(a: Analysis, name: str) -> dict[str, Any] | None:
     b = a.board
     of = (lambda m: m.images_per_second) if name == "speed" else (lambda m: m.parameters)
-    cost = np.array([of(m) or np.nan for m in b.models], float)
-    shown = np.flatnonzero(np.isfinite(cost) & np.isfinite(a.mean))
+    cost = np.array([np.nan if of(m) is None else of(m) for m in b.models], float)
+    # A model without parameters (the pixels) may be on the front, but has no place on a logarithmic axis.
+    shown = np.flatnonzero((cost > 0) & np.isfinite(a.mean))
     if len(shown) < 2:
         return None
     front = np.flatnonzero(pareto(-cost if name == "speed" else cost, a.mean))
     front = front[np.argsort(cost[front])]
+    front = front[cost[front] > 0]
+    # Ticks at 1, 2 and 5; within less than a decade there may be none of those.
+    wide = cost[shown].max() > 10 * cost[shown].min()
     unit = "images/s" if name == "speed" else "parameters"
     line = go.Scatter(
         x=cost[front],
@@ -231,7 +235,8 @@ def _cost(a: Analysis, name: str) -> dict[str, Any] | None:
         )
     layout = _layout(
         380,
-        xaxis={"type": "log", "dtick": "D2", "tickformat": "~s", "title": {"text": unit}},
+        xaxis={"type": "log", "tickformat": "~s", "title": {"text": unit}}
+        | ({"dtick": "D2"} if wide else {}),
         yaxis={"title": {"text": "mean accuracy, %"}},
         showlegend=True,
         legend={"orientation": "h", "y": 1.12},

@@ -123,11 +123,9 @@ def _cost(a: Analysis, figure: Any) -> bool:
     b = a.board
     kinds = {
         "images/s": np.array([m.images_per_second or np.nan for m in b.models], float),
-        "parameters": np.array([m.parameters or np.nan for m in b.models], float),
+        "parameters": np.array([np.nan if m.parameters is None else m.parameters for m in b.models], float),
     }
-    kinds = {
-        name: cost for name, cost in kinds.items() if (np.isfinite(cost) & np.isfinite(a.mean)).sum() > 1
-    }
+    kinds = {name: cost for name, cost in kinds.items() if ((cost > 0) & np.isfinite(a.mean)).sum() > 1}
     if not kinds:
         return False
     figure.set_size_inches(3.6 * len(kinds), 3.0)
@@ -136,8 +134,10 @@ def _cost(a: Analysis, figure: Any) -> bool:
     ):
         front = np.flatnonzero(pareto(-cost if name == "images/s" else cost, a.mean))
         front = front[np.argsort(cost[front])]
+        front = front[cost[front] > 0]  # no parameters, no place on a logarithmic axis
         axes.plot(cost[front], 100 * a.mean[front], ":", color=_MUTED, linewidth=1)
-        axes.scatter(cost, 100 * a.mean, s=14, c=_ACCENT, zorder=3)
+        there = cost > 0
+        axes.scatter(cost[there], 100 * a.mean[there], s=14, c=_ACCENT, zorder=3)
         for i in front[:12]:
             axes.annotate(
                 b.models[i].label,

@@ -66,6 +66,10 @@ def headline(a: Analysis) -> dict[str, Any]:
                 )
     if s and len(b.models) > 1:
         best = int(np.argmax(s.fit.scores))
+        if (
+            s.fit.scores[best] - s.fit.scores[first] < 0.005
+        ):  # equal as shown: the one with the better mean is named
+            best = first
         if len(b.tasks) > 1:
             tile(
                 (

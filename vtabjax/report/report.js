@@ -74,7 +74,8 @@ const vtabReport = (() => {
   const tell = (cell) => {
     const table = cell.closest("table"), cells = data.cells[table.dataset.heat], i = cell.parentElement.dataset.i;
     const what = name(table, cell.cellIndex), j = cells.tasks.indexOf(what);
-    const lines = [`${cell.parentElement.cells[0].textContent.trim()}, ${what}`];
+    const model = cell.parentElement.cells[0].textContent.replace(/\s*published$/, "").trim();
+    const lines = [`${model}, ${what}`];
     let head = "no result";
     if (j < 0) {
       if (!cell.classList.contains("none")) head = what === "mean" ? `${percent(cells.mean[i])} %` : `${cell.textContent} %`;
