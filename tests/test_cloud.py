@@ -5,9 +5,11 @@ import io
 import os
 import shutil
 
+import jax
 import pytest
 from etils import epath
 from etils.epath import backend, gpath, stat_utils
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs import finetune
 from vtabjax import artefacts, files, plan, results, status, sweep
@@ -88,7 +90,11 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert epath.Path("gs://bucket/x").exists() is False
-    return store
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()  # JAX asks once where compiled programs go
+    yield store
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
 
 
 def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkeypatch):
@@ -103,8 +109,7 @@ def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkey
     model = [w for w in store.writes if w.startswith(f"{workdir}/models/tiny--a-16/")]
     assert model[-1].endswith("/model.json") and len(model) > 3
     folders = {w.removeprefix(f"{workdir}/").split("/")[0] for w in store.writes if ".writable" not in w}
-    # Compiled programs go there, too, unless an earlier test in this process has said where: JAX asks once.
-    assert folders - {"cache"} == {"results", "features", "tables", "sweeps", "models"}
+    assert folders == {"results", "features", "tables", "sweeps", "models", "cache"}
     assert not [w for w in store.writes if "/cache/" in w and "/cache/xla/" not in w]  # images stay here
     assert os.listdir(tmp_path / "home" / "vtabjax" / "images")
 

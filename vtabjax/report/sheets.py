@@ -196,6 +196,11 @@ def _epp(a: Analysis) -> Sheet:
             alone = (s.within.components == s.within.components[i]).sum() == 1
             row += [s.within.components[i] + 1, None if alone else s.within.scores[i]]
         remarks.append(not_finite(a))
+    elif s.n_penalised:
+        remarks.append(
+            f"{s.n_penalised} of the resamples have no finite estimate (a model wins every match of the tasks drawn); "
+            "a penalised fit (ridge 0.1) stands in for those"
+        )
     return Sheet(_key(a, "epp"), f"{b.title}: Elo-based Predictive Power", columns, rows, remarks)
 
 
