@@ -19,7 +19,7 @@ from flax import nnx
 
 from vtabjax import ops
 from vtabjax.graph import DType, Graph, Ref, map_refs
-from vtabjax.ops.norm import batch_norm
+from vtabjax.ops import channels_last
 
 Array = jax.Array | np.ndarray
 
@@ -60,7 +60,7 @@ def apply(
             "(for another image size convert the model again with that input_size)"
         )
     dtype = jnp.dtype(inputs.dtype)
-    values: dict[str, Any] = {"input": jnp.transpose(inputs, (0, 3, 1, 2))}
+    values: dict[str, Any] = {"input": channels_last.Image(jnp.asarray(inputs))}
     updates: dict[str, jax.Array] = {}
 
     def resolve(item: Ref | DType) -> Any:
@@ -90,14 +90,17 @@ def apply(
                 key = jax.random.fold_in(rng, number) if train and rng is not None else None
                 values[node.name] = _drop(name, args, kwargs, key)
             else:
-                values[node.name] = ops.lookup(node.op, node.module)(*args, **kwargs)
-    return {name: resolve(ref) for name, ref in graph.outputs.items()}, updates
+                function = ops.lookup(node.op, node.module)
+                values[node.name] = channels_last.call(name, function, args, kwargs)
+    return {name: channels_last.plain(resolve(ref)) for name, ref in graph.outputs.items()}, updates
 
 
 def _batch_norm(node, args, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
     x, weight, bias, mean, var, training, momentum, eps = args[:8]
     # Recorded as training without running statistics: weight standardisation, always by its own statistics.
-    out, new_mean, new_var = batch_norm(x, weight, bias, mean, var, training or train, momentum, eps)
+    out, new_mean, new_var = channels_last.batch_norm(
+        x, weight, bias, mean, var, training or train, momentum, eps
+    )
     if new_mean is None:
         return out, {}
     return out, {node.args[3].name: new_mean, node.args[4].name: new_var}
@@ -114,6 +117,7 @@ def _drop(name: str, args, kwargs, key: jax.Array | None) -> jax.Array:
     x, p = args[:2]
     if key is None or p == 0:
         return x
+    x = channels_last.plain(x)
     scale = True
     if name == "dropout":
         shape = x.shape

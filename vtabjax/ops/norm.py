@@ -12,6 +12,13 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def _along(axis: int, ndim: int) -> list[int]:
+    """The shape that broadcasts a vector along a dimension."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return shape
+
+
 def batch_norm(
     input: jax.Array,
     weight: jax.Array | None,
@@ -21,8 +28,9 @@ def batch_norm(
     training: bool,
     momentum: float,
     eps: float,
+    axis: int = 1,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """Batch norm over all dimensions but the second.
+    """Batch norm over all dimensions but the channels', `axis`.
 
     Under `training` the batch's statistics normalise (under jit with a sharded batch: those of the global batch),
     and the new running statistics are returned: ``(1 - momentum) * running + momentum * batch``, the variance of
@@ -32,14 +40,14 @@ def batch_norm(
       (output, new running mean, new running variance); the latter two are None where nothing changes.
     """
     x = _wide(input)
-    shape = (1, -1) + (1,) * (x.ndim - 2)
+    shape = _along(axis, x.ndim)
     new_mean = new_var = None
     if training or running_mean is None:
-        axes = (0, *range(2, x.ndim))
+        axes = tuple(a for a, n in enumerate(shape) if n == 1)
         mean = x.mean(axes)
         var = jnp.square(x - mean.reshape(shape)).mean(axes)
         if running_mean is not None:
-            count = x.size // x.shape[1]
+            count = x.size // x.shape[axis]
             unbiased = var * (count / max(count - 1, 1))
             new_mean = ((1 - momentum) * running_mean + momentum * mean).astype(running_mean.dtype)
             new_var = ((1 - momentum) * running_var + momentum * unbiased).astype(running_var.dtype)
@@ -84,14 +92,24 @@ def rms_norm(input: jax.Array, normalized_shape, weight=None, eps: float | None 
 
 
 def group_norm(
-    input: jax.Array, num_groups: int, weight=None, bias=None, eps: float = 1e-05, cudnn_enabled: bool = True
+    input: jax.Array,
+    num_groups: int,
+    weight=None,
+    bias=None,
+    eps: float = 1e-05,
+    cudnn_enabled: bool = True,
+    axis: int = 1,
 ) -> jax.Array:
+    """Group norm; the channels are dimension `axis`, 1 or the last."""
     del cudnn_enabled
-    x = _wide(input).reshape(input.shape[0], num_groups, -1)
-    x = x - x.mean(-1, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+    batch, channels = input.shape[0], input.shape[axis]
+    groups = (num_groups, channels // num_groups)
+    x = _wide(input).reshape((batch, *groups, -1) if axis == 1 else (batch, -1, *groups))
+    over = (2, 3) if axis == 1 else (1, 3)
+    x = x - x.mean(over, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(over, keepdims=True) + eps)
     x = x.reshape(input.shape)
-    shape = (1, -1) + (1,) * (x.ndim - 2)
+    shape = _along(axis, x.ndim)
     if weight is not None:
         x = x * weight.reshape(shape)
     if bias is not None:

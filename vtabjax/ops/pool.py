@@ -47,25 +47,29 @@ def _reduce(x, initial, function, kernel, stride, pads, dilation) -> jax.Array:
     )
 
 
-def _with_batch(function, x: jax.Array, rank: int) -> jax.Array:
+def _with_batch(function, x: jax.Array, rank: int, *args) -> jax.Array:
     """`function` on channels-last [B, ..., C], also for an input without batch dimension."""
     batched = x.ndim == rank + 2
     x = x if batched else x[None]
-    out = jnp.moveaxis(function(jnp.moveaxis(x, 1, -1)), -1, 1)
+    out = jnp.moveaxis(function(jnp.moveaxis(x, 1, -1), *args), -1, 1)
     return out if batched else out[0]
 
 
-def _max_pool(rank, x, kernel_size, stride, padding, dilation, ceil_mode) -> jax.Array:
+def max_pool_channels_last(
+    x: jax.Array, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False
+) -> jax.Array:
+    """Max pooling of [B, ..., C]."""
+    rank = x.ndim - 2
     kernel = _tuple(kernel_size, rank)
     stride = _tuple(stride, rank) if stride not in ((), None) else kernel
     padding, dilation = _tuple(padding, rank), _tuple(dilation, rank)
+    pads = _geometry(x.shape[1:-1], kernel, stride, padding, dilation, ceil_mode)
+    low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    return _reduce(x, np.array(low, x.dtype), lax.max, kernel, stride, pads, dilation)
 
-    def run(x):
-        pads = _geometry(x.shape[1:-1], kernel, stride, padding, dilation, ceil_mode)
-        low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-        return _reduce(x, np.array(low, x.dtype), lax.max, kernel, stride, pads, dilation)
 
-    return _with_batch(run, x, rank)
+def _max_pool(rank, x, *args) -> jax.Array:
+    return _with_batch(max_pool_channels_last, x, rank, *args)
 
 
 def max_pool1d(self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False) -> jax.Array:
@@ -87,33 +91,41 @@ def max_pool2d_with_indices(
     return max_pool2d(self, kernel_size, stride, padding, dilation, ceil_mode), None
 
 
-def _avg_pool(
-    rank, x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+def avg_pool_channels_last(
+    x: jax.Array,
+    kernel_size,
+    stride=(),
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
 ) -> jax.Array:
+    """Average pooling of [B, ..., C]."""
+    rank = x.ndim - 2
     kernel = _tuple(kernel_size, rank)
     stride = _tuple(stride, rank) if stride not in ((), None) else kernel
     padding = _tuple(padding, rank)
     ones = (1,) * rank
+    sizes = x.shape[1:-1]
+    pads = _geometry(sizes, kernel, stride, padding, ones, ceil_mode)
+    total = _reduce(x, np.array(0, x.dtype), lax.add, kernel, stride, pads, ones)
+    if divisor_override is not None:
+        return total / divisor_override
+    # How many pixels each window covers; the strip that ceil_mode adds never counts.
+    counts = np.ones((1,))
+    for n, k, s, p, (_, high) in zip(sizes, kernel, stride, padding, pads, strict=True):
+        out = (n + p + high - k) // s + 1
+        start = np.arange(out) * s - p
+        if count_include_pad:
+            count = np.minimum(start + k, n + p) - start
+        else:
+            count = np.minimum(start + k, n) - np.maximum(start, 0)
+        counts = counts[..., None] * count
+    return total / jnp.asarray(counts.reshape(1, *counts.shape[1:], 1), x.dtype)
 
-    def run(x):
-        sizes = x.shape[1:-1]
-        pads = _geometry(sizes, kernel, stride, padding, ones, ceil_mode)
-        total = _reduce(x, np.array(0, x.dtype), lax.add, kernel, stride, pads, ones)
-        if divisor_override is not None:
-            return total / divisor_override
-        # How many pixels each window covers; the strip that ceil_mode adds never counts.
-        counts = np.ones((1,))
-        for n, k, s, p, (_, high) in zip(sizes, kernel, stride, padding, pads, strict=True):
-            out = (n + p + high - k) // s + 1
-            start = np.arange(out) * s - p
-            if count_include_pad:
-                count = np.minimum(start + k, n + p) - start
-            else:
-                count = np.minimum(start + k, n) - np.maximum(start, 0)
-            counts = counts[..., None] * count
-        return total / jnp.asarray(counts.reshape(1, *counts.shape[1:], 1), x.dtype)
 
-    return _with_batch(run, x, rank)
+def _avg_pool(rank, x, *args) -> jax.Array:
+    return _with_batch(avg_pool_channels_last, x, rank, *args)
 
 
 def avg_pool1d(self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True) -> jax.Array:
@@ -137,8 +149,14 @@ def _windows(size: int, out: int) -> list[tuple[int, int]]:
     return [(i * size // out, -((-(i + 1) * size) // out)) for i in range(out)]
 
 
-def _adaptive(rank, x, output_size, reduce) -> jax.Array:
-    axes = range(x.ndim - rank, x.ndim)
+def adaptive_avg_pool_channels_last(x: jax.Array, output_size) -> jax.Array:
+    """Adaptive average pooling of [B, ..., C]."""
+    return _adaptive(x.ndim - 2, x, output_size, jnp.mean, end=x.ndim - 1)
+
+
+def _adaptive(rank, x, output_size, reduce, end=None) -> jax.Array:
+    end = x.ndim if end is None else end
+    axes = range(end - rank, end)
     outs = _tuple(output_size, rank)
     for axis, out in zip(axes, outs, strict=True):
         size = x.shape[axis]
