@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax import files, model, parallel, resident
+from vtabjax import cpu, files, model, parallel, resident
 from vtabjax.parallel import data_mesh, round_up
 
 DTYPES = ("float32", "bfloat16")
@@ -83,6 +83,7 @@ def extractor(
         ),
         # What other processes' devices computed has to come here, too.
         out_shardings=replicated if jax.process_count() > 1 else split,
+        compiler_options=cpu.compiler_options(parts.graph),
     )
     size = round_up(max(1, batch_size), mesh.size)
     expected = tuple(parts.info["input_size"])

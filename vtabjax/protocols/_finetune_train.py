@@ -135,8 +135,8 @@ class Trainer:
     ):
         self.trunk, self.settings, self.classes, self.capacity = trunk, settings, classes, capacity
         self.mesh = parallel.data_mesh() if mesh is None else mesh
-        cpu = self.mesh.devices.flat[0].platform == "cpu"
-        self._loop, self._unroll = (not cpu if loop is None else loop), cpu
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        self._loop, self._unroll = (not on_cpu if loop is None else loop), on_cpu
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._split = NamedSharding(self.mesh, PartitionSpec("data"))
         self.eval_batch = parallel.round_up(max(1, eval_batch), self.mesh.size)
@@ -158,11 +158,13 @@ class Trainer:
                 "of the number of devices for finetune.batch_size and finetune.micro_batch"
             )
         self.micro_batch = micro_batch
-        everywhere = self._replicated
-        self._train = jax.jit(
-            self._steps if self._loop else self._one_step, donate_argnums=0, out_shardings=everywhere
+        jit = functools.partial(
+            jax.jit,
+            out_shardings=self._replicated,
+            compiler_options=self.trunk.compiler_options,
         )
-        self._predict = jax.jit(self._predictions, out_shardings=everywhere)
+        self._train = jit(self._steps if self._loop else self._one_step, donate_argnums=0)
+        self._predict = jit(self._predictions)
 
     # Moving things to the devices.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtabjax import model
+from vtabjax import cpu, model
 from vtabjax.graph import Graph, Ref, node_refs
 from vtabjax.protocols._finetune_settings import Settings
 
@@ -25,6 +25,7 @@ class Trunk(NamedTuple):
       width: D.
       input_shape: shape of one input.
       input_dtype: its dtype.
+      compiler_options: for `jax.jit`.
     """
 
     forward: Callable[[Mapping, Mapping, jax.Array, bool], tuple[jax.Array, dict]]
@@ -33,6 +34,7 @@ class Trunk(NamedTuple):
     width: int
     input_shape: tuple[int, ...]
     input_dtype: Any
+    compiler_options: Mapping[str, str] = {}
 
 
 def needed(graph: Graph) -> Graph:
@@ -95,6 +97,7 @@ def trunk(parts: model.Parts, settings: Settings) -> Trunk:
         _features(parts),
         (height, width, channels),
         np.uint8,
+        cpu.compiler_options(graph),
     )
 
 
