@@ -78,14 +78,20 @@ class Project:
                 continue
             path = folder / step.file
             assert path.exists() == (step.kind == "In"), step.file
-            text = step.text if step.kind == "New file" else change(path.read_text(encoding="utf-8"), step.text)
+            text = (
+                step.text if step.kind == "New file" else change(path.read_text(encoding="utf-8"), step.text)
+            )
             path.write_text(text, encoding="utf-8")
 
     def run(self, heading):
         for step in STEPS:
             if not step.kind and step not in self.done:
                 self.done.add(step)
-                lines = step.text.splitlines() if step.language == "sh" else [f"python -c {shlex.quote(step.text)}"]
+                lines = (
+                    step.text.splitlines()
+                    if step.language == "sh"
+                    else [f"python -c {shlex.quote(step.text)}"]
+                )
                 for line in lines:
                     self.command(line)
             if step.heading == heading and step is [s for s in STEPS if s.heading == heading][-1]:
@@ -228,7 +234,9 @@ def pictures(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(10):
-            Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(tmp_path / "pictures" / name / f"{i}.png")
+            Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(
+                tmp_path / "pictures" / name / f"{i}.png"
+            )
     return tmp_path / "pictures"
 
 
