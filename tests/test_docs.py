@@ -87,12 +87,8 @@ class Project:
         for step in STEPS:
             if not step.kind and step not in self.done:
                 self.done.add(step)
-                lines = (
-                    step.text.splitlines()
-                    if step.language == "sh"
-                    else [f"python -c {shlex.quote(step.text)}"]
-                )
-                for line in lines:
+                lines = step.text.replace("\\\n", " ").splitlines()
+                for line in lines if step.language == "sh" else [shlex.join(["python", "-c", step.text])]:
                     self.command(line)
             if step.heading == heading and step is [s for s in STEPS if s.heading == heading][-1]:
                 return
@@ -163,7 +159,8 @@ def commands():
         blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
         text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
         blocks += re.findall(r"^ {4}(.*)$", text, re.M)
-        spans = re.findall(r"`([^`\n]+)`", re.sub(r"^ {4}.*$", "", text, flags=re.M))
+        paragraphs = re.sub(r"^ {4}.*$", "", text, flags=re.M).split("\n\n")
+        spans = [" ".join(s.split()) for p in paragraphs for s in re.findall(r"`([^`]+)`", p)]
         for line in [*(line for block in blocks for line in block.splitlines()), *spans]:
             for part in line.split(" && "):
                 if part.strip().startswith(_PROGRAMS):
