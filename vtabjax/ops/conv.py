@@ -55,7 +55,7 @@ def _by_taps(x, weight, stride, padding, dilation) -> jax.Array:
         for n, k, s, d in zip(x.shape[1:-1], kernel, stride, dilation, strict=True)
     ]
     weight = jnp.moveaxis(weight[:, 0], 0, -1)
-    # Without a stride along the last dimension, it and the channels are one long row: longer loops, up to twice as fast.
+    # Without a stride along the last dimension, it and the channels are one row: long loops, up to twice as fast.
     rows = stride[-1] == 1 and repeat == 1
     step = x.shape[-1] if rows else 1
     shape = (*sizes, x.shape[-1])
