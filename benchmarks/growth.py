@@ -1,9 +1,9 @@
 """How cost grows with images, features, models, tasks and devices: python benchmarks/growth.py
 
-Seconds at several sizes, the best of three after compilation, and the slope of their logarithms: 1 is in proportion, 2 the
-square. Sweeps are real ones (main.py, kNN), of one small architecture with several seeds, so that every model is
-converted and compiled for itself. Devices are simulated on the same cores: they show what sharding costs, not what more
-hardware brings. docs/scale.md rests on these slopes.
+Seconds at several sizes, the best of three after compilation, and the slope of their logarithms: 1 is in proportion,
+2 the square. Sweeps are real ones (main.py, kNN), of one small architecture with several seeds, so that every model
+is converted and compiled for itself. Devices are simulated on the same cores: they show what sharding costs, not what
+more hardware brings. docs/scale.md rests on these slopes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Seconds and peak memory of main.py from its start to its end, cold and warm: python benchmarks/start.py
 
 Each line is a command, timed from outside; medians over --repeats, in turn. "cold" is the README's first command in an
-empty folder: converting, compiling and running six models on three tasks. "again" finds everything done. Beside them, as
-a measure of the machine: how long it takes Python to import PyTorch with timm, and JAX.
+empty folder: converting, compiling and running six models on three tasks. "again" finds everything done. Beside them,
+as a measure of the machine: how long it takes Python to import PyTorch with timm, and JAX.
 """
 
 from __future__ import annotations

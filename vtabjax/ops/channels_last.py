@@ -92,7 +92,9 @@ def _elementwise(function: Callable, *args, **kwargs) -> Any:
 def _conv2d(function: Callable, input, weight, *args, **kwargs) -> Any:
     image = _image(input)
     return (
-        NotImplemented if image is None else Image(conv.channels_last(image.array, weight, *args, **kwargs))
+        NotImplemented
+        if image is None
+        else Image(conv.channels_last(image.array, plain(weight), *args, **kwargs))
     )
 
 
