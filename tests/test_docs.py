@@ -227,6 +227,7 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
 @pytest.mark.parametrize("command", of("main"))
 def test_main(command, parse, pictures, tmp_path, monkeypatch):
     from vtabjax import artefacts, plan, sweep, tasks
