@@ -85,15 +85,14 @@ else:
         say(model, status="converted", path=target, message="", seconds=0.5)
 """
 
-# Runs main.py with those converters instead of the real ones.
+# Runs the command with those converters instead of the real ones.
 _MAIN = """
 import sys
 sys.path.insert(0, {root!r})
 from absl import app
-from vtabjax import artefacts
+from vtabjax import artefacts, cli
 artefacts.COMMAND = {command!r}
-import main
-app.run(main.main, flags_parser=main.parse_flags)
+app.run(cli.main, flags_parser=cli.parse_flags)
 """
 
 

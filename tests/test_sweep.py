@@ -16,6 +16,7 @@ from vtabjax import (
     features,
     inputs,
     plan,
+    protocols,
     results,
     status,
     sweep,
@@ -98,7 +99,7 @@ def test_protocols_share_features(config, converters, extractions, tmp_path, mon
         def run(given, settings):
             found = given.split(name, logits=logits)
             assert (found.logits is not None) == logits
-            return cells.Outcome({"accuracy": float(len(found.features))})
+            return protocols.Outcome({"accuracy": float(len(found.features))})
 
         return run
 
@@ -775,7 +776,7 @@ def test_what_a_protocol_gets(config, converters, tmp_path, monkeypatch, capsys)
             24,
             48,
         )
-        return cells.Outcome({"accuracy": 0.5}, examples.labels == 1, {"learning_rate": 0.1 * trainer})
+        return protocols.Outcome({"accuracy": 0.5}, examples.labels == 1, {"learning_rate": 0.1 * trainer})
 
     monkeypatch.setitem(cells.PROTOCOLS, "train", cells.Protocol(lambda _: {"splits": ["val200"]}, run))
     config.protocol, config.tasks = "train", "digits,sprites_location"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from vtabjax import specs
+from vtabjax.protocols import Outcome
 
 if TYPE_CHECKING:
     from vtabjax.inputs import Inputs
@@ -26,23 +26,6 @@ SCORES = (
     "parc",
     "sfda",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a protocol found out.
-
-    Attributes:
-      metrics: numbers by name; None where one does not apply.
-      correct: bool [N], whether each example was classified correctly; None if nothing is classified.
-      chosen: hyperparameters it chose, and flags about the choice.
-      notes: why a number is missing, by the number's name.
-    """
-
-    metrics: Mapping[str, float | None]
-    correct: np.ndarray | None = None
-    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Protocol(NamedTuple):

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from vtabjax import results
+from vtabjax.protocols import Outcome
 from vtabjax.protocols._finetune_journal import Journal, Position, terminations
 from vtabjax.protocols._finetune_meter import Meter
 from vtabjax.protocols._finetune_settings import Settings, schedule
@@ -33,7 +34,6 @@ from vtabjax.protocols._finetune_train import (
 from vtabjax.protocols._finetune_trunk import Trunk, frozen, trunk
 
 if TYPE_CHECKING:
-    from vtabjax.cells import Outcome
     from vtabjax.inputs import Inputs
 
 __all__ = [
