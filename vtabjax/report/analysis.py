@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vtabjax import ranking, resampling, tasks
-from vtabjax.report.gather import Board
+from vtabjax.report.boards import Board
 
 # The penalty of the fit that is shown, labelled as such, where the maximum-likelihood estimate is not finite.
 RIDGE = 0.1

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from vtabjax.report.analysis import Analysis, pareto
 from vtabjax.report.proxies import Judged
-from vtabjax.report.sheets import name_of
+from vtabjax.report.sheet import name_of
 
 # Placeholder -> CSS variable.
 COLOURS = {

@@ -11,7 +11,7 @@ import numpy as np
 from vtabjax import files
 from vtabjax.report.analysis import Analysis, pareto
 from vtabjax.report.proxies import Judged
-from vtabjax.report.sheets import name_of
+from vtabjax.report.sheet import name_of
 
 MOST = 50  # models in a figure with one row per model
 _ACCENT, _WARM, _MUTED = "#1f5fbf", "#b4540a", "#5a6675"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from vtabjax.report.analysis import Analysis, Options
-from vtabjax.report.gather import PROTOCOLS, Board, Gathered, Model, value_text
+from vtabjax.report.boards import PROTOCOLS, Board, Gathered, Model, value_text
 from vtabjax.report.proxies import Judged
-from vtabjax.report.sheets import text
+from vtabjax.report.sheet import text
 
 # What a protocol is, in a sentence.
 _WHAT = {

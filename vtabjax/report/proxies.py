@@ -9,7 +9,7 @@ import numpy as np
 
 from vtabjax import trust
 from vtabjax.report.analysis import Options
-from vtabjax.report.gather import PROTOCOLS, Board, Gathered
+from vtabjax.report.boards import PROTOCOLS, Board, Gathered
 
 MEASURES = ("weighted_kendall", "kendall", "pearson", "spearman", "regret@1", "regret@3", "hit@1", "hit@3")
 _CHORES = ("convert", "load", "data", "write", "features")
