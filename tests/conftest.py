@@ -202,3 +202,19 @@ def config():
     c = knn.get_config("mini")
     c.models, c.tasks, c.image_size = "tiny/a,tiny/b", "digits", 16
     return c
+
+
+@pytest.fixture
+def extractions(monkeypatch):
+    """Counts the passes over images."""
+    from vtabjax import features
+
+    seen = []
+    extractor = features.extractor
+
+    def counted(parts, **options):
+        run = extractor(parts, **options)
+        return lambda images: seen.append((parts.info["spec"], len(images))) or run(images)
+
+    monkeypatch.setattr(features, "extractor", counted)
+    return seen
