@@ -204,7 +204,8 @@ def save(
     for path in _paths(cell, workdir):
         written = files.create_text(path, text)
         # Taken by the same cell (another worker was faster) or by the same cell with other settings?
-        if written or read(path)["config_hash"] == cell.hash:
+        there = None if written else read(path)
+        if written or (there is not None and there["config_hash"] == cell.hash):
             break
     cell.error_path(workdir).unlink(missing_ok=True)
     return written
