@@ -118,7 +118,11 @@ def extract(
     batch_size: int = 128,
     dtype: str = "float32",
 ) -> dict[str, np.ndarray]:
-    """Features [N, D] (and logits [N, K]) of images, uint8 [N, S, S, 3]. For many calls see `extractor`."""
+    """Features [N, D] (and logits [N, K]) of images, uint8 [N, S, S, 3], as float32. For many calls see `extractor`.
+
+    Raises:
+      ValueError: images of another shape or dtype than the model takes, or a dtype that is not known.
+    """
     return extractor(parts, mesh=mesh, batch_size=batch_size, dtype=dtype)(images)
 
 

@@ -209,7 +209,7 @@ class WinProbabilities(NamedTuple):
 
 
 def win_probabilities(fit: Epp, *, level: float = 0.95) -> WinProbabilities:
-    """P(i beats j) = sigma(b_i - b_j) with intervals from the clustered covariance (see `quantile`)."""
+    """P(i beats j) = sigma(b_i - b_j), [M, M], with intervals from the clustered covariance (see `quantile`)."""
     d = fit.scores[:, None] - fit.scores[None, :]
     v = np.diag(fit.covariance)
     error = np.sqrt(np.maximum(v[:, None] + v[None, :] - 2 * fit.covariance, 0.0))

@@ -107,7 +107,7 @@ def file_name(task: str) -> str:
 
 
 def find(cell: Cell, workdir: str | Path) -> dict[str, Any] | None:
-    """The cell's result with these very settings, or None."""
+    """The cell's result with these very settings, or None. Raises ValueError for a damaged file, as `read`."""
     for path in _paths(cell, workdir):
         record = read(path)
         if record is not None and record["config_hash"] == cell.hash:
@@ -256,7 +256,10 @@ def unpack(packed: Mapping[str, Any]) -> np.ndarray:
 
 
 def records(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """All results under a workdir (of one protocol) with their paths, in the order of the paths."""
+    """All results under a workdir (of one protocol) with their paths, in the order of the paths.
+
+    Raises ValueError at the first damaged file, as `read`.
+    """
     for path in paths(workdir, protocol):
         record = read(path)
         if record is not None:
@@ -269,7 +272,7 @@ def paths(workdir: str | Path, protocol: str | None = None) -> list[Path]:
 
 
 def errors(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """All failures under a workdir (of one protocol) with their paths."""
+    """All failures under a workdir (of one protocol) with their paths. Raises ValueError as `records`."""
     for path in _listed(workdir, f"{protocol or '*'}/*/*.error.json"):
         record = read(path)
         if record is not None:
@@ -289,6 +292,9 @@ def collect(workdir: str | Path) -> pd.DataFrame:
       apply); settings, chosen hyperparameters and seconds as ``settings.k``, ``chosen.c``,
       ``seconds.features``; weight_hash, finished and path. ``unpack(read(path)["correct"])`` gives the
       per-example correctness.
+
+    Raises:
+      ValueError: a damaged file, as `read`.
     """
     import pandas as pd
 

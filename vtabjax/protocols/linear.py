@@ -150,7 +150,7 @@ def ridge(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLike =
 
 
 def objective(model: LinearModel, features: ArrayLike, labels: ArrayLike, *, c: float) -> float:
-    """J of a model on examples [N, D] whose labels [N] are all among its classes."""
+    """J of a model on examples [N, D] with labels [N]; ValueError for labels that are not among its classes."""
     x, y = _examples((features, labels), "")
     column = np.searchsorted(model.classes, y)
     if (model.classes[np.minimum(column, len(model.classes) - 1)] != y).any():
