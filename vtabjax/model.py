@@ -88,7 +88,7 @@ def apply(
                     _count_batch(node, graph, variables, updates)
             elif name in ops.STATEFUL:
                 key = jax.random.fold_in(rng, number) if train and rng is not None else None
-                values[node.name] = _drop(name, args, kwargs, key)
+                values[node.name] = _drop(name, args, key)
             else:
                 function = ops.lookup(node.op, node.module)
                 values[node.name] = channels_last.call(name, function, args, kwargs)
@@ -114,7 +114,7 @@ def _count_batch(
         updates[name] = jnp.asarray(variables[name]) + 1
 
 
-def _drop(name: str, args: tuple, kwargs: Mapping[str, Any], key: jax.Array | None) -> jax.Array:
+def _drop(name: str, args: tuple, key: jax.Array | None) -> jax.Array:
     """Dropout, channel dropout and stochastic depth (row: an example at a time; batch: all at once)."""
     x, p = args[:2]
     if key is None or p == 0:

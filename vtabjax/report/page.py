@@ -15,7 +15,7 @@ import numpy as np
 from vtabjax import __version__
 from vtabjax.report import charts, prose, sheets
 from vtabjax.report.analysis import Analysis, Options
-from vtabjax.report.boards import Gathered
+from vtabjax.report.boards import Gathered, value_text
 from vtabjax.report.proxies import Judged
 from vtabjax.report.sheet import SIZES, Sheet, size_of, sort_value, text
 
@@ -70,12 +70,12 @@ def render(
         boards=boards,
         drawn=drawn,
         notices=found.notices,
-        missing=prose.missing(found, judged, workdir, bool(analyses)),
+        missing=prose.missing(found, judged, workdir),
         judged=judged,
         trusted=[_sheet(s) for s in trusted],
         failures=prose.failures(found),
-        methods=prose.methods(found, judged, options),
-        statistics=prose.statistics(found, options),
+        methods=prose.methods(found),
+        statistics=prose.statistics(options),
         versions=prose.versions(found),
         records=found.records,
         figures=figures,
@@ -165,7 +165,7 @@ def _cells(a: Analysis) -> dict[str, Any]:
     def rounded(values: np.ndarray) -> list:
         return [[None if np.isnan(v) else round(float(v), 6) for v in values[i]] for i in a.order]
 
-    settings = ", ".join(f"{k} {prose.value_text(v)}" for k, v in b.settings.items())
+    settings = ", ".join(f"{k} {value_text(v)}" for k, v in b.settings.items())
     return {
         "settings": settings,
         "tasks": list(b.tasks),
@@ -183,7 +183,7 @@ def _cells(a: Analysis) -> dict[str, Any]:
 def _chosen(chosen: Any) -> str:
     """Chosen hyperparameters that fit in a line."""
     return ", ".join(
-        f"{k} {prose.value_text(v)}"
+        f"{k} {value_text(v)}"
         for k, v in (chosen or {}).items()
         if isinstance(v, (int, float, str)) and k != "curves"
     )

@@ -107,7 +107,7 @@ def read(name: str) -> Published:
     if not rows:
         raise PublishedError(f"{path} has no numbers")
     title = "VTAB (2019)" if name in BUILT_IN else path.stem
-    return Published(title, comment or str(name), _as_fractions(rows, path))
+    return Published(title, comment or str(name), _as_fractions(rows))
 
 
 def _task(name: str, path: Path) -> str:
@@ -197,7 +197,7 @@ def _official(table: list[list[str]], path: Path) -> list[Row]:
     return out
 
 
-def _as_fractions(rows: list[Row], path: Path) -> list[Row]:
+def _as_fractions(rows: list[Row]) -> list[Row]:
     """Percent or fractions? No published table has nothing above 1 %."""
     scale = 100.0 if max(row.accuracy for row in rows) > 1 else 1.0
     return [row._replace(accuracy=row.accuracy / scale) for row in rows]
