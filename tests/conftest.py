@@ -1,7 +1,9 @@
 """What several test files use: a tiny converted model, and converters that only copy it."""
 
+import gc
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +96,12 @@ from vtabjax import artefacts, cli
 artefacts.COMMAND = {command!r}
 app.run(cli.main, flags_parser=cli.parse_flags)
 """
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def tiny_graph(head: bool = False, size: int = 16):
@@ -218,3 +226,13 @@ def extractions(monkeypatch):
 
     monkeypatch.setattr(features, "extractor", counted)
     return seen
+
+
+@pytest.fixture
+def memory_back():
+    """For tests of big models: what JAX compiled goes after each."""
+    import jax
+
+    yield
+    jax.clear_caches()
+    gc.collect()

@@ -166,15 +166,15 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _finetune_settings(config: Any) -> dict[str, Any]:
-    from vtabjax.protocols import finetune
+    from vtabjax.protocols import _finetune_cell
 
-    return finetune.cell_settings(config)
+    return _finetune_cell.settings(config)
 
 
 def _finetune(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
-    from vtabjax.protocols import finetune
+    from vtabjax.protocols import _finetune_cell
 
-    return finetune.run_cell(inputs, settings)
+    return _finetune_cell.run(inputs, settings)
 
 
 # To add a protocol: a function from config to settings, one from inputs to an outcome, a line here, a config.

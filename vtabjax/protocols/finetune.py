@@ -10,14 +10,13 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from vtabjax import results
-from vtabjax.protocols import Outcome
 from vtabjax.protocols._finetune_journal import Journal, Position, terminations
 from vtabjax.protocols._finetune_meter import Meter
 from vtabjax.protocols._finetune_settings import Settings, schedule
@@ -33,9 +32,6 @@ from vtabjax.protocols._finetune_train import (
 )
 from vtabjax.protocols._finetune_trunk import Trunk, frozen, trunk
 
-if TYPE_CHECKING:
-    from vtabjax.inputs import Inputs
-
 __all__ = [
     "Data",
     "DivergedError",
@@ -48,33 +44,14 @@ __all__ = [
     "State",
     "Trainer",
     "Trunk",
-    "cell_settings",
     "evaluate",
     "frozen",
     "plan",
-    "run_cell",
     "sample",
     "schedule",
     "terminations",
     "trunk",
 ]
-
-
-# What the sweep calls. The module with the cell needs this one, so it is imported when it is called.
-
-
-def cell_settings(config: Any) -> dict[str, Any]:
-    """The settings of configs/finetune.py that change a cell's numbers; ValueError for what makes no sense."""
-    from vtabjax.protocols import _finetune_cell
-
-    return _finetune_cell.settings(config)
-
-
-def run_cell(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
-    """The protocol on one (model, task) of a sweep."""
-    from vtabjax.protocols import _finetune_cell
-
-    return _finetune_cell.run(inputs, settings)
 
 
 # A call of the device is at most so long: what SIGTERM waits for, and progress.

@@ -60,7 +60,7 @@ def _accuracy(a: Analysis) -> Sheet:
 
 def _epp(a: Analysis) -> Sheet:
     s, b = a.strengths, a.board
-    order = sorted(range(len(b.models)), key=lambda i: (-s.fit.scores[i], i))
+    order = s.strongest
     columns = [Column("model"), Column("EPP", "number"), Column("standard error", "number")]
     columns += [
         Column("95 % by task", "interval"),
@@ -165,7 +165,7 @@ def _best(a: Analysis) -> Sheet:
 
 def _top5(a: Analysis) -> Sheet:
     b = a.board
-    order = sorted(range(len(b.models)), key=lambda i: (-a.top5[i], a.order.index(i)))
+    order = a.by_top5
     first = (a.ranks == 1).sum(1)
     ran = (~np.isnan(b.values)).sum(1)
     rows = [
