@@ -6,37 +6,20 @@ written as they come; a later run does those that are missing.
 
 from __future__ import annotations
 
-import csv
-import io
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from converters.audit_model import Limits, family, measure
+from converters.audit_table import COLUMNS, describe, read, summary, write
 from vtabjax import files, memory
 from vtabjax.specs import SpecError
 
-COLUMNS = (
-    "source", "name", "family", "parameters", "input_size", "dtype", "blocks", "features_error", "logits_error",
-    "seconds", "status", "message", "operators",
-)  # fmt: skip
 STATUSES = ("passed", "failed", "memory", "timeout", "crashed")
-# What one parameter costs in bytes at the worst moment: two copies, and room for activations and the program.
-BYTES_PER_PARAMETER = {"float64": 24, "float32": 12}
-REDUCED = ({"depth": 4}, {"depth": 2}, {"depths": (1, 1, 2, 1)}, {"depths": (1, 1, 1)})
-_TOKENS = ("vision_transformer", "eva", "beit", "deit", "naflexvit")  # all tokens attend to all others
-AMPLIFICATION = 1e3  # of rounding errors, from which on random weights say nothing about a conversion
-SIZES = (64, 96, 128, 160, 192, 224, 256)
-
-
-class Limits(NamedTuple):
-    """What one model may use: resident memory in bytes, and seconds."""
-
-    memory: float
-    seconds: float
 
 
 def audit(
@@ -72,183 +55,11 @@ def audit(
     start, done = time.monotonic(), 0
     for row in _run_all(source, todo, limits, jobs):
         rows[source, row["name"]] = {k: "" if v is None else str(v) for k, v in row.items()}
-        _write(out, rows.values())
+        write(out, rows.values())
         done += 1
         left = (time.monotonic() - start) / done * (len(todo) - done)
         print(f"[{done}/{len(todo)}] {describe(row)}  (left: {_duration(left)})", file=sys.stderr, flush=True)
     return [rows[source, n] for n in names]
-
-
-def read(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a table; none if there is no such file."""
-    if not os.path.exists(path):
-        return []
-    with open(path, newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
-
-
-def _write(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    # torchvision's few rows stand first.
-    table.writerows(sorted(rows, key=lambda r: (r["source"] != "torchvision", r["source"], r["name"])))
-    files.write_text(path, text.getvalue())
-
-
-def describe(row: Mapping[str, Any]) -> str:
-    """One row for the terminal."""
-    error = f"{float(row['features_error']):.0e}" if row["features_error"] not in (None, "") else ""
-    kind = " ".join(str(row[k]) for k in ("dtype", "blocks") if row[k] not in (None, "", "all"))
-    return f"{row['status']:<8} {row['name']:<44} {error:>6} {kind} {row['seconds']} s  {row['message']}".rstrip()
-
-
-# The process of one model.
-
-
-def _measure(source: str, name: str, limits: Limits, plan: int, pipe) -> None:
-    """Runs in a process of its own and sends the row as far as it is known; the last one has a status."""
-    import torch
-
-    from converters import export, sources, verify
-    from converters.randomise import fit_statistics, randomise
-
-    # Threads of several models get into each other's way: torch's float64 convolutions by group take up to sixty
-    # times as long with two threads on two busy cores as with one.
-    torch.set_num_threads(1)
-    row: dict[str, Any] = {}
-    try:
-        spec = f"{source}/{name}@random"
-        row["parameters"] = sources.parameters(spec)
-        size, options = _size(source, name)
-        dtype, blocks, options = _plan(source, name, options, row["parameters"], limits.memory, plan)
-        row |= {"input_size": size, "dtype": dtype, "blocks": blocks}
-        pipe.send(row)
-        torch.manual_seed(0)
-        module = randomise(_make(source, name, size, options).eval())
-        if dtype == "float64":
-            module = module.double()
-        graph, variables = export.from_torch(module, (3, size, size))
-        del variables  # a copy; big models have no room for it
-        variables = {k: v.detach().numpy() for k, v in module.state_dict().items()}
-        row["operators"] = " ".join(sorted({op.split(".")[1] for op in graph.operators()}))
-        pipe.send(row)
-        mixed = dtype == "float64" and _has_casts(graph, "float32")
-        row |= _compare(module, graph, variables, dtype, mixed)
-        if row["status"] == "failed":
-            images = verify.as_torch(verify.random_images(module, graph.input_size))
-            amplified = _amplification(module, images)
-            if amplified > AMPLIFICATION:
-                fit_statistics(module, images)  # in place: the variables are the module's own memory
-                row |= _compare(module, graph, variables, dtype, mixed)
-                reason = f"with random running statistics it amplifies rounding {amplified:.0e} times"
-                row["message"] = "; ".join(t for t in (row["message"], f"{reason}; with fitted ones") if t)
-    except MemoryError:
-        row["status"] = "memory"
-    except Exception as e:
-        row |= {"status": "failed", "message": _one_line(e)}
-    pipe.send(row)
-
-
-def _compare(
-    module: Any, graph: Any, variables: Mapping[str, Any], dtype: str, mixed: bool
-) -> dict[str, Any]:
-    """Columns of a row: errors, dtype, status, message. What is `mixed` may differ as much as float32 does."""
-    from converters import verify
-
-    errors = verify.compare(module, graph, variables, compiler_options=verify.QUICK_COMPILATION)
-    worst = max(errors.values())
-    if mixed and not worst <= verify.TOLERANCE[dtype]:
-        dtype = "mixed"
-    passed = worst <= verify.TOLERANCE["float32" if dtype == "mixed" else dtype]
-    return {f"{k}_error": f"{e:.3g}" for k, e in errors.items()} | {
-        "dtype": dtype,
-        "status": "passed" if passed else "failed",
-        "message": "" if passed else f"differs by {worst:.1e} in {dtype}",
-    }
-
-
-def _has_casts(graph: Any, dtype: str) -> bool:
-    """Whether the graph goes through that dtype where its own is another (timm's `x.float()`)."""
-    from vtabjax.graph import DType
-
-    def inside(item: Any) -> bool:
-        if isinstance(item, DType):
-            return item.name == dtype
-        if isinstance(item, (list, tuple)):
-            return any(map(inside, item))
-        return isinstance(item, dict) and any(map(inside, item.values()))
-
-    return any(inside(node.args) or inside(node.kwargs) for node in graph.nodes)
-
-
-def _amplification(module: Any, images: Any) -> float:
-    """Relative change of torch's own outputs over that of its inputs, for a change in the last digits."""
-    from converters import verify
-
-    change = 1e-12 if str(images.dtype) == "torch.float64" else 1e-6
-    before, after = (verify.reference(module, x) for x in (images, images * (1 + change)))
-    return max(verify.relative_error(after[k], before[k]) for k in before) / change
-
-
-def _plan(
-    source: str, name: str, options: dict[str, Any], parameters: int, memory: float, plan: int
-) -> tuple[str, str, dict[str, Any]]:
-    """(dtype, which blocks, options for the builder): the `plan`-th of those that fit into memory.
-
-    Raises:
-      MemoryError: there are not so many.
-    """
-    import torch
-
-    for less in ({}, *REDUCED) if source == "timm" else ({},):
-        if less:
-            try:
-                with torch.device("meta"):
-                    module = _make(source, name, None, {**options, **less})
-            except Exception:
-                continue  # it has no such option
-            parameters = sum(p.numel() for p in module.parameters())
-        for dtype, cost in BYTES_PER_PARAMETER.items():
-            if parameters * cost < memory:
-                if plan == 0:
-                    return dtype, _text(less) or "all", {**options, **less}
-                plan -= 1
-    raise MemoryError
-
-
-def _text(options: Mapping[str, Any]) -> str:
-    return " ".join(f"{k}={v}" for k, v in options.items())
-
-
-def _make(source: str, name: str, size: int | None, options: dict[str, Any]):
-    from converters.sources import timm, torchvision
-
-    if source == "timm":
-        return timm.timm.create_model(name, **options)
-    return torchvision.make(name, size or torchvision.own_size(name))
-
-
-def _size(source: str, name: str) -> tuple[int, dict[str, Any]]:
-    """The image size, and the options it needs: the model's own size where it is fixed, else the smallest."""
-    from converters.sources import timm, torchvision
-
-    if source == "torchvision":
-        own = torchvision.own_size(name)
-        return next((s for s in SIZES if s < own and torchvision.works(name, s)), own), {}
-    cfg = timm.config(name)
-    own = cfg.input_size[1]
-    # Windows shrink with small images and then hide what shifted windows do: those stay near their own size.
-    least = 64 if not cfg.fixed_input_size else 96 if family(source, name) in _TOKENS else min(own, 224)
-    for size in (s for s in SIZES if least <= s < own):
-        options = timm.size_options(name, size)
-        if options is not None:
-            return size, options
-    return own, {}
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 # The process that starts them and watches.
@@ -293,9 +104,7 @@ class _Run:
         self.began = time.monotonic()
         self.row: dict[str, Any] = {}
         self.pipe, theirs = context.Pipe(duplex=False)
-        self.process = context.Process(
-            target=_measure, args=(source, name, limits, plan, theirs), daemon=True
-        )
+        self.process = context.Process(target=measure, args=(source, name, limits, plan, theirs), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -341,84 +150,6 @@ class _Run:
         self.process.kill()
         self.process.join()
         self.pipe.close()
-
-
-def family(source: str, name: str) -> str:
-    """The module that defines an architecture, such as "vision_transformer"."""
-    from converters.sources import timm, torchvision
-
-    return (timm if source == "timm" else torchvision).family(name)
-
-
-# The summary.
-
-
-def summary(rows: Iterable[Mapping[str, str]]) -> str:
-    """The table by family, in Markdown, and every model that did not pass or was changed, with the reason."""
-    import importlib.metadata
-
-    rows = list(rows)
-    versions = ", ".join(
-        f"{p} {importlib.metadata.version(p)}" for p in ("torch", "torchvision", "timm", "jax")
-    )
-    lines = [
-        "# Coverage",
-        "",
-        "Written by `python -m converters audit`; the rows are in [coverage.csv](coverage.csv). Each architecture is",
-        "built with random parameters, biases and running statistics, converted, and compared with torch on the same",
-        "3 images. The error is max |Flax - torch| / max |torch| over features and logits, the worst of the family.",
-        "",
-        f"Versions: {versions}.",
-    ]
-    for source in sorted({r["source"] for r in rows}, reverse=True):
-        here = [r for r in rows if r["source"] == source]
-        passed = sum(r["status"] == "passed" for r in here)
-        lines += ["", f"## {source}: {passed} of {len(here)} pass", ""]
-        lines += ["| family | models | passed | parameters (M) | error, float64 | error, float32 |"]
-        lines += ["|---|---:|---:|---:|---:|---:|"]
-        for name in sorted({r["family"] for r in here}):
-            lines.append(_family_line(name, [r for r in here if r["family"] == name]))
-        lines += _listed("Not passed", [r for r in here if r["status"] != "passed"])
-        lines += _listed("With fewer blocks of the same kind (too big otherwise)", [
-            r for r in here if r["status"] == "passed" and r["blocks"] != "all"
-        ])  # fmt: skip
-        lines += _listed("In float64 with a part that the model itself computes in float32", [
-            r for r in here if r["status"] == "passed" and r["dtype"] == "mixed"
-        ])  # fmt: skip
-        lines += _listed("In float32 (too big for float64)", [
-            r for r in here if r["status"] == "passed" and r["dtype"] == "float32"
-        ])  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _family_line(name: str, rows: list[Mapping[str, str]]) -> str:
-    millions = sorted(int(r["parameters"]) / 1e6 for r in rows if r["parameters"])
-    span = f"{millions[0]:.1f}-{millions[-1]:.1f}" if millions else ""
-    passed = [r for r in rows if r["status"] == "passed"]
-
-    def worst(dtype: str) -> str:
-        errors = [
-            float(r[k])
-            for r in passed
-            if r["dtype"] == dtype
-            for k in ("features_error", "logits_error")
-            if r[k]
-        ]
-        return f"{max(errors):.0e}" if errors else ""
-
-    return f"| {name} | {len(rows)} | {len(passed)} | {span} | {worst('float64')} | {worst('float32')} |"
-
-
-def _listed(title: str, rows: list[Mapping[str, str]]) -> list[str]:
-    if not rows:
-        return []
-    return ["", f"### {title}", ""] + [
-        f"- `{r['name']}`" + "".join(f", {t}" for t in (_remark(r), r["message"]) if t) for r in rows
-    ]
-
-
-def _remark(row: Mapping[str, str]) -> str:
-    return row["blocks"] if row["blocks"] not in ("", "all") else ""
 
 
 def _is_glob(pattern: str) -> bool:

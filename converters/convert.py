@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from vtabjax import __version__, specs
+from vtabjax.graph import Graph
 from vtabjax.model import save
 
 _PACKAGES = ("torch", "torchvision", "timm")
@@ -51,7 +53,7 @@ def convert(
     return save(path, graph, variables, info)
 
 
-def _width(graph, variables, output: str) -> int | None:
+def _width(graph: Graph, variables: Mapping[str, np.ndarray], output: str) -> int | None:
     import jax
 
     from vtabjax.model import apply

@@ -1,7 +1,9 @@
 """What several test files use: a tiny converted model, and converters that only copy it."""
 
+import gc
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -85,16 +87,21 @@ else:
         say(model, status="converted", path=target, message="", seconds=0.5)
 """
 
-# Runs main.py with those converters instead of the real ones.
+# Runs the command with those converters instead of the real ones.
 _MAIN = """
 import sys
 sys.path.insert(0, {root!r})
 from absl import app
-from vtabjax import artefacts
+from vtabjax import artefacts, cli
 artefacts.COMMAND = {command!r}
-import main
-app.run(main.main, flags_parser=main.parse_flags)
+app.run(cli.main, flags_parser=cli.parse_flags)
 """
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def tiny_graph(head: bool = False, size: int = 16):
@@ -203,3 +210,29 @@ def config():
     c = knn.get_config("mini")
     c.models, c.tasks, c.image_size = "tiny/a,tiny/b", "digits", 16
     return c
+
+
+@pytest.fixture
+def extractions(monkeypatch):
+    """Counts the passes over images."""
+    from vtabjax import features
+
+    seen = []
+    extractor = features.extractor
+
+    def counted(parts, **options):
+        run = extractor(parts, **options)
+        return lambda images: seen.append((parts.info["spec"], len(images))) or run(images)
+
+    monkeypatch.setattr(features, "extractor", counted)
+    return seen
+
+
+@pytest.fixture
+def memory_back():
+    """For tests of big models: what JAX compiled goes after each."""
+    import jax
+
+    yield
+    jax.clear_caches()
+    gc.collect()

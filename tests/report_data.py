@@ -1,8 +1,13 @@
-"""A sweep's results without a sweep: what vtabjax.report reads, written through vtabjax.results.save."""
+"""A sweep's results without a sweep: what vtabjax.report reads, written through vtabjax.results.save; the report."""
+
+import csv
+import re
 
 import numpy as np
 
-from vtabjax import cells, results
+from configs import report as report_config
+from vtabjax import cells, report, results
+from vtabjax.report import gather
 from vtabjax.results import Cell
 
 METHODS = ("supervised", "self-supervised", "none", "semi-supervised")
@@ -81,3 +86,34 @@ def sweep(workdir, models, tasks, protocols=tuple(SETTINGS), *, n=400, seed=0):
                 else:
                     metrics["val_accuracy"] = float(drawn(0.4, 200).mean())
                 save(workdir, protocol, spec(i), task, metrics, right, i=i)
+
+
+def finetuned(workdir, i, task, accuracy=0.5, **rest):
+    """One result of fine-tuning the i-th model."""
+    save(workdir, "finetune", spec(i), task, {"accuracy": accuracy}, i=i, **rest)
+
+
+def make(workdir, **changes):
+    """The report; returns the page's HTML without its scripts, as text."""
+    config = report_config.get_config()
+    config.resamples, config.figures = 100, False
+    config.update(changes)
+    assert report.run(config, workdir) == 0
+    html = (workdir / "report" / "report.html").read_text(encoding="utf-8")
+    html = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
+    return (
+        re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.replace("<wbr>", "")))
+        .replace("&#39;", "'")
+        .replace("&lt;", "<")
+    )
+
+
+def rows(workdir, name):
+    """The rows of one of the report's tables."""
+    with open(workdir / "report" / "tables" / f"{name}.csv", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def gathered(workdir, others=()):
+    """What the report is made of."""
+    return gather.gather(workdir, workdir / "models", others)

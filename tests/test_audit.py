@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from converters import audit
-from converters.audit import Limits
+from converters import audit, audit_model, audit_table
+from converters.audit_model import Limits
 from vtabjax.specs import SpecError
 
 ROOMY = Limits(memory=8e9, seconds=300)
@@ -49,7 +49,7 @@ def test_models_are_measured_and_a_second_run_has_nothing_to_do(tmp_path, capsys
     with open(out, newline="") as f:
         assert list(csv.DictReader(f)) == rows
 
-    monkeypatch.setattr(audit, "_measure", crash)
+    monkeypatch.setattr(audit, "measure", crash)
     assert audit.audit("timm", "test_resnet", out, ROOMY) == rows
     assert "1 of them in" in capsys.readouterr().err
     (row,) = audit.audit("timm", "test_resnet", out, ROOMY, again=["passed"])
@@ -57,27 +57,27 @@ def test_models_are_measured_and_a_second_run_has_nothing_to_do(tmp_path, capsys
 
 
 def test_what_takes_too_long_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(audit, "_measure", hang)
+    monkeypatch.setattr(audit, "measure", hang)
     out = tmp_path / "coverage.csv"
     start = time.monotonic()
     rows = audit.audit("torchvision", "resnet*8", out, Limits(8e9, 3.0), jobs=2)
     assert time.monotonic() - start < 120
     assert [(r["name"], r["status"]) for r in rows] == [("resnet18", "timeout")]
     assert "not done after 3 s" in rows[0]["message"]
-    monkeypatch.setattr(audit, "_measure", slow_at_first)
+    monkeypatch.setattr(audit, "measure", slow_at_first)
     (row,) = audit.audit("torchvision", "resnet34", out, Limits(8e9, 5.0))
     assert row["status"] == "passed" and row["blocks"] == "plan 1"
 
 
 def test_what_takes_too_much_memory_is_tried_in_another_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(audit, "_measure", hoard)
+    monkeypatch.setattr(audit, "measure", hoard)
     (row,) = audit.audit("torchvision", "resnet18", tmp_path / "coverage.csv", Limits(1e9, 120))
     assert row["status"] == "passed" and row["blocks"] == "plan 1"
 
 
 def test_the_plan_goes_from_the_whole_model_to_fewer_blocks():
     name, parameters = "vit_tiny_patch16_224", 5717416
-    plan = lambda memory, i: audit._plan("timm", name, {}, parameters, memory, i)  # noqa: E731
+    plan = lambda memory, i: audit_model._plan("timm", name, {}, parameters, memory, i)  # noqa: E731
     assert plan(1e12, 0) == ("float64", "all", {})
     assert plan(1e12, 1) == ("float32", "all", {})
     assert plan(1e12, 2) == ("float64", "depth=4", {"depth": 4})
@@ -86,15 +86,15 @@ def test_the_plan_goes_from_the_whole_model_to_fewer_blocks():
     with pytest.raises(MemoryError):
         plan(1e6, 0)
     with pytest.raises(MemoryError):  # torchvision's builders have no such options
-        audit._plan("torchvision", "resnet18", {}, 11689512, 1e6, 0)
+        audit_model._plan("torchvision", "resnet18", {}, 11689512, 1e6, 0)
 
 
 def test_sizes_are_small_where_the_architecture_allows():
-    assert audit._size("timm", "resnet18") == (64, {})
-    assert audit._size("timm", "vit_tiny_patch16_224") == (96, {"img_size": 96})
-    assert audit._size("timm", "swin_tiny_patch4_window7_224") == (224, {})
-    assert audit._size("torchvision", "vit_b_16") == (64, {})
-    assert audit._size("torchvision", "maxvit_t") == (224, {})
+    assert audit_model._size("timm", "resnet18") == (64, {})
+    assert audit_model._size("timm", "vit_tiny_patch16_224") == (96, {"img_size": 96})
+    assert audit_model._size("timm", "swin_tiny_patch4_window7_224") == (224, {})
+    assert audit_model._size("torchvision", "vit_b_16") == (64, {})
+    assert audit_model._size("torchvision", "maxvit_t") == (224, {})
 
 
 def test_nothing_to_audit(tmp_path):
@@ -115,7 +115,7 @@ def row(name, family="vision_transformer", status="passed", **rest):
         "message": "",
     }
     return (
-        dict.fromkeys(audit.COLUMNS, "")
+        dict.fromkeys(audit_table.COLUMNS, "")
         | defaults
         | {"name": name, "family": family, "status": status}
         | rest
@@ -123,7 +123,7 @@ def row(name, family="vision_transformer", status="passed", **rest):
 
 
 def test_the_summary_counts_by_family_and_lists_what_is_not_plain():
-    text = audit.summary(
+    text = audit_table.summary(
         [
             row("vit_a"),
             row("vit_b", parameters="99500000", features_error="2e-13"),
@@ -144,7 +144,7 @@ def test_the_summary_counts_by_family_and_lists_what_is_not_plain():
 def test_the_command(tmp_path, capsys, monkeypatch):
     from converters.__main__ import main
 
-    monkeypatch.setattr(audit, "_measure", crash)
+    monkeypatch.setattr(audit, "measure", crash)
     out = tmp_path / "docs" / "coverage.csv"
     status = main(["audit", "--source=timm", "--models=test_vit", f"--out={out}", "--timeout=60"])
     assert status == 1

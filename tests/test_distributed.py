@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -30,12 +29,6 @@ sys.exit(status)
 """
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def run(converters, workdir, sweeps, devices=1, extra=""):
     """Runs sweeps in two processes; the exit status and what each process said."""
     code = _SWEEPS.format(root=str(conftest.ROOT), command=converters.command, extra=extra)
@@ -43,7 +36,7 @@ def run(converters, workdir, sweeps, devices=1, extra=""):
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{conftest.free_port()}",
         "JAX_NUM_PROCESSES": "2",
     }
     started = [

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -180,14 +179,8 @@ def test_four_devices(loop, one_device):
     agree(finish(start(script(_TWENTY_STEPS, loop=loop), devices=4))[1], one_device, 4)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def test_two_processes(one_device):
-    code = script(_TWENTY_STEPS, processes=2, port=free_port(), loop=False)
+    code = script(_TWENTY_STEPS, processes=2, port=conftest.free_port(), loop=False)
     workers = [start(code, str(i), devices=2) for i in range(2)]
     for worker in workers:
         agree(finish(worker)[1], one_device, 4)
@@ -198,7 +191,9 @@ def test_two_processes_told_to_end(tmp_path):
     body = _PROTOCOL.replace("module._pace", "module._pace_unused")
 
     def both(pause):
-        code = script(body, processes=2, port=free_port(), folder=str(tmp_path / "cell"), pause=pause)
+        code = script(
+            body, processes=2, port=conftest.free_port(), folder=str(tmp_path / "cell"), pause=pause
+        )
         return [start(code, str(i)) for i in range(2)]
 
     workers = both(0.5)

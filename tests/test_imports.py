@@ -1,4 +1,4 @@
-"""What importing costs: nothing under vtabjax needs torch, and TensorFlow is for preparing data only."""
+"""What imports what: layers, one above the other; no torch under vtabjax; TensorFlow for preparing data only."""
 
 import ast
 import subprocess
@@ -45,6 +45,110 @@ def test_a_saved_model_runs_without_torch(tmp_path):
     code += f"f = features.extract(model.load_parts({str(tmp_path / 'm')!r}), np.zeros((3, 16, 16, 3), np.uint8)); "
     code += "assert f['features'].shape == (3, 24); del sys.modules['torch']"
     assert loaded(code) == []
+
+
+# From the bottom up: a module imports its own layer and those below. A package's name stands for all of it.
+LAYERS = {
+    "what knows nothing of the rest": (
+        "vtabjax._bradley_terry", "vtabjax.distributed", "vtabjax.files", "vtabjax.graph", "vtabjax.memory",
+        "vtabjax.ops", "vtabjax.parallel", "vtabjax.progress", "vtabjax.resident", "vtabjax.specs", "vtabjax.trust",
+    ),
+    "models": ("vtabjax.cpu", "vtabjax.model"),
+    "data, features and the files that hold them": (
+        "vtabjax.artefacts", "vtabjax.data", "vtabjax.features", "vtabjax.inputs", "vtabjax.results", "vtabjax.tasks",
+    ),
+    "numbers": ("vtabjax.protocols", "vtabjax.ranking", "vtabjax.resampling"),
+    "sweeps": (
+        "vtabjax.cells", "vtabjax.conversions", "vtabjax.costs", "vtabjax.plan", "vtabjax.slurm", "vtabjax.status",
+        "vtabjax.sweep", "vtabjax.tables", "vtabjax.watch", "vtabjax.work",
+    ),
+    "reports": ("vtabjax.report",),
+    "commands": ("vtabjax.cli", "vtabjax.embedded", "configs", "main"),
+}  # fmt: skip
+# What those beside the layers may use, and nothing else.
+ONLY = {
+    "configs": {"configs", "vtabjax.tasks"},
+    "converters": {
+        "converters", "vtabjax.files", "vtabjax.graph", "vtabjax.memory", "vtabjax.model", "vtabjax.ops",
+        "vtabjax.specs",
+    },
+}  # fmt: skip
+RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
+
+
+def module_names():
+    """{module's name: its file} of everything that is not a test or a benchmark."""
+    found = [conftest.ROOT / "main.py"]
+    for package in ("vtabjax", "converters", "configs"):
+        found += (conftest.ROOT / package).rglob("*.py")
+    names = {path: ".".join(path.relative_to(conftest.ROOT).with_suffix("").parts) for path in found}
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+def imported(text, modules):
+    """The modules that a source text imports anywhere: at the top, within functions, for the type checker."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute here"
+            names = [f"{node.module}.{a.name}" for a in node.names]
+            yield from (name if name in modules else node.module for name in names)
+
+
+def place(module, table):
+    """The entry of a table that a module belongs to: its own name or its nearest package's; None without."""
+    while module not in table and "." in module:
+        module = module.rpartition(".")[0]
+    return module if module in table else None
+
+
+def wrong_imports(name, text, modules):
+    """Which of ours a module imports and should not."""
+    package = name.partition(".")[0]
+    for other in imported(text, modules):
+        if other.partition(".")[0] not in ("vtabjax", "converters", "configs", "main") or other == "vtabjax":
+            continue  # a library; or the version, which everyone may read
+        if package in ONLY and place(other, ONLY[package]) is None:
+            yield other
+        elif package != "converters":
+            rank = RANKS.get(place(other, RANKS))
+            if rank is None or rank > RANKS[place(name, RANKS)]:
+                yield other
+
+
+def test_no_module_imports_a_higher_layer():
+    modules = module_names()
+    wrong = {
+        n: list(wrong_imports(n, p.read_text(encoding="utf-8"), modules))
+        for n, p in modules.items()
+        if n != "vtabjax"
+    }
+    assert {name: found for name, found in wrong.items() if found} == {}
+    assert list(imported(modules["vtabjax"].read_text(encoding="utf-8"), modules)) == []
+
+
+def test_every_module_has_a_place():
+    modules = set(module_names()) - {"vtabjax"}
+    lost = {n for n in modules if place(n, RANKS) is None and n.partition(".")[0] != "converters"}
+    assert not lost, f"give {lost} a layer"
+    assert set(RANKS) <= modules, "a layer names what is not there"
+
+
+@pytest.mark.parametrize(
+    "name, text, found",
+    [
+        ("vtabjax.model", "from vtabjax import features, graph", ["vtabjax.features"]),
+        ("vtabjax.protocols.knn", "def f():\n    from vtabjax.cells import PROTOCOLS", ["vtabjax.cells"]),
+        ("vtabjax.sweep", "import numpy, vtabjax.report", ["vtabjax.report"]),
+        ("vtabjax.report.page", "from converters import convert", ["converters.convert"]),
+        ("configs.knn", "from vtabjax import sweep, tasks", ["vtabjax.sweep"]),
+        ("converters.export", "from vtabjax.protocols import knn", ["vtabjax.protocols.knn"]),
+        ("converters.audit", "from vtabjax import __version__, files, graph, memory", []),
+    ],
+)
+def test_a_wrong_import_is_found(name, text, found):
+    assert list(wrong_imports(name, text, module_names())) == found
 
 
 def test_only_converters_import_torch():

@@ -137,9 +137,9 @@ import sys, subprocess
 before = set(sys.modules)
 sys.argv = ["main.py", "--config=configs/knn.py", *sys.argv[1:]]
 from absl import app
-import main
+from vtabjax import cli
 try:
-    app.run(main.main, flags_parser=main.parse_flags)
+    app.run(cli.main, flags_parser=cli.parse_flags)
 except SystemExit as e:
     print("status", e.code)
 print("loaded", *sorted({"jax", "torch", "tensorflow", "orbax", "timm"} & set(sys.modules)))

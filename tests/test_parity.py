@@ -1,8 +1,5 @@
 """Every architecture of tests/models.py: the graph computes what PyTorch computes."""
 
-import gc
-
-import jax
 import models
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ from converters.export import from_torch
 from converters.randomise import randomise
 from converters.verify import QUICK_COMPILATION, TOLERANCE, compare
 
+pytestmark = pytest.mark.usefixtures("memory_back")
 # In float64 these hold gigabytes: one after another.
 _BIG = {"vit_l_16", "vit_l_32", "convnext_large", "wide_resnet101_2", *models.HUGE}
 
@@ -23,13 +21,6 @@ def _cases():
             yield pytest.param(source, name, False, id=f"{source}/{name}", marks=marks)
     for name in models.HUGE:
         yield pytest.param("torchvision", name, True, id=f"{name}-full", marks=[pytest.mark.audit])
-
-
-@pytest.fixture(autouse=True)
-def _give_memory_back():
-    yield
-    jax.clear_caches()
-    gc.collect()
 
 
 @pytest.mark.parametrize("source, name, full", list(_cases()))

@@ -1,7 +1,5 @@
-"""What the report says: that its numbers are the results', what it keeps apart, and what it says is missing."""
+"""What the report says: that its numbers are the results', and what it says is missing."""
 
-import csv
-import json
 import re
 import subprocess
 import sys
@@ -11,38 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import report_data
+from report_data import finetuned, gathered, make, rows
 
-from configs import report as report_config
-from vtabjax import ranking, report, results, tasks, trust
+from vtabjax import ranking, results, tasks, trust
 from vtabjax.plan import UsageError
-from vtabjax.report import analysis, charts, gather, proxies, published, sheets
+from vtabjax.report import analysis, charts, sheets
 from vtabjax.results import Cell
 
 TASKS = tasks.EMBEDDED
-
-
-def make(workdir, **changes):
-    """The report; returns the page's HTML without its scripts, as text."""
-    config = report_config.get_config()
-    config.resamples, config.figures = 100, False
-    config.update(changes)
-    assert report.run(config, workdir) == 0
-    html = (workdir / "report" / "report.html").read_text(encoding="utf-8")
-    html = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
-    return (
-        re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.replace("<wbr>", "")))
-        .replace("&#39;", "'")
-        .replace("&lt;", "<")
-    )
-
-
-def rows(workdir, name):
-    with open(workdir / "report" / "tables" / f"{name}.csv", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
-
-
-def gathered(workdir, others=()):
-    return gather.gather(workdir, workdir / "models", others)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +120,7 @@ def test_groups_sizes_and_front(mini):
 def test_a_model_without_parameters_is_on_the_front_of_table_and_chart(tmp_path):
     """The pixels: cheaper than everything, and with no place on a logarithmic axis."""
     for i, (accuracy, parameters) in enumerate([(0.5, 0), (0.4, 272_128), (0.6, 356_196), (0.3, 470_000)]):
-        save(tmp_path, i, "digits", accuracy, source=report_data.source(i) | {"parameters": parameters})
+        finetuned(tmp_path, i, "digits", accuracy, source=report_data.source(i) | {"parameters": parameters})
     a = analysis.analyse(gathered(tmp_path).boards[0], analysis.Options(resamples=100))
     rows = {row[0]: row[3] for row in sheets.board_sheets(a)["cost"].rows}
     assert [rows[report_data.spec(i)] for i in range(4)] == ["yes", "", "yes", ""]
@@ -264,143 +238,6 @@ def test_a_model_that_always_wins(tmp_path):
     assert f"{report_data.spec(2)} lost no match" in text and "penalised fit (ridge 0.1)" in text
     table = {r["model"]: r for r in rows(tmp_path, "finetune-epp")}
     assert table[report_data.spec(2)]["group"] == "1" and table[report_data.spec(2)]["EPP within group"] == ""
-
-
-# Mixed settings.
-
-
-def save(workdir, i, task, accuracy=0.5, **rest):
-    report_data.save(workdir, "finetune", report_data.spec(i), task, {"accuracy": accuracy}, i=i, **rest)
-
-
-def test_other_settings_have_their_own_board(tmp_path):
-    report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
-    save(tmp_path, 0, "digits", 0.1, changes={"resize": "bicubic"})
-    text = make(tmp_path)
-    assert "Fine-tuning was run in 2 ways (different resize)" in text
-    assert "Fine-tuning · resize bicubic" in text and "Fine-tuning · resize vtab" in text
-    assert [r["digits"] for r in rows(tmp_path, "finetune-2-accuracy")] == ["0.1"]
-    assert "0.1" not in [r["digits"] for r in rows(tmp_path, "finetune-accuracy")]
-
-
-def test_other_examples_have_their_own_board(tmp_path):
-    report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
-    save(tmp_path, 9, "digits", data={"train800": "new", "test": "new"})
-    text = make(tmp_path)
-    assert "Results on digits were computed on different examples" in text
-    assert [b.title for b in gathered(tmp_path).boards] == [
-        "Fine-tuning · examples not set",
-        "Fine-tuning · examples data 2",
-    ]
-
-
-def test_other_input_size_is_no_other_data(tmp_path):
-    """With each model's own size, examples as seen differ by right."""
-    for i in range(3):
-        size = [3, 64 + i, 64 + i]
-        save(
-            tmp_path,
-            i,
-            "digits",
-            changes={"image_size": 0},
-            input={"input_size": size},
-            data={"test": f"{i}"},
-        )
-    found = gathered(tmp_path)
-    assert len(found.boards) == 1 and found.notices == []
-
-
-def test_versions(tmp_path, monkeypatch):
-    save(tmp_path, 0, "digits")
-    others = {**results.versions(), "vtabjax": "9", "jax": "99"}
-    monkeypatch.setattr(results, "versions", lambda: others)
-    save(tmp_path, 1, "digits")
-    found = gathered(tmp_path)
-    assert [b.title.partition(" · ")[2] for b in found.boards][1] == "vtabjax version 9"
-    assert any("several versions of jax" in n and "shown together" in n for n in found.notices)
-
-
-def test_changed_weights_are_another_model(tmp_path):
-    save(tmp_path, 0, "digits", weight_hash="a" * 16)
-    save(tmp_path, 0, "sprites_location", weight_hash="b" * 16)
-    found = gathered(tmp_path)
-    assert [m.label for m in found.boards[0].models] == [
-        f"{report_data.spec(0)} [weights {c * 8}]" for c in "ab"
-    ]
-    assert "changed between runs" in found.notices[0]
-
-
-def test_results_without_a_source_still_work(tmp_path):
-    """As older versions wrote them: what the converted model says, or what its name says."""
-    from vtabjax import model
-
-    for spec in ("timm/resnet50.a1_in1k", "timm/tf_efficientnetv2_s@random"):
-        cell = Cell("knn", spec, "digits", {"k": 1})
-        results.save(
-            cell,
-            tmp_path,
-            metrics={"accuracy": 0.5},
-            correct=None,
-            provenance={"weight_hash": spec},
-            seconds={},
-        )
-    parts = conftest.tiny_parts()
-    parts.info.update(method="supervised", family="resnet", parameters=25)
-    path = model.save(tmp_path / "models" / "x", *parts)
-    info = json.loads((path / "model.json").read_text()) | {"weight_hash": "timm/resnet50.a1_in1k"}
-    (path / "model.json").write_text(json.dumps(info))
-    one, two = gathered(tmp_path).boards[0].models
-    assert (one.method, one.family, one.parameters) == ("supervised", "resnet", 25)
-    assert (two.method, two.family, two.parameters) == ("from scratch", "efficientnetv2", None)
-
-
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [("timm/resnet50.a1_in1k", "resnet"), ("vit_small_patch16_224", "vit"), ("wide_resnet50_2", "resnet"),
-     ("timm/test_resnet@random", "resnet"), ("mobilenetv3_small_100", "mobilenetv3")],
-)  # fmt: skip
-def test_family_by_name(name, family):
-    assert gather.family(name) == family
-
-
-# Published rows.
-
-
-def test_published_beside_ours(tmp_path):
-    for i in range(3):
-        for task in tasks.VTAB[:4]:
-            save(tmp_path, i, task, 0.5 + 0.1 * i)
-    found = gathered(tmp_path, [published.read("vtab")])
-    titles = [b.title for b in found.boards]
-    assert titles == [
-        "Fine-tuning",
-        "Fine-tuning, beside published: VTAB (2019), 1,000 examples",
-        "Published: VTAB (2019), 1,000 examples",
-        "Published: VTAB (2019), full training sets",
-    ]
-    own, beside = found.boards[:2]
-    assert not any(m.published for m in own.models)
-    assert sum(m.published for m in beside.models) == 16 and list(beside.tasks) == list(tasks.VTAB[:4])
-    assert beside.values[3:].shape == (16, 4) and not np.isnan(beside.values).any()
-    # Nothing of theirs is in our own board, and proxies are judged against ours alone.
-    assert len(own.models) == 3 and proxies.judge(found, analysis.Options(resamples=100)).board is None
-
-
-def test_epp_of_the_official_table():
-    board = next(
-        b
-        for b in gather.gather(
-            conftest.ROOT / "no such", conftest.ROOT / "no", [published.read("vtab")]
-        ).boards
-    )
-    a = analysis.analyse(board, analysis.Options(resamples=200))
-    s = a.strengths
-    assert s.fit.finite and s.within is None and s.fit.n_clusters == 19
-    assert [board.models[i].label for i in a.order[:2]] == ["Sup-Rotation-100%", "Sup-Exemplar-100%"]
-    # Clustered errors, not the naive ones that would be half as large.
-    assert 0.3 < np.median(s.fit.standard_errors) < 0.55
-    assert s.best.sum() == pytest.approx(1) and (s.rank_low <= s.rank_high).all()
-    assert a.differences is None and "published tables" in a.no_differences
 
 
 # Options and messages.

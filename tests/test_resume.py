@@ -17,14 +17,14 @@ import sys
 sys.path.insert(0, {root!r})
 import numpy as np
 from configs import knn
-from vtabjax import artefacts, cells, sweep
+from vtabjax import artefacts, cells, protocols, sweep
 artefacts.COMMAND = {command!r}
 
 def run(inputs, settings):
     given = inputs.split("val200")
     with open({log!r}, "a") as log:
         log.write(f"{{inputs.model.spec}} {{inputs.task}}\\n")
-    return cells.Outcome({{"accuracy": float(given.features.mean())}}, np.asarray(given.labels) % 2 == 0)
+    return protocols.Outcome({{"accuracy": float(given.features.mean())}}, np.asarray(given.labels) % 2 == 0)
 
 cells.PROTOCOLS["knn"] = cells.Protocol(lambda config: {{"splits": ["val200"]}}, run)
 config = knn.get_config()

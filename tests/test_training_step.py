@@ -1,7 +1,5 @@
 """One step of SGD with momentum on the same batch, in PyTorch and in Flax, in float64; and back into PyTorch."""
 
-import gc
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +18,7 @@ from converters.randomise import randomise
 from converters.verify import QUICK_COMPILATION
 from vtabjax.model import Parts, apply, to_state_dict
 
+pytestmark = pytest.mark.usefixtures("memory_back")
 # One of each family, at the smallest image that keeps every stage at work.
 FAMILIES = {
     "resnet18": 64,
@@ -59,13 +58,6 @@ def _close(ours, theirs, scale, what):
 
 def _create(name):
     return timm.create_model(name, **_OPTIONS.get(name, {}))
-
-
-@pytest.fixture(autouse=True)
-def _give_memory_back():
-    yield
-    jax.clear_caches()
-    gc.collect()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

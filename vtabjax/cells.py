@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from vtabjax import specs
+from vtabjax.protocols import Outcome
 
 if TYPE_CHECKING:
     from vtabjax.inputs import Inputs
@@ -26,23 +26,6 @@ SCORES = (
     "parc",
     "sfda",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a protocol found out.
-
-    Attributes:
-      metrics: numbers by name; None where one does not apply.
-      correct: bool [N], whether each example was classified correctly; None if nothing is classified.
-      chosen: hyperparameters it chose, and flags about the choice.
-      notes: why a number is missing, by the number's name.
-    """
-
-    metrics: Mapping[str, float | None]
-    correct: np.ndarray | None = None
-    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Protocol(NamedTuple):
@@ -183,15 +166,15 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _finetune_settings(config: Any) -> dict[str, Any]:
-    from vtabjax.protocols import finetune
+    from vtabjax.protocols import _finetune_cell
 
-    return finetune.cell_settings(config)
+    return _finetune_cell.settings(config)
 
 
 def _finetune(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
-    from vtabjax.protocols import finetune
+    from vtabjax.protocols import _finetune_cell
 
-    return finetune.run_cell(inputs, settings)
+    return _finetune_cell.run(inputs, settings)
 
 
 # To add a protocol: a function from config to settings, one from inputs to an outcome, a line here, a config.

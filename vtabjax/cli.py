@@ -49,6 +49,7 @@ def _use_huge_pages() -> None:
 
 
 def main(argv: list[str]) -> int:
+    """What the flags ask for; returns the exit status (2: the command makes no sense, 130: interrupted)."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries are chatty at absl's default
     if len(argv) > 1:

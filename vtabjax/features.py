@@ -118,7 +118,11 @@ def extract(
     batch_size: int = 128,
     dtype: str = "float32",
 ) -> dict[str, np.ndarray]:
-    """Features [N, D] (and logits [N, K]) of images, uint8 [N, S, S, 3]. For many calls see `extractor`."""
+    """Features [N, D] (and logits [N, K]) of images, uint8 [N, S, S, 3], as float32. For many calls see `extractor`.
+
+    Raises:
+      ValueError: images of another shape or dtype than the model takes, or a dtype that is not known.
+    """
     return extractor(parts, mesh=mesh, batch_size=batch_size, dtype=dtype)(images)
 
 
@@ -174,9 +178,9 @@ def load(folder: str | os.PathLike, key: Key) -> dict[str, np.ndarray] | None:
     """Cached features, or None where there are none. A file that is damaged is as good as none."""
     try:
         with (files.as_path(folder) / f"{key.digest()}.npz").open("rb") as f:
-            if files.is_remote(folder):
-                f = io.BytesIO(f.read())  # one request instead of one per member
-            with np.load(f, allow_pickle=False) as data:
+            # Of a remote file: one request instead of one per member.
+            whole = io.BytesIO(f.read()) if files.is_remote(folder) else f
+            with np.load(whole, allow_pickle=False) as data:
                 if str(data["key"]) != json.dumps(key):
                     return None
                 return {name: data[name] for name in data.files if name != "key"}
@@ -206,7 +210,9 @@ def save(folder: str | os.PathLike, key: Key, features: Mapping[str, np.ndarray]
       NotFiniteError: a feature or logit is NaN or infinite.
     """
     check(features)
-    kept = {k: v for k, v in features.items() if k == "features" or v.nbytes <= MAX_LOGITS_BYTES}
+    kept: dict[str, Any] = {
+        k: v for k, v in features.items() if k == "features" or v.nbytes <= MAX_LOGITS_BYTES
+    }
     with files.replacing(files.as_path(folder) / f"{key.digest()}.npz") as temporary:
         with open(temporary, "wb") as f:
             np.savez(f, key=np.array(json.dumps(key)), **kept)

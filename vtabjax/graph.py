@@ -10,7 +10,7 @@ import base64
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,7 +151,7 @@ def node_refs(node: Node) -> Iterator[Ref]:
     yield from refs(node.kwargs)
 
 
-def map_refs(tree: Any, function) -> Any:
+def map_refs(tree: Any, function: Callable[[Ref | DType], Any]) -> Any:
     """`tree` with every Ref and DType replaced by ``function(it)``."""
     if isinstance(tree, (Ref, DType)):
         return function(tree)

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from vtabjax import ops
-from vtabjax.graph import DType, Graph, Ref, map_refs
+from vtabjax.graph import DType, Graph, Node, Ref, map_refs
 from vtabjax.ops import channels_last
 
 Array = jax.Array | np.ndarray
@@ -88,31 +88,33 @@ def apply(
                     _count_batch(node, graph, variables, updates)
             elif name in ops.STATEFUL:
                 key = jax.random.fold_in(rng, number) if train and rng is not None else None
-                values[node.name] = _drop(name, args, kwargs, key)
+                values[node.name] = _drop(name, args, key)
             else:
                 function = ops.lookup(node.op, node.module)
                 values[node.name] = channels_last.call(name, function, args, kwargs)
     return {name: channels_last.plain(resolve(ref)) for name, ref in graph.outputs.items()}, updates
 
 
-def _batch_norm(node, args, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+def _batch_norm(node: Node, args: tuple, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
     x, weight, bias, mean, var, training, momentum, eps = args[:8]
     # Recorded as training without running statistics: weight standardisation, always by its own statistics.
     out, new_mean, new_var = channels_last.batch_norm(
         x, weight, bias, mean, var, training or train, momentum, eps
     )
-    if new_mean is None:
+    if new_mean is None or new_var is None:
         return out, {}
     return out, {node.args[3].name: new_mean, node.args[4].name: new_var}
 
 
-def _count_batch(node, graph: Graph, variables, updates) -> None:
+def _count_batch(
+    node: Node, graph: Graph, variables: Mapping[str, Array], updates: dict[str, jax.Array]
+) -> None:
     name = node.args[3].name.removesuffix("running_mean") + "num_batches_tracked"
     if name in graph.variables and name in variables:
         updates[name] = jnp.asarray(variables[name]) + 1
 
 
-def _drop(name: str, args, kwargs, key: jax.Array | None) -> jax.Array:
+def _drop(name: str, args: tuple, key: jax.Array | None) -> jax.Array:
     """Dropout, channel dropout and stochastic depth (row: an example at a time; batch: all at once)."""
     x, p = args[:2]
     if key is None or p == 0:
@@ -142,7 +144,7 @@ def normalise(images: Array, info: Mapping[str, Any]) -> jax.Array:
 class _Info(dict):
     """A dict that may be a static attribute of a module: NNX hashes those."""
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a dict says that it has none
     __eq__ = object.__eq__
 
 

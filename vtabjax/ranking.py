@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from vtabjax import _bradley_terry as bt
@@ -70,12 +72,12 @@ class Epp(NamedTuple):
 # A few hundred unknowns: threads of the linear algebra wait for each other longer than they work.
 @threadpool_limits.wrap(limits=1)
 def epp(
-    scores,
+    scores: ArrayLike,
     *,
     higher_is_better: bool = True,
     tie_margin: float = 0.0,
     ridge: float | None = None,
-    clusters=None,
+    clusters: Sequence | np.ndarray | None = None,
 ) -> Epp:
     """Elo-based Predictive Power: the Bradley-Terry model over models' scores in several rounds.
 
@@ -164,7 +166,13 @@ def epp(
     )
 
 
-def check(scores, higher_is_better, tie_margin, ridge, clusters) -> tuple[np.ndarray, np.ndarray]:
+def check(
+    scores: ArrayLike,
+    higher_is_better: bool,
+    tie_margin: float,
+    ridge: float | None,
+    clusters: Sequence | np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
     """The scores, higher better, [M, R], and the number of each round's cluster, [R]; ValueError if they are none."""
     s = np.asarray(scores, np.float64)
     if s.ndim != 2 or s.shape[0] < 2 or s.shape[1] < 1:
@@ -201,7 +209,7 @@ class WinProbabilities(NamedTuple):
 
 
 def win_probabilities(fit: Epp, *, level: float = 0.95) -> WinProbabilities:
-    """P(i beats j) = sigma(b_i - b_j) with intervals from the clustered covariance (see `quantile`)."""
+    """P(i beats j) = sigma(b_i - b_j), [M, M], with intervals from the clustered covariance (see `quantile`)."""
     d = fit.scores[:, None] - fit.scores[None, :]
     v = np.diag(fit.covariance)
     error = np.sqrt(np.maximum(v[:, None] + v[None, :] - 2 * fit.covariance, 0.0))

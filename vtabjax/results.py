@@ -107,7 +107,7 @@ def file_name(task: str) -> str:
 
 
 def find(cell: Cell, workdir: str | Path) -> dict[str, Any] | None:
-    """The cell's result with these very settings, or None."""
+    """The cell's result with these very settings, or None. Raises ValueError for a damaged file, as `read`."""
     for path in _paths(cell, workdir):
         record = read(path)
         if record is not None and record["config_hash"] == cell.hash:
@@ -204,7 +204,8 @@ def save(
     for path in _paths(cell, workdir):
         written = files.create_text(path, text)
         # Taken by the same cell (another worker was faster) or by the same cell with other settings?
-        if written or read(path)["config_hash"] == cell.hash:
+        there = None if written else read(path)
+        if written or (there is not None and there["config_hash"] == cell.hash):
             break
     cell.error_path(workdir).unlink(missing_ok=True)
     return written
@@ -255,7 +256,10 @@ def unpack(packed: Mapping[str, Any]) -> np.ndarray:
 
 
 def records(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """All results under a workdir (of one protocol) with their paths, in the order of the paths."""
+    """All results under a workdir (of one protocol) with their paths, in the order of the paths.
+
+    Raises ValueError at the first damaged file, as `read`.
+    """
     for path in paths(workdir, protocol):
         record = read(path)
         if record is not None:
@@ -268,7 +272,7 @@ def paths(workdir: str | Path, protocol: str | None = None) -> list[Path]:
 
 
 def errors(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """All failures under a workdir (of one protocol) with their paths."""
+    """All failures under a workdir (of one protocol) with their paths. Raises ValueError as `records`."""
     for path in _listed(workdir, f"{protocol or '*'}/*/*.error.json"):
         record = read(path)
         if record is not None:
@@ -288,6 +292,9 @@ def collect(workdir: str | Path) -> pd.DataFrame:
       apply); settings, chosen hyperparameters and seconds as ``settings.k``, ``chosen.c``,
       ``seconds.features``; weight_hash, finished and path. ``unpack(read(path)["correct"])`` gives the
       per-example correctness.
+
+    Raises:
+      ValueError: a damaged file, as `read`.
     """
     import pandas as pd
 

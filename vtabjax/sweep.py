@@ -69,7 +69,7 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     """
     workdir = files.as_path(workdir)
     connect(config)
-    mine = plan.which_share(share, _array(config))
+    mine = plan.which_share(share, _array())
     state = look(config, workdir, mine)
     if config.dry_run:
         return finish(state, config, workdir)
@@ -100,7 +100,7 @@ def connect(config: Any) -> None:
         raise UsageError(str(e)) from e
 
 
-def _array(config: Any) -> dict[str, str]:
+def _array() -> dict[str, str]:
     """The environment's variables that may name a share."""
     names = dict(os.environ)
     if distributed.count() > 1:  # then the index is the number of the process

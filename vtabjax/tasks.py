@@ -107,7 +107,7 @@ def clevr_count(example: Mapping[str, Any]) -> int:
 
 
 def _bin(value: np.float32, edges: tuple[float, ...]) -> int:
-    return int(np.flatnonzero(np.float32(edges) < value)[-1])
+    return int(np.flatnonzero(np.asarray(edges, np.float32) < value)[-1])
 
 
 def clevr_distance(example: Mapping[str, Any]) -> int:
@@ -169,7 +169,7 @@ def _join(ranges: list[Range]) -> list[Range]:
 
 
 def _ranges(parts: Mapping[str, tuple[Part, ...]], split: str, sizes: Mapping[str, int]) -> list[Range]:
-    def source(name):
+    def source(name: str) -> list[Range]:
         return [
             Range(p.split, sizes[p.split] * p.start // 100, sizes[p.split] * p.stop // 100)
             for p in parts[name]
@@ -215,7 +215,9 @@ def split_texts(parts: Mapping[str, tuple[Part, ...]], sizes: Mapping[str, int])
     return {split: notation(_ranges(parts, split, sizes), sizes) for split in SPLITS}
 
 
-def _task(name: str, group: str, builder: str, num_classes: int, sizes: dict, parts: dict, **rest) -> Task:
+def _task(
+    name: str, group: str, builder: str, num_classes: int, sizes: dict, parts: dict, **rest: Any
+) -> Task:
     rest.setdefault("label", stored_label)
     return Task(
         name, group, builder, num_classes, split_texts(parts, sizes), sizes=sizes, parts=parts, **rest

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, conversions, distributed, files, inputs, results, watch
+from vtabjax import artefacts, cells, conversions, distributed, files, inputs, protocols, results, watch
 from vtabjax.progress import Progress, duration
 from vtabjax.results import Cell
 
@@ -212,7 +212,7 @@ def run_cell(cell: Cell, converted: inputs.Converted, stages: inputs.Stages, ses
 
 
 def _save(
-    cell: Cell, outcome: cells.Outcome, given: inputs.Inputs, stages: inputs.Stages, session: Session
+    cell: Cell, outcome: protocols.Outcome, given: inputs.Inputs, stages: inputs.Stages, session: Session
 ) -> None:
     from vtabjax import parallel
 

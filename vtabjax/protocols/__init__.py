@@ -1,1 +1,26 @@
 """Protocols: pure functions from arrays (features, labels, images) to scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a protocol found out.
+
+    Attributes:
+      metrics: numbers by name; None where one does not apply.
+      correct: bool [N], whether each example was classified correctly; None if nothing is classified.
+      chosen: hyperparameters it chose, and flags about the choice.
+      notes: why a number is missing, by the number's name.
+    """
+
+    metrics: Mapping[str, float | None]
+    correct: np.ndarray | None = None
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vtabjax import memory
 
@@ -41,7 +42,7 @@ def check_score_memory(x: np.ndarray, what: str, way_out: str) -> None:
     check_memory(3 * 8 * x.size, what, way_out)
 
 
-def check_features(features, name: str = "features") -> np.ndarray:
+def check_features(features: ArrayLike, name: str = "features") -> np.ndarray:
     """`features` as a numpy array [N, D] of finite real numbers (its own type is kept).
 
     Raises:
@@ -68,7 +69,7 @@ def check_features(features, name: str = "features") -> np.ndarray:
     return x
 
 
-def check_labels(labels, n: int, name: str = "labels") -> np.ndarray:
+def check_labels(labels: ArrayLike, n: int, name: str = "labels") -> np.ndarray:
     """`labels` as a numpy integer array [N].
 
     Raises:
@@ -91,7 +92,9 @@ def class_sums(x: np.ndarray, y: np.ndarray, n_classes: int) -> tuple[np.ndarray
     return sums, np.bincount(y, minlength=n_classes)
 
 
-def check_task(features, labels, name: str = "features") -> tuple[np.ndarray, np.ndarray, int]:
+def check_task(
+    features: ArrayLike, labels: ArrayLike, name: str = "features"
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Features in float64 [N, D], labels as 0..C-1 over the classes present [N], and C.
 
     Raises:

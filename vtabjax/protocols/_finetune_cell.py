@@ -18,10 +18,9 @@ import jax
 import numpy as np
 
 from vtabjax import files, model, specs, tasks
-from vtabjax.protocols import _finetune_artefact, finetune
+from vtabjax.protocols import Outcome, _finetune_artefact, finetune
 
 if TYPE_CHECKING:
-    from vtabjax.cells import Outcome
     from vtabjax.inputs import Converted, Inputs
 
 # The training examples of VTAB-1k: every task of a run shares a program that has room for so many.
@@ -75,8 +74,6 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
     Raises:
       finetune.DivergedError: there was no grid point at which training did not diverge.
     """
-    from vtabjax.cells import Outcome
-
     own = finetune.Settings(
         **{k: tuple(settings[k]) if isinstance(v, tuple) else settings[k] for k, v in _FIELDS.items()}
     )

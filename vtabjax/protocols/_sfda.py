@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vtabjax.protocols._arrays import check_task, class_sums
 from vtabjax.protocols._decompose import centred
 
 
-def sfda(features, labels) -> float:
+def sfda(features: ArrayLike, labels: ArrayLike) -> float:
     """Self-challenging Fisher discriminant analysis: Shao et al. (ECCV 2022, arXiv 2207.03036), section 3.
 
     Linear discriminant analysis with the within-class covariance S shrunken by max(exp(-5 sigma(S)), 1e-10); every

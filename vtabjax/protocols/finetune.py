@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -32,10 +32,6 @@ from vtabjax.protocols._finetune_train import (
 )
 from vtabjax.protocols._finetune_trunk import Trunk, frozen, trunk
 
-if TYPE_CHECKING:
-    from vtabjax.cells import Outcome
-    from vtabjax.inputs import Inputs
-
 __all__ = [
     "Data",
     "DivergedError",
@@ -48,11 +44,9 @@ __all__ = [
     "State",
     "Trainer",
     "Trunk",
-    "cell_settings",
     "evaluate",
     "frozen",
     "plan",
-    "run_cell",
     "sample",
     "schedule",
     "terminations",
@@ -60,28 +54,12 @@ __all__ = [
 ]
 
 
-# What the sweep calls. The module with the cell needs this one, so it is imported when it is called.
-
-
-def cell_settings(config: Any) -> dict[str, Any]:
-    """The settings of configs/finetune.py that change a cell's numbers; ValueError for what makes no sense."""
-    from vtabjax.protocols import _finetune_cell
-
-    return _finetune_cell.settings(config)
-
-
-def run_cell(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
-    """The protocol on one (model, task) of a sweep."""
-    from vtabjax.protocols import _finetune_cell
-
-    return _finetune_cell.run(inputs, settings)
-
-
 # A call of the device is at most so long: what SIGTERM waits for, and progress.
 _SECONDS_PER_CALL = 5.0
 _CURVE_POINTS = 100
 
 Examples = tuple[np.ndarray, np.ndarray]
+T = TypeVar("T")
 
 
 class DivergedError(ValueError):
@@ -214,9 +192,11 @@ def evaluate(
             fields = (record[k] for k in ("val_accuracy", "diverged_at", "micro_batch"))
             grid.append(GridPoint(rate, steps, *fields))
         del data
-        ranked = sorted(
-            (p for p in grid if p.val_accuracy is not None), key=lambda p: -p.val_accuracy
+        scored = [(p.val_accuracy, p) for p in grid if p.val_accuracy is not None]
+        scored.sort(
+            key=lambda pair: -pair[0]
         )  # stable: ties go to the point that comes first in the settings
+        ranked = [p for _, p in scored]
         if not ranked:
             raise DivergedError(
                 "every grid point diverged ("
@@ -234,12 +214,22 @@ def evaluate(
     middle = statistics.median_low([f.accuracy for f in finals])
     best = next(f for f in finals if f.accuracy == middle)
     return Result(
-        middle, ranked[0].val_accuracy, ranked[0].learning_rate, ranked[0].steps, best.correct, tuple(grid),
+        middle, scored[0][0], ranked[0].learning_rate, ranked[0].steps, best.correct, tuple(grid),
         tuple(finals), curves,
     )  # fmt: skip
 
 
-def _final(trainer, data, test, ranked, seed, classes, journal, keep, meter) -> tuple[Final, list[dict]]:
+def _final(
+    trainer: Trainer,
+    data: Callable[[], Data],
+    test: Callable[[], Examples],
+    ranked: Sequence[GridPoint],
+    seed: int,
+    classes: int,
+    journal: Journal,
+    keep: Callable[[int, State], None] | None,
+    meter: Meter,
+) -> tuple[Final, list[dict]]:
     """Retrains the best grid point; the next best where that diverges."""
     curves: list[dict] = []
     for point in ranked:
@@ -291,7 +281,17 @@ class _Fitted(NamedTuple):
     diverged_at: int | None
 
 
-def _fit(trainer, data, name, rate, steps, classes, seed, journal, meter) -> _Fitted:
+def _fit(
+    trainer: Trainer,
+    data: Data,
+    name: str,
+    rate: float,
+    steps: int,
+    classes: int,
+    seed: int,
+    journal: Journal,
+    meter: Meter,
+) -> _Fitted:
     """Trains from the model as it came, or from where the journal says."""
     run = plan(trainer.settings, learning_rate=rate, steps=steps, classes=classes, seed=seed)
     position, n = None, 1  # the first call compiles
@@ -354,17 +354,18 @@ def _curve(name: str, fitted: _Fitted, rate: float, steps: int, settings: Settin
     ]
 
 
-def _rounded(rate) -> float:
+def _rounded(rate: Any) -> float:
     return float(f"{float(rate):.6g}")  # 0.1, not float32's 0.10000000149
 
 
-class _Once:
+class _Once(Generic[T]):
     """A function without arguments whose value is made once, when it is first asked for."""
 
-    def __init__(self, make: Callable):
-        self._make, self._made = make, []
+    def __init__(self, make: Callable[[], T]):
+        self._make = make
+        self._made: list[T] = []
 
-    def __call__(self):
+    def __call__(self) -> T:
         if not self._made:
             self._made.append(self._make())
         return self._made[0]

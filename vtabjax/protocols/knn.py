@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vtabjax.protocols._arrays import check_choice, check_features, check_labels
 from vtabjax.protocols._nearest import nearest
@@ -54,14 +55,14 @@ class Classification(NamedTuple):
 
 
 def leave_one_out(
-    features,
-    labels,
+    features: ArrayLike,
+    labels: ArrayLike,
     *,
     k: int = 1,
     metric: str = "euclidean",
     mesh: jax.sharding.Mesh | None = None,
     block: int | None = None,
-    groups=None,
+    groups: ArrayLike | None = None,
     vote: str = "majority",
     temperature: float = 0.07,
 ) -> LeaveOneOut:
@@ -112,10 +113,10 @@ def leave_one_out(
 
 
 def classify(
-    train_features,
-    train_labels,
-    features,
-    labels=None,
+    train_features: ArrayLike,
+    train_labels: ArrayLike,
+    features: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
     k: int = 1,
     metric: str = "euclidean",

@@ -15,14 +15,19 @@ starting from where the ones before point.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vtabjax.protocols import _softmax
 from vtabjax.protocols._arrays import check_features, check_labels, check_memory
 
 C_GRID = tuple(float(c) for c in 10.0 ** np.linspace(-6, 5, 45))
+
+Examples = tuple[ArrayLike, ArrayLike]  # features [N, D], labels [N]
+Solution = tuple[np.ndarray, np.ndarray]  # weights [D, K], bias [K]
 
 
 class LinearModel(NamedTuple):
@@ -63,7 +68,7 @@ class LinearResult(NamedTuple):
     val_accuracies: np.ndarray
 
 
-def fit(features, labels, *, c: float) -> LinearModel:
+def fit(features: ArrayLike, labels: ArrayLike, *, c: float) -> LinearModel:
     """Minimises J, to a gradient norm of 1e-6 and 1e-9 of its value.
 
     Args:
@@ -84,7 +89,7 @@ def fit(features, labels, *, c: float) -> LinearModel:
     return rotation.model(*solution, classes)
 
 
-def predict(model: LinearModel, features) -> np.ndarray:
+def predict(model: LinearModel, features: ArrayLike) -> np.ndarray:
     """Predicted labels [N] of features [N, D].
 
     Raises:
@@ -96,7 +101,7 @@ def predict(model: LinearModel, features) -> np.ndarray:
     return model.classes[(x.astype(np.float64) @ model.weights + model.bias).argmax(1)]
 
 
-def evaluate(train, val, test, *, c_grid=C_GRID) -> LinearResult:
+def evaluate(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLike = C_GRID) -> LinearResult:
     """Linear evaluation: c chosen on `val`, the model refitted on `train` and `val`, its accuracy on `test`.
 
     Examples of a class that the model at hand was not trained on count as wrong.
@@ -113,13 +118,13 @@ def evaluate(train, val, test, *, c_grid=C_GRID) -> LinearResult:
       MemoryError: as `fit`.
     """
 
-    def path(z, y, n_classes, grid):
+    def path(z: np.ndarray, y: np.ndarray, n_classes: int, grid: np.ndarray) -> list[Solution]:
         return _softmax.path(z, y, n_classes, grid, progress=True)
 
     return _choose(train, val, test, c_grid, path)
 
 
-def ridge(train, val, test, *, c_grid=C_GRID) -> LinearResult:
+def ridge(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLike = C_GRID) -> LinearResult:
     """As `evaluate` with squared error to targets of +1 for the class and -1 for the others: the fast variant.
 
     Minimises mean |x W + b - y|^2 / 2 + |W|^2 / (2 c N) for all c from one eigendecomposition.
@@ -134,7 +139,7 @@ def ridge(train, val, test, *, c_grid=C_GRID) -> LinearResult:
       ValueError, MemoryError: as `evaluate`.
     """
 
-    def path(z, y, n_classes, grid):
+    def path(z: np.ndarray, y: np.ndarray, n_classes: int, grid: np.ndarray) -> list[Solution]:
         targets = 2 * np.eye(n_classes)[y] - 1
         bias = targets.mean(0)  # z is centred
         products = z.T @ (targets - bias)
@@ -144,8 +149,8 @@ def ridge(train, val, test, *, c_grid=C_GRID) -> LinearResult:
     return _choose(train, val, test, c_grid, path)
 
 
-def objective(model: LinearModel, features, labels, *, c: float) -> float:
-    """J of a model on examples [N, D] whose labels [N] are all among its classes."""
+def objective(model: LinearModel, features: ArrayLike, labels: ArrayLike, *, c: float) -> float:
+    """J of a model on examples [N, D] with labels [N]; ValueError for labels that are not among its classes."""
     x, y = _examples((features, labels), "")
     column = np.searchsorted(model.classes, y)
     if (model.classes[np.minimum(column, len(model.classes) - 1)] != y).any():
@@ -156,7 +161,9 @@ def objective(model: LinearModel, features, labels, *, c: float) -> float:
     return float(losses.mean() + (model.weights**2).sum() / (2 * c * len(y)))
 
 
-def _choose(train, val, test, c_grid, path) -> LinearResult:
+def _choose(
+    train: Examples, val: Examples, test: Examples, c_grid: ArrayLike, path: Callable[..., list[Solution]]
+) -> LinearResult:
     """Chooses among the solutions `path(z, y, n_classes, grid)` yields, and refits."""
     (x, y), (xv, yv), (xt, yt) = (
         _examples(v, f"{n} ") for v, n in ((train, "train"), (val, "val"), (test, "test"))
@@ -196,7 +203,7 @@ def _choose(train, val, test, c_grid, path) -> LinearResult:
     )
 
 
-def _examples(pair, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _examples(pair: Examples, name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         features, labels = pair
     except (TypeError, ValueError):
@@ -223,7 +230,7 @@ def _classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return classes, columns
 
 
-def _grid(values, name: str) -> np.ndarray:
+def _grid(values: ArrayLike, name: str) -> np.ndarray:
     grid = np.unique(np.asarray(values, np.float64))
     if not len(grid) or not ((grid > 0) & np.isfinite(grid)).all():
         raise ValueError(f"{name}={values!r}; give positive numbers")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vtabjax.protocols._arrays import check_choice, check_features, check_score_memory, check_task, class_sums
 from vtabjax.protocols._decompose import centred_svd, principal_components, svd
@@ -37,7 +38,7 @@ __all__ = [
 UNSAFE_WHEN_WIDE = ("h_score", "transrate", "sfda")
 
 
-def pca(features, n_components: int | float = 64) -> np.ndarray:
+def pca(features: ArrayLike, n_components: int | float = 64) -> np.ndarray:
     """Principal components of features, to bring models of different width to the same one.
 
     Args:
@@ -54,7 +55,7 @@ def pca(features, n_components: int | float = 64) -> np.ndarray:
     return principal_components(x, n_components)
 
 
-def leep(probabilities, labels) -> float:
+def leep(probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Log expected empirical prediction: Nguyen et al., "LEEP" (ICML 2020, arXiv 2002.12462), eq. 2.
 
     With P(y, z) = mean over examples of 1[y_i = y] p_iz:  mean_i log sum_z P(y_i | z) p_iz. At most 0; about minus the
@@ -72,7 +73,7 @@ def leep(probabilities, labels) -> float:
     return _leep(p, y)
 
 
-def nce(probabilities, labels) -> float:
+def nce(probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Negative conditional entropy: Tran et al., "Transferability and Hardness" (ICCV 2019, arXiv 1908.08142).
 
     -H(Y | Z) in nats with Z the most probable source class (the first of equals). In [-log C, 0].
@@ -101,7 +102,14 @@ def nleep_components(n_examples: int, n_classes: int) -> int:
     return min(n_examples, max(n_classes, min(5 * n_classes, n_examples // 5)))
 
 
-def nleep(features, labels, *, n_components: int | None = None, seed: int = 0, n_seeds: int = 5) -> float:
+def nleep(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    n_components: int | None = None,
+    seed: int = 0,
+    n_seeds: int = 5,
+) -> float:
     """LEEP for models without a classifier: Li et al., "Ranking Neural Checkpoints" (CVPR 2021, arXiv 2011.11200).
 
     Principal components that hold 80 % of the variance, a Gaussian mixture on them, and LEEP of the mixture's
@@ -142,7 +150,7 @@ def nleep(features, labels, *, n_components: int | None = None, seed: int = 0, n
     return float(np.mean(scores))
 
 
-def logme(features, labels) -> float:
+def logme(features: ArrayLike, labels: ArrayLike) -> float:
     """Log maximum evidence: You et al., "LogME" (ICML 2021, arXiv 2102.11005), eq. 2-3.
 
     For each class, y (its indicator, [N]) ~ N(X w, 1/b), w ~ N(0, 1/a); the evidence maximised over a and b, divided
@@ -177,7 +185,7 @@ def logme(features, labels) -> float:
     rest = total - explained.sum(1)
     rest[rest < 1e-12 * total] = 0.0  # in the span of the features but for rounding
 
-    def negative_evidence(log_t, c):
+    def negative_evidence(log_t: np.ndarray, c: np.ndarray) -> np.ndarray:
         t = np.exp(log_t)
         q = rest[c, None] + explained[c] @ (t / (s[:, None] + t))
         return -(base + 0.5 * n * np.log(n / q) - 0.5 * np.log1p(s[:, None] / t).sum(0))
@@ -189,7 +197,7 @@ def logme(features, labels) -> float:
         i = values[c].argmin()
         bounds = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
         found = minimize_scalar(
-            lambda v, c=c: negative_evidence(np.array([v]), [c])[0, 0],
+            lambda v, c=c: negative_evidence(np.array([v]), np.array([c]))[0, 0],
             bounds=bounds,
             method="bounded",
             options={"xatol": 1e-9},
@@ -198,7 +206,7 @@ def logme(features, labels) -> float:
     return float(np.mean(best) / n)
 
 
-def h_score(features, labels) -> float:
+def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     """H-score: Bao et al., "An Information-Theoretic Approach to Transferability" (ICIP 2019), definition 2.
 
     tr(Cov(f)^+ Cov(E[f | y])): the sum of squared canonical correlations of features and classes, in [0, C - 1],
@@ -218,7 +226,7 @@ def h_score(features, labels) -> float:
     return float((sums**2 / counts[:, None]).sum())
 
 
-def regularized_h_score(features, labels) -> float:
+def regularized_h_score(features: ArrayLike, labels: ArrayLike) -> float:
     """H-score with a shrunken covariance: Ibrahim et al., "Newer is not always better" (arXiv 2110.06893), eq. 4.
 
     (1 - a) tr(S_a^-1 B) with S_a = (1 - a) S + a tr(S)/D I, S the covariance (1/N), a the shrinkage of Ledoit and
@@ -248,7 +256,7 @@ def regularized_h_score(features, labels) -> float:
     return float((1 - alpha) * (between / ((1 - alpha) * variances + alpha * mean)).sum())
 
 
-def transrate(features, labels, *, eps: float = 1e-4, weighted: bool = False) -> float:
+def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4, weighted: bool = False) -> float:
     """TransRate: Huang et al., "Frustratingly Easy Transferability Estimation" (ICML 2022, arXiv 2106.09362), eq. 4.
 
     R(Z) - R(Z | Y) in nats with R(Z) = 1/2 log det(I + Z'Z / (N eps)) of the centred features and R(Z | Y) the mean
@@ -269,7 +277,7 @@ def transrate(features, labels, *, eps: float = 1e-4, weighted: bool = False) ->
     u, s, _ = centred_svd(x)
     z = u * s  # a rotation of the centred features
 
-    def rate(singular_values, n):
+    def rate(singular_values: np.ndarray, n: int) -> float:
         return 0.5 * np.log1p(singular_values**2 / (n * eps)).sum()
 
     counts = np.bincount(y)
@@ -277,7 +285,9 @@ def transrate(features, labels, *, eps: float = 1e-4, weighted: bool = False) ->
     return float(rate(s, len(y)) - np.average(rates, weights=counts if weighted else None))
 
 
-def gbc(features, labels, *, covariance: str = "spherical", n_components: int = 64) -> float:
+def gbc(
+    features: ArrayLike, labels: ArrayLike, *, covariance: str = "spherical", n_components: int = 64
+) -> float:
     """Gaussian Bhattacharyya coefficient: Pandy et al. (CVPR 2022, arXiv 2111.12780), eq. 3-5.
 
     Minus the sum over ordered pairs of classes of exp(-D_B) with
@@ -316,7 +326,9 @@ def gbc(features, labels, *, covariance: str = "spherical", n_components: int = 
     return float(score)
 
 
-def parc(features, labels, *, n_components: int = 32, max_examples: int = 5000, seed: int = 0) -> float:
+def parc(
+    features: ArrayLike, labels: ArrayLike, *, n_components: int = 32, max_examples: int = 5000, seed: int = 0
+) -> float:
     """Pairwise annotation representation comparison: Bolya et al. (NeurIPS 2021, arXiv 2111.06977), section 4.
 
     100 times Spearman's correlation, over pairs of examples, of 1 - Pearson correlation of their standardised
@@ -367,7 +379,7 @@ def _leep(p: np.ndarray, y: np.ndarray) -> float:
     return float(np.log((conditional[y] * p).sum(1)).mean())
 
 
-def _distributions(probabilities, labels) -> tuple[np.ndarray, np.ndarray, int]:
+def _distributions(probabilities: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray, int]:
     p, y, n_classes = check_task(probabilities, labels, "probabilities")
     off = np.abs(p.sum(1) - 1)
     if (p < 0).any() or off.max() > 1e-2:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vtabjax import ranking, resampling, tasks
-from vtabjax.report.gather import Board
+from vtabjax.report.boards import Board
 
 # The penalty of the fit that is shown, labelled as such, where the maximum-likelihood estimate is not finite.
 RIDGE = 0.1
@@ -73,6 +73,11 @@ class Strengths:
     wins: ranking.WinProbabilities
     reference: int | None
     rounds: str
+
+    @property
+    def strongest(self) -> list[int]:
+        """All rows, the strongest first."""
+        return sorted(range(len(self.fit.scores)), key=lambda i: (-self.fit.scores[i], i))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +143,11 @@ class Analysis:
     def leader(self) -> int | None:
         """The row with the best mean, or None where no row has all tasks."""
         return self.order[0] if self.complete.any() else None
+
+    @property
+    def by_top5(self) -> list[int]:
+        """All rows, the one that is among the five best on most tasks first."""
+        return sorted(range(len(self.board.models)), key=lambda i: (-self.top5[i], self.order.index(i)))
 
 
 def analyse(board: Board, options: Options) -> Analysis:

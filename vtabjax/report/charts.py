@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from vtabjax.report.analysis import Analysis, pareto
 from vtabjax.report.proxies import Judged
-from vtabjax.report.sheets import name_of
+from vtabjax.report.sheet import name_of
 
 # Placeholder -> CSS variable.
 COLOURS = {
@@ -107,7 +107,7 @@ def _made(data: list, layout: dict[str, Any], label: str) -> dict[str, Any]:
 
 def _epp(a: Analysis) -> dict[str, Any]:
     s, b = a.strengths, a.board
-    order = sorted(range(len(b.models)), key=lambda i: (-s.fit.scores[i], i))[:MOST]
+    order = s.strongest[:MOST]
     names = [name_of(b.models[i]) for i in order]
     half = np.nan_to_num((s.high - s.low)[order] / 2)
     dots = go.Scatter(
@@ -135,7 +135,7 @@ def _epp(a: Analysis) -> dict[str, Any]:
 
 def _wins(a: Analysis) -> dict[str, Any]:
     s, b = a.strengths, a.board
-    order = sorted(range(len(b.models)), key=lambda i: (-s.fit.scores[i], i))[:20]
+    order = s.strongest[:20]
     names = [name_of(b.models[i]) for i in order]
     p, low, high = (m[np.ix_(order, order)] for m in s.wins)
     heat = go.Heatmap(
@@ -167,7 +167,7 @@ def _wins(a: Analysis) -> dict[str, Any]:
 
 def _top5(a: Analysis) -> dict[str, Any]:
     b = a.board
-    order = sorted(range(len(b.models)), key=lambda i: (-a.top5[i], a.order.index(i)))[:20]
+    order = a.by_top5[:20]
     names = [name_of(b.models[i]) for i in order]
     bars = go.Bar(
         x=a.top5[order],
@@ -284,12 +284,9 @@ def _methods(a: Analysis) -> dict[str, Any] | None:
 
 def trust_chart(judged: Judged) -> dict[str, Any] | None:
     """Mean weighted Kendall of every proxy with its interval over models."""
-    shown = [p for p in judged.proxies if np.isfinite(p.trust.mean["weighted_kendall"])]
+    shown, x, low, high = judged.weighted_kendall()
     if not shown:
         return None
-    x, low, high = (
-        np.array([getattr(p.trust, k)["weighted_kendall"] for p in shown]) for k in ("mean", "low", "high")
-    )
     names = [p.title for p in shown]
     dots = go.Scatter(
         x=x,

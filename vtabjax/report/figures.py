@@ -11,7 +11,7 @@ import numpy as np
 from vtabjax import files
 from vtabjax.report.analysis import Analysis, pareto
 from vtabjax.report.proxies import Judged
-from vtabjax.report.sheets import name_of
+from vtabjax.report.sheet import name_of
 
 MOST = 50  # models in a figure with one row per model
 _ACCENT, _WARM, _MUTED = "#1f5fbf", "#b4540a", "#5a6675"
@@ -88,7 +88,7 @@ def _epp(a: Analysis, figure: Any) -> bool:
     s, b = a.strengths, a.board
     if s is None:
         return False
-    rows = sorted(range(len(b.models)), key=lambda i: -s.fit.scores[i])[:MOST]
+    rows = s.strongest[:MOST]
     figure.set_size_inches(5.5, 0.9 + 0.17 * len(rows))
     axes = figure.add_subplot()
     half = np.nan_to_num((s.high - s.low)[rows] / 2)
@@ -108,7 +108,7 @@ def _top5(a: Analysis, figure: Any) -> bool:
     b = a.board
     if len(b.models) < 2:
         return False
-    rows = sorted(range(len(b.models)), key=lambda i: (-a.top5[i], a.order.index(i)))[:MOST]
+    rows = a.by_top5[:MOST]
     figure.set_size_inches(5.5, 0.9 + 0.17 * len(rows))
     axes = figure.add_subplot()
     axes.barh(range(len(rows)), a.top5[rows], color=_ACCENT, height=0.65)
@@ -151,12 +151,9 @@ def _cost(a: Analysis, figure: Any) -> bool:
 
 
 def _trust(judged: Judged, figure: Any) -> bool:
-    shown = [p for p in judged.proxies if np.isfinite(p.trust.mean["weighted_kendall"])]
+    shown, x, low, high = judged.weighted_kendall()
     if not shown:
         return False
-    x, low, high = (
-        np.array([getattr(p.trust, k)["weighted_kendall"] for p in shown]) for k in ("mean", "low", "high")
-    )
     figure.set_size_inches(5.5, 0.9 + 0.19 * len(shown))
     axes = figure.add_subplot()
     errors = np.nan_to_num([x - low, high - x]).clip(0)

@@ -10,135 +10,20 @@ import collections
 import dataclasses
 import functools
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vtabjax import artefacts, results, specs, tasks
-from vtabjax.report.published import Published
+from vtabjax import artefacts, results, specs
+from vtabjax.report.boards import PROTOCOLS, Board, Gathered, Model, family, order_tasks, value_text
+from vtabjax.report.published import Published, beside, published_boards
 
-PROTOCOLS = {
-    "finetune": "Fine-tuning",
-    "linear": "Linear evaluation",
-    "knn": "Nearest neighbours",
-    "transferability": "Transferability scores",
-}
 # Settings that belong to a task, not to how it is measured.
 _OF_THE_TASK = ("task", "pictures", "skip_broken")
 # Packages whose version decides what is computed, not only how it is rounded.
 _DECISIVE = ("vtabjax", "tensorflow-datasets")
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """What is known about a model.
-
-    Attributes:
-      label: its name in the report: the spec, with its weights' hash where one spec had several weights.
-      spec: the spec.
-      method: how it was trained: "supervised", "self-supervised", ...; "from scratch" for random weights, "none" for
-        the pixels themselves, "unknown".
-      family: the module that defines its architecture.
-      architecture: its name in its library.
-      parameters: how many; None where unknown.
-      num_features: width of the features; None where unknown.
-      imagenet_top1: percent; None where unknown.
-      pretraining_data: what it was trained on; "" where unknown.
-      images_per_second: the fastest of its passes over images, on `device`; None where none was timed.
-      device: on which devices.
-      source: of a published row; "" for ours.
-    """
-
-    label: str
-    spec: str
-    method: str = "unknown"
-    family: str = "unknown"
-    architecture: str = ""
-    parameters: int | None = None
-    num_features: int | None = None
-    imagenet_top1: float | None = None
-    pretraining_data: str = ""
-    images_per_second: float | None = None
-    device: str = ""
-    source: str = ""
-
-    @property
-    def published(self) -> bool:
-        """Whether others made its numbers."""
-        return bool(self.source)
-
-
-@dataclasses.dataclass(frozen=True)
-class Board:
-    """Numbers that were made alike.
-
-    Attributes:
-      key: unique, fit for file names.
-      title: for people.
-      protocol: "finetune", ...; "published".
-      metric: "accuracy", "accuracy_cosine", "logme", ...
-      settings: what all of its numbers share; {} for published ones.
-      models: the rows, [M].
-      tasks: the columns, [T].
-      values: [M, T]; NaN where there is none.
-      n: examples behind each value, [M, T]; 0 where unknown.
-      files: the result's file, relative to the workdir, [M][T]; "" where there is none.
-      correct: (row, column) -> bool [n].
-      examples: (row, column) -> a fingerprint of the examples behind `correct`.
-      seconds: stage -> [M, T].
-      chosen: (row, column) -> what the protocol chose there.
-    """
-
-    key: str
-    title: str
-    protocol: str
-    metric: str
-    settings: Mapping[str, Any]
-    models: Sequence[Model]
-    tasks: Sequence[str]
-    values: np.ndarray
-    n: np.ndarray
-    files: Sequence[Sequence[str]]
-    correct: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
-    examples: Mapping[tuple[int, int], str] = dataclasses.field(default_factory=dict)
-    seconds: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    chosen: Mapping[tuple[int, int], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-
-    @property
-    def published(self) -> bool:
-        """Whether all of it was made by others."""
-        return self.protocol == "published"
-
-    @property
-    def accuracy(self) -> bool:
-        """Whether the values are accuracies that rank models (others only predict them)."""
-        return self.metric == "accuracy" or self.metric.startswith("accuracy_")
-
-
-@dataclasses.dataclass(frozen=True)
-class Gathered:
-    """Everything the report is made of.
-
-    Attributes:
-      boards: of accuracies, the most telling first: fine-tuning, linear, kNN, published.
-      proxies: boards whose values may predict fine-tuned accuracy.
-      errors: (path relative to the workdir, record) of failed cells.
-      notices: what has to be known about all of it.
-      records: how many results there are.
-      versions: package -> versions -> how many results.
-      devices: device -> how many results.
-    """
-
-    boards: list[Board]
-    proxies: list[Board]
-    errors: list[tuple[str, Mapping[str, Any]]]
-    notices: list[str]
-    records: int
-    versions: Mapping[str, collections.Counter]
-    devices: collections.Counter
 
 
 @dataclasses.dataclass
@@ -176,9 +61,9 @@ def gather(
     _variants(records, notices)
     models = _models(records, models_dir, imagenet or {})
     boards = _boards(records, models, notices)
-    others = [board for given in published for board in _published_boards(given)]
+    others = [board for given in published for board in published_boards(given)]
     own = [b for b in boards if b.accuracy]
-    accuracies = own + [b for b in (_beside(own, other) for other in others) if b is not None] + others
+    accuracies = own + [b for b in (beside(own, other) for other in others) if b is not None] + others
     versions = collections.defaultdict(collections.Counter)
     for record in records:
         for package, version in record.data["versions"].items():
@@ -339,13 +224,6 @@ def _method(spec: str, info: Mapping[str, Any]) -> str:
     return info.get("method") or "unknown"
 
 
-def family(architecture: str) -> str:
-    """A family from an architecture's name alone, for results that do not say: ``resnet50.a1_in1k`` -> resnet."""
-    name = architecture.rpartition("/")[2].lower().removeprefix("test_").removeprefix("tf_")
-    match = re.match(r"(?:wide_)?[a-z]+?(?:v\d)?(?=\d|_|$)", re.sub(r"[.@].*", "", name))
-    return match[0].removeprefix("wide_") if match else "unknown"
-
-
 # Boards.
 
 
@@ -409,15 +287,6 @@ def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: I
     return title + (f" · {', '.join(parts)}" if parts else "")
 
 
-def value_text(value: Any) -> str:
-    """A setting for people."""
-    if isinstance(value, (list, tuple)):
-        return "+".join(value_text(v) for v in value)
-    if value is None:
-        return "not set"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _board(
     group: Sequence[_Record], metric: str, number: int, differing: set[str], models: Mapping[str, Model]
 ) -> Board:
@@ -472,96 +341,6 @@ def _examples(data: Mapping[str, Any]) -> str:
     """Which examples `correct` is about: those of the last split, except that nearest neighbours use all."""
     # Not the fingerprint itself, which is another one for another input size; `_variants` has separated the rest.
     return f"{data['task']} {data['settings'].get('splits')} {data['n_examples']}"
-
-
-def order_tasks(names: Iterable[str]) -> list[str]:
-    """Tasks in the benchmark's order, unknown ones (folders) last."""
-    known = list(tasks.TASKS)
-    return sorted(set(names), key=lambda t: (known.index(t) if t in known else len(known), t))
-
-
-# Published results.
-
-
-def _published_boards(given: Published) -> list[Board]:
-    groups = collections.defaultdict(list)
-    for row in given.rows:
-        groups[row.fields.get("examples", "")].append(row)
-    boards = []
-    for examples, rows in groups.items():
-        labels = list(dict.fromkeys(row.model for row in rows))
-        columns = order_tasks(row.task for row in rows)
-        values = np.full((len(labels), len(columns)), np.nan)
-        n = np.zeros(values.shape, int)
-        for row in rows:
-            i, j = labels.index(row.model), columns.index(row.task)
-            values[i, j], n[i, j] = row.accuracy, row.n or 0
-        fields = {row.model: row.fields for row in reversed(rows)}
-        models = [_published_model(label, fields[label], given) for label in labels]
-        said = {"1000": "1,000 examples", "full": "full training sets"}.get(examples, examples)
-        key = "published-" + re.sub(r"\W+", "-", given.name.lower()).strip("-")
-        boards.append(
-            Board(
-                key + (f"-{examples}" if examples else ""),
-                f"Published: {given.name}" + (f", {said}" if said else ""),
-                "published",
-                "accuracy",
-                {"source": given.source} | ({"training examples": said} if said else {}),
-                models,
-                columns,
-                values,
-                n,
-                [[""] * len(columns) for _ in labels],
-            )
-        )
-    return boards
-
-
-def _published_model(label: str, fields: Mapping[str, str], given: Published) -> Model:
-    number = fields.get("parameters", "")
-    method = fields.get("method") or "unknown"
-    return Model(
-        label,
-        label,
-        method="from scratch" if method == "none" else method,
-        family=fields.get("family")
-        or (family(fields["architecture"]) if "architecture" in fields else "unknown"),
-        architecture=fields.get("architecture", ""),
-        parameters=int(float(number)) if re.fullmatch(r"[\d.]+(?:e\d+)?", number) else None,
-        pretraining_data=fields.get("pretraining_data", ""),
-        source=fields.get("source") or given.name,
-    )
-
-
-def _beside(own: Sequence[Board], other: Board) -> Board | None:
-    """Our fine-tuning with the published rows of as many training examples, on our tasks; None where there is none."""
-    for board in own:
-        said = "full" if "trainval" in (board.settings.get("splits") or []) else "1,000"
-        if board.protocol != "finetune" or board.settings.get("scope") == "head":
-            continue
-        if said not in other.settings.get("training examples", said):
-            continue
-        columns = [t for t in board.tasks if t in other.tasks]
-        if not columns:
-            continue
-        ours = [board.tasks.index(t) for t in columns]
-        theirs = [other.tasks.index(t) for t in columns]
-        keep = [i for i in range(len(board.models)) if not np.isnan(board.values[i, ours]).all()]
-        return Board(
-            f"{board.key}-beside-{other.key}",
-            f"{board.title}, beside {other.title[0].lower()}{other.title[1:]}",
-            board.protocol,
-            "accuracy",
-            {**board.settings, "published rows": other.settings["source"]},
-            [board.models[i] for i in keep] + list(other.models),
-            columns,
-            np.concatenate([board.values[np.ix_(keep, ours)], other.values[:, theirs]]),
-            np.concatenate([board.n[np.ix_(keep, ours)], other.n[:, theirs]]),
-            [[board.files[i][j] for j in ours] for i in keep] + [[""] * len(columns) for _ in other.models],
-            seconds={k: np.concatenate([v[np.ix_(keep, ours)], np.full((len(other.models), len(ours)), np.nan)])
-                     for k, v in board.seconds.items()},
-        )  # fmt: skip
-    return None
 
 
 def _counted(found: Mapping[str, int]) -> str:

@@ -15,8 +15,9 @@ import numpy as np
 from vtabjax import __version__
 from vtabjax.report import charts, prose, sheets
 from vtabjax.report.analysis import Analysis, Options
-from vtabjax.report.gather import Gathered
+from vtabjax.report.boards import Gathered, value_text
 from vtabjax.report.proxies import Judged
+from vtabjax.report.sheet import SIZES, Sheet, size_of, sort_value, text
 
 _FOLDER = Path(__file__).parent
 
@@ -24,9 +25,9 @@ _FOLDER = Path(__file__).parent
 def render(
     found: Gathered,
     analyses: Sequence[Analysis],
-    tables: dict[str, dict[str, sheets.Sheet]],
+    tables: dict[str, dict[str, Sheet]],
     judged: Judged,
-    trusted: Sequence[sheets.Sheet],
+    trusted: Sequence[Sheet],
     options: Options,
     workdir: Path,
     title: str,
@@ -69,12 +70,12 @@ def render(
         boards=boards,
         drawn=drawn,
         notices=found.notices,
-        missing=prose.missing(found, judged, workdir, bool(analyses)),
+        missing=prose.missing(found, judged, workdir),
         judged=judged,
         trusted=[_sheet(s) for s in trusted],
         failures=prose.failures(found),
-        methods=prose.methods(found, judged, options),
-        statistics=prose.statistics(found, options),
+        methods=prose.methods(found),
+        statistics=prose.statistics(options),
         versions=prose.versions(found),
         records=found.records,
         figures=figures,
@@ -96,11 +97,11 @@ def _json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _sheet(sheet: sheets.Sheet) -> dict[str, Any]:
+def _sheet(sheet: Sheet) -> dict[str, Any]:
     numeric = [c.kind != "text" for c in sheet.columns]
     rows = [
         [
-            {"text": sheets.text(v, c.kind), "sort": sheets.sort_value(v), "numeric": n}
+            {"text": text(v, c.kind), "sort": sort_value(v), "numeric": n}
             for v, c, n in zip(row, sheet.columns, numeric, strict=True)
         ]
         for row in sheet.rows
@@ -109,7 +110,7 @@ def _sheet(sheet: sheets.Sheet) -> dict[str, Any]:
             "remarks": sheet.remarks}  # fmt: skip
 
 
-def _board(a: Analysis, tables: dict[str, sheets.Sheet]) -> dict[str, Any]:
+def _board(a: Analysis, tables: dict[str, Sheet]) -> dict[str, Any]:
     b = a.board
     models = [b.models[i] for i in a.order]
     return {
@@ -120,7 +121,7 @@ def _board(a: Analysis, tables: dict[str, sheets.Sheet]) -> dict[str, Any]:
         "cells": _cells(a),
         "methods": sorted({m.method for m in models}),
         "families": sorted({m.family for m in models}),
-        "sizes": [name for _, name in sheets.SIZES if any(sheets.size_of(m) == name for m in models)],
+        "sizes": [name for _, name in SIZES if any(size_of(m) == name for m in models)],
         "published": any(m.published for m in models),
         "sheets": {name: _sheet(sheet) for name, sheet in tables.items()},
         "charts": charts.board_charts(a),
@@ -150,12 +151,10 @@ def _heat(a: Analysis) -> dict[str, Any]:
     for i in a.order:
         m = b.models[i]
         cells = [
-            None
-            if np.isnan(c["values"][i])
-            else (sheets.text(c["values"][i], "percent"), f"{c['shades'][i]:.2f}")
+            None if np.isnan(c["values"][i]) else (text(c["values"][i], "percent"), f"{c['shades'][i]:.2f}")
             for c in columns
         ]
-        rows.append({"model": m, "cells": cells, "size": sheets.size_of(m)})
+        rows.append({"model": m, "cells": cells, "size": size_of(m)})
     return {"columns": columns, "rows": rows}
 
 
@@ -166,7 +165,7 @@ def _cells(a: Analysis) -> dict[str, Any]:
     def rounded(values: np.ndarray) -> list:
         return [[None if np.isnan(v) else round(float(v), 6) for v in values[i]] for i in a.order]
 
-    settings = ", ".join(f"{k} {prose.value_text(v)}" for k, v in b.settings.items())
+    settings = ", ".join(f"{k} {value_text(v)}" for k, v in b.settings.items())
     return {
         "settings": settings,
         "tasks": list(b.tasks),
@@ -184,7 +183,7 @@ def _cells(a: Analysis) -> dict[str, Any]:
 def _chosen(chosen: Any) -> str:
     """Chosen hyperparameters that fit in a line."""
     return ", ".join(
-        f"{k} {prose.value_text(v)}"
+        f"{k} {value_text(v)}"
         for k, v in (chosen or {}).items()
         if isinstance(v, (int, float, str)) and k != "curves"
     )

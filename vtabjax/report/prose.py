@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from vtabjax.report.analysis import Analysis, Options
-from vtabjax.report.gather import PROTOCOLS, Board, Gathered, Model, value_text
+from vtabjax.report.boards import PROTOCOLS, Board, Gathered, Model, value_text
 from vtabjax.report.proxies import Judged
-from vtabjax.report.sheets import text
+from vtabjax.report.sheet import text
 
 # What a protocol is, in a sentence.
 _WHAT = {
@@ -101,7 +101,7 @@ def headline(a: Analysis) -> dict[str, Any]:
     return out
 
 
-def missing(found: Gathered, judged: Judged, workdir: Path, published: bool) -> list[str]:
+def missing(found: Gathered, judged: Judged, workdir: Path) -> list[str]:
     """What is not there, and how to get it."""
     out = []
     own = [b for b in found.boards if not b.published and "-beside-" not in b.key]
@@ -160,7 +160,7 @@ def failures(found: Gathered) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def methods(found: Gathered, judged: Judged, options: Options) -> list[dict[str, Any]]:
+def methods(found: Gathered) -> list[dict[str, Any]]:
     """How the numbers were made, from the results' own settings: {"title", "what", "settings": [(name, value)]}."""
     seen, out = set(), []
     for board in [*found.boards, *found.proxies]:
@@ -175,7 +175,7 @@ def methods(found: Gathered, judged: Judged, options: Options) -> list[dict[str,
     return out
 
 
-def statistics(found: Gathered, options: Options) -> list[tuple[str, str]]:
+def statistics(options: Options) -> list[tuple[str, str]]:
     """What the statistics are: (term, definition)."""
     n = f"{options.resamples:,}"
     rounds = (

@@ -9,9 +9,8 @@ import numpy as np
 
 from vtabjax import trust
 from vtabjax.report.analysis import Options
-from vtabjax.report.gather import PROTOCOLS, Board, Gathered
+from vtabjax.report.boards import PROTOCOLS, Board, Gathered
 
-MEASURES = ("weighted_kendall", "kendall", "pearson", "spearman", "regret@1", "regret@3", "hit@1", "hit@3")
 _CHORES = ("convert", "load", "data", "write", "features")
 
 
@@ -57,6 +56,15 @@ class Judged:
     seconds: float | None
     missing: str
     others: list[str]
+
+    def weighted_kendall(self) -> tuple[list[Proxy], np.ndarray, np.ndarray, np.ndarray]:
+        """(the proxies that have a finite one, its mean over tasks, the interval's lower ends, its upper ends)."""
+        shown = [p for p in self.proxies if np.isfinite(p.trust.mean["weighted_kendall"])]
+        mean, low, high = (
+            np.array([getattr(p.trust, k)["weighted_kendall"] for p in shown])
+            for k in ("mean", "low", "high")
+        )
+        return shown, mean, low, high
 
 
 def judge(found: Gathered, options: Options) -> Judged:

@@ -12,12 +12,18 @@ Three layouts of a CSV file are read; lines that start with ``#`` are comments, 
 
 from __future__ import annotations
 
+import collections
 import csv
 import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vtabjax import specs, tasks
+from vtabjax.report.boards import Board, Model, family, order_tasks
 
 BUILT_IN = {"vtab": Path(__file__).with_name("vtab_2019.csv")}
 # Optional columns: training examples ("1000", "full"), and what rows are grouped by.
@@ -101,7 +107,7 @@ def read(name: str) -> Published:
     if not rows:
         raise PublishedError(f"{path} has no numbers")
     title = "VTAB (2019)" if name in BUILT_IN else path.stem
-    return Published(title, comment or str(name), _as_fractions(rows, path))
+    return Published(title, comment or str(name), _as_fractions(rows))
 
 
 def _task(name: str, path: Path) -> str:
@@ -191,7 +197,7 @@ def _official(table: list[list[str]], path: Path) -> list[Row]:
     return out
 
 
-def _as_fractions(rows: list[Row], path: Path) -> list[Row]:
+def _as_fractions(rows: list[Row]) -> list[Row]:
     """Percent or fractions? No published table has nothing above 1 %."""
     scale = 100.0 if max(row.accuracy for row in rows) > 1 else 1.0
     return [row._replace(accuracy=row.accuracy / scale) for row in rows]
@@ -214,3 +220,88 @@ def imagenet(path: str) -> dict[str, float]:
             f"config.imagenet={path!r} cannot be read ({type(e).__name__}: {e}); give a CSV file with the columns "
             "model and top1, such as timm's results-imagenet.csv"
         ) from e
+
+
+# Their boards.
+
+
+def published_boards(given: Published) -> list[Board]:
+    """A board for each number of training examples."""
+    groups = collections.defaultdict(list)
+    for row in given.rows:
+        groups[row.fields.get("examples", "")].append(row)
+    boards = []
+    for examples, rows in groups.items():
+        labels = list(dict.fromkeys(row.model for row in rows))
+        columns = order_tasks(row.task for row in rows)
+        values = np.full((len(labels), len(columns)), np.nan)
+        n = np.zeros(values.shape, int)
+        for row in rows:
+            i, j = labels.index(row.model), columns.index(row.task)
+            values[i, j], n[i, j] = row.accuracy, row.n or 0
+        fields = {row.model: row.fields for row in reversed(rows)}
+        models = [_published_model(label, fields[label], given) for label in labels]
+        said = {"1000": "1,000 examples", "full": "full training sets"}.get(examples, examples)
+        key = "published-" + re.sub(r"\W+", "-", given.name.lower()).strip("-")
+        boards.append(
+            Board(
+                key + (f"-{examples}" if examples else ""),
+                f"Published: {given.name}" + (f", {said}" if said else ""),
+                "published",
+                "accuracy",
+                {"source": given.source} | ({"training examples": said} if said else {}),
+                models,
+                columns,
+                values,
+                n,
+                [[""] * len(columns) for _ in labels],
+            )
+        )
+    return boards
+
+
+def _published_model(label: str, fields: Mapping[str, str], given: Published) -> Model:
+    number = fields.get("parameters", "")
+    method = fields.get("method") or "unknown"
+    return Model(
+        label,
+        label,
+        method="from scratch" if method == "none" else method,
+        family=fields.get("family")
+        or (family(fields["architecture"]) if "architecture" in fields else "unknown"),
+        architecture=fields.get("architecture", ""),
+        parameters=int(float(number)) if re.fullmatch(r"[\d.]+(?:e\d+)?", number) else None,
+        pretraining_data=fields.get("pretraining_data", ""),
+        source=fields.get("source") or given.name,
+    )
+
+
+def beside(own: Sequence[Board], other: Board) -> Board | None:
+    """Our fine-tuning with the published rows of as many training examples, on our tasks; None where there is none."""
+    for board in own:
+        said = "full" if "trainval" in (board.settings.get("splits") or []) else "1,000"
+        if board.protocol != "finetune" or board.settings.get("scope") == "head":
+            continue
+        if said not in other.settings.get("training examples", said):
+            continue
+        columns = [t for t in board.tasks if t in other.tasks]
+        if not columns:
+            continue
+        ours = [board.tasks.index(t) for t in columns]
+        theirs = [other.tasks.index(t) for t in columns]
+        keep = [i for i in range(len(board.models)) if not np.isnan(board.values[i, ours]).all()]
+        return Board(
+            f"{board.key}-beside-{other.key}",
+            f"{board.title}, beside {other.title[0].lower()}{other.title[1:]}",
+            board.protocol,
+            "accuracy",
+            {**board.settings, "published rows": other.settings["source"]},
+            [board.models[i] for i in keep] + list(other.models),
+            columns,
+            np.concatenate([board.values[np.ix_(keep, ours)], other.values[:, theirs]]),
+            np.concatenate([board.n[np.ix_(keep, ours)], other.n[:, theirs]]),
+            [[board.files[i][j] for j in ours] for i in keep] + [[""] * len(columns) for _ in other.models],
+            seconds={k: np.concatenate([v[np.ix_(keep, ours)], np.full((len(other.models), len(ours)), np.nan)])
+                     for k, v in board.seconds.items()},
+        )  # fmt: skip
+    return None

@@ -4,104 +4,14 @@ from __future__ import annotations
 
 import collections
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import tables
-from vtabjax.ranking import ELO, elo
-from vtabjax.report.analysis import Analysis
-from vtabjax.report.gather import Model
+from vtabjax.ranking import ELO, elo, quantile
+from vtabjax.report.analysis import Analysis, pareto
+from vtabjax.report.boards import Model
 from vtabjax.report.proxies import Judged
-
-
-class Column(NamedTuple):
-    """A column.
-
-    Attributes:
-      name: its heading.
-      kind: "text", "percent" (of a fraction), "points" (a difference of fractions), "number", "whole", "seconds",
-        "interval" (low, high) or "points interval".
-      label: a shorter heading for the page, where the place says the rest.
-    """
-
-    name: str
-    kind: str = "text"
-    label: str = ""
-
-
-class Sheet(NamedTuple):
-    """A table.
-
-    Attributes:
-      key: for file names and links.
-      title: its caption.
-      columns: what is in it.
-      rows: raw values; None where there is nothing.
-      remarks: what has to be known.
-    """
-
-    key: str
-    title: str
-    columns: list[Column]
-    rows: list[list[Any]]
-    remarks: list[str]
-
-    def raw(self) -> tables.Table:
-        """Full precision, for the CSV; an interval is two columns."""
-        header, rows = [], [[] for _ in self.rows]
-        for i, column in enumerate(self.columns):
-            split = "interval" in column.kind
-            header += [f"{column.name} low", f"{column.name} high"] if split else [column.name]
-            for out, row in zip(rows, self.rows, strict=True):
-                out += [_none(v) for v in (row[i] or (None, None))] if split else [_none(row[i])]
-        return tables.Table(header, rows, self.remarks)
-
-    def shown(self) -> tables.Table:
-        """As people read it."""
-        rows = [[text(v, c.kind) for v, c in zip(row, self.columns, strict=True)] for row in self.rows]
-        return tables.Table([c.name for c in self.columns], rows, self.remarks)
-
-
-def _none(value: Any) -> Any:
-    if isinstance(value, (float, np.floating)):
-        return None if math.isnan(value) else float(value)
-    return int(value) if isinstance(value, np.integer) else value
-
-
-def text(value: Any, kind: str) -> str:
-    """A value as people read it; "" for nothing."""
-    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
-        return ""
-    if "interval" in kind:
-        low, high = value
-        inner = "points" if kind.startswith("points") else kind.partition(" ")[2] or "number"
-        return f"{text(low, inner)} to {text(high, inner)}" if text(low, inner) else ""
-    match kind:
-        case "percent":
-            return f"{100 * value:.1f}"
-        case "points":
-            return f"{100 * value:+.2f}"
-        case "number":
-            return f"{value:.2f}"
-        case "whole":
-            return f"{value:,.0f}"
-        case "seconds":
-            return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
-    return str(value)
-
-
-def sort_value(value: Any) -> Any:
-    """What a cell is sorted by."""
-    if isinstance(value, tuple):
-        value = value[0]
-    value = _none(value)
-    return "" if value is None else value
-
-
-def name_of(model: Model) -> str:
-    """A model's name in tables, marked where others made its numbers."""
-    return f"{model.label} (published)" if model.published else model.label
+from vtabjax.report.sheet import Column, Sheet, name_of, size_of, text
 
 
 def board_sheets(a: Analysis) -> dict[str, Sheet]:
@@ -150,7 +60,7 @@ def _accuracy(a: Analysis) -> Sheet:
 
 def _epp(a: Analysis) -> Sheet:
     s, b = a.strengths, a.board
-    order = sorted(range(len(b.models)), key=lambda i: (-s.fit.scores[i], i))
+    order = s.strongest
     columns = [Column("model"), Column("EPP", "number"), Column("standard error", "number")]
     columns += [
         Column("95 % by task", "interval"),
@@ -163,8 +73,6 @@ def _epp(a: Analysis) -> Sheet:
         Column("best in", "percent"),
     ]
     half = (s.high - s.low) / 2
-    from vtabjax.ranking import quantile
-
     errors = half / quantile(s.fit.n_clusters)
     rows = []
     points = elo(s.scores)
@@ -257,7 +165,7 @@ def _best(a: Analysis) -> Sheet:
 
 def _top5(a: Analysis) -> Sheet:
     b = a.board
-    order = sorted(range(len(b.models)), key=lambda i: (-a.top5[i], a.order.index(i)))
+    order = a.by_top5
     first = (a.ranks == 1).sum(1)
     ran = (~np.isnan(b.values)).sum(1)
     rows = [
@@ -360,21 +268,11 @@ def _by_family(model: Model) -> str:
     return model.family
 
 
-SIZES = ((10e6, "< 10 M"), (50e6, "10-50 M"), (200e6, "50-200 M"), (math.inf, "> 200 M"))
-
-
 def _by_size(model: Model) -> str:
     return size_of(model) or "unknown"
 
 
-def size_of(model: Model) -> str:
-    """The class of a model's number of parameters, "" where unknown."""
-    return "" if model.parameters is None else next(name for end, name in SIZES if model.parameters < end)
-
-
 def _cost(a: Analysis) -> Sheet:
-    from vtabjax.report.analysis import pareto
-
     b = a.board
     cost = {
         "parameters": np.array([math.nan if m.parameters is None else m.parameters for m in b.models]),

@@ -1,0 +1,175 @@
+"""One model of the audit: built with random weights, converted, compared with torch, all in a process of its own.
+
+torch and JAX are imported by the functions: the process that starts all others does without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+# What one parameter costs in bytes at the worst moment: two copies, and room for activations and the program.
+BYTES_PER_PARAMETER = {"float64": 24, "float32": 12}
+REDUCED = ({"depth": 4}, {"depth": 2}, {"depths": (1, 1, 2, 1)}, {"depths": (1, 1, 1)})
+_TOKENS = ("vision_transformer", "eva", "beit", "deit", "naflexvit")  # all tokens attend to all others
+AMPLIFICATION = 1e3  # of rounding errors, from which on random weights say nothing about a conversion
+SIZES = (64, 96, 128, 160, 192, 224, 256)
+
+
+class Limits(NamedTuple):
+    """What one model may use: resident memory in bytes, and seconds."""
+
+    memory: float
+    seconds: float
+
+
+def measure(source: str, name: str, limits: Limits, plan: int, pipe) -> None:
+    """Runs in a process of its own and sends the row as far as it is known; the last one has a status."""
+    import torch
+
+    from converters import export, sources, verify
+    from converters.randomise import fit_statistics, randomise
+
+    # Threads of several models get into each other's way: torch's float64 convolutions by group take up to sixty
+    # times as long with two threads on two busy cores as with one.
+    torch.set_num_threads(1)
+    row: dict[str, Any] = {}
+    try:
+        spec = f"{source}/{name}@random"
+        row["parameters"] = sources.parameters(spec)
+        size, options = _size(source, name)
+        dtype, blocks, options = _plan(source, name, options, row["parameters"], limits.memory, plan)
+        row |= {"input_size": size, "dtype": dtype, "blocks": blocks}
+        pipe.send(row)
+        torch.manual_seed(0)
+        module = randomise(_make(source, name, size, options).eval())
+        if dtype == "float64":
+            module = module.double()
+        graph, variables = export.from_torch(module, (3, size, size))
+        del variables  # a copy; big models have no room for it
+        variables = {k: v.detach().numpy() for k, v in module.state_dict().items()}
+        row["operators"] = " ".join(sorted({op.split(".")[1] for op in graph.operators()}))
+        pipe.send(row)
+        mixed = dtype == "float64" and _has_casts(graph, "float32")
+        row |= _compare(module, graph, variables, dtype, mixed)
+        if row["status"] == "failed":
+            images = verify.as_torch(verify.random_images(module, graph.input_size))
+            amplified = _amplification(module, images)
+            if amplified > AMPLIFICATION:
+                fit_statistics(module, images)  # in place: the variables are the module's own memory
+                row |= _compare(module, graph, variables, dtype, mixed)
+                reason = f"with random running statistics it amplifies rounding {amplified:.0e} times"
+                row["message"] = "; ".join(t for t in (row["message"], f"{reason}; with fitted ones") if t)
+    except MemoryError:
+        row["status"] = "memory"
+    except Exception as e:
+        row |= {"status": "failed", "message": _one_line(e)}
+    pipe.send(row)
+
+
+def _compare(
+    module: Any, graph: Any, variables: Mapping[str, Any], dtype: str, mixed: bool
+) -> dict[str, Any]:
+    """Columns of a row: errors, dtype, status, message. What is `mixed` may differ as much as float32 does."""
+    from converters import verify
+
+    errors = verify.compare(module, graph, variables, compiler_options=verify.QUICK_COMPILATION)
+    worst = max(errors.values())
+    if mixed and not worst <= verify.TOLERANCE[dtype]:
+        dtype = "mixed"
+    passed = worst <= verify.TOLERANCE["float32" if dtype == "mixed" else dtype]
+    return {f"{k}_error": f"{e:.3g}" for k, e in errors.items()} | {
+        "dtype": dtype,
+        "status": "passed" if passed else "failed",
+        "message": "" if passed else f"differs by {worst:.1e} in {dtype}",
+    }
+
+
+def _has_casts(graph: Any, dtype: str) -> bool:
+    """Whether the graph goes through that dtype where its own is another (timm's `x.float()`)."""
+    from vtabjax.graph import DType
+
+    def inside(item: Any) -> bool:
+        if isinstance(item, DType):
+            return item.name == dtype
+        if isinstance(item, (list, tuple)):
+            return any(map(inside, item))
+        return isinstance(item, dict) and any(map(inside, item.values()))
+
+    return any(inside(node.args) or inside(node.kwargs) for node in graph.nodes)
+
+
+def _amplification(module: Any, images: Any) -> float:
+    """Relative change of torch's own outputs over that of its inputs, for a change in the last digits."""
+    from converters import verify
+
+    change = 1e-12 if str(images.dtype) == "torch.float64" else 1e-6
+    before, after = (verify.reference(module, x) for x in (images, images * (1 + change)))
+    return max(verify.relative_error(after[k], before[k]) for k in before) / change
+
+
+def _plan(
+    source: str, name: str, options: dict[str, Any], parameters: int, memory: float, plan: int
+) -> tuple[str, str, dict[str, Any]]:
+    """(dtype, which blocks, options for the builder): the `plan`-th of those that fit into memory.
+
+    Raises:
+      MemoryError: there are not so many.
+    """
+    import torch
+
+    for less in ({}, *REDUCED) if source == "timm" else ({},):
+        if less:
+            try:
+                with torch.device("meta"):
+                    module = _make(source, name, None, {**options, **less})
+            except Exception:
+                continue  # it has no such option
+            parameters = sum(p.numel() for p in module.parameters())
+        for dtype, cost in BYTES_PER_PARAMETER.items():
+            if parameters * cost < memory:
+                if plan == 0:
+                    return dtype, _text(less) or "all", {**options, **less}
+                plan -= 1
+    raise MemoryError
+
+
+def _text(options: Mapping[str, Any]) -> str:
+    return " ".join(f"{k}={v}" for k, v in options.items())
+
+
+def _make(source: str, name: str, size: int | None, options: dict[str, Any]):
+    from converters.sources import timm, torchvision
+
+    if source == "timm":
+        return timm.timm.create_model(name, **options)
+    return torchvision.make(name, size or torchvision.own_size(name))
+
+
+def _size(source: str, name: str) -> tuple[int, dict[str, Any]]:
+    """The image size, and the options it needs: the model's own size where it is fixed, else the smallest."""
+    from converters.sources import timm, torchvision
+
+    if source == "torchvision":
+        own = torchvision.own_size(name)
+        return next((s for s in SIZES if s < own and torchvision.works(name, s)), own), {}
+    cfg = timm.config(name)
+    own = cfg.input_size[1]
+    # Windows shrink with small images and then hide what shifted windows do: those stay near their own size.
+    least = 64 if not cfg.fixed_input_size else 96 if family(source, name) in _TOKENS else min(own, 224)
+    for size in (s for s in SIZES if least <= s < own):
+        options = timm.size_options(name, size)
+        if options is not None:
+            return size, options
+    return own, {}
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def family(source: str, name: str) -> str:
+    """The module that defines an architecture, such as "vision_transformer"."""
+    from converters.sources import timm, torchvision
+
+    return (timm if source == "timm" else torchvision).family(name)

@@ -1,0 +1,109 @@
+"""Converters as child processes: limits, failures, a few models ahead of the cells."""
+
+import json
+import time
+
+import pytest
+
+from vtabjax import artefacts, conversions, sweep, work
+from vtabjax.conversions import Limits
+
+
+def test_conversion_that_hangs(tmp_path, converters):
+    with conversions.Conversions(["tiny/a", "tiny/hang", "tiny/b"], tmp_path, 16, Limits(5)) as queue:
+        assert queue.result("tiny/a").path == tmp_path / "tiny--a-16"
+        with pytest.raises(artefacts.ConversionError, match=r"stopped after 5 s \(config\.convert_timeout\)"):
+            queue.result("tiny/hang")
+        assert queue.result("tiny/b").path.is_dir()
+
+
+def test_converters_that_cannot_run(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(artefacts, "COMMAND", [sys.executable, "-c", "import no_such_torch"])
+    with conversions.Conversions(["tiny/a", "tiny/b"], tmp_path, 16, Limits(60)) as queue:
+        for model in ("tiny/a", "tiny/b"):
+            with pytest.raises(artefacts.ConversionError, match="No module named 'no_such_torch'; see .*log"):
+                queue.result(model)
+    with pytest.raises(
+        artefacts.ConversionError, match="converters check: .*No module named 'no_such_torch'"
+    ):
+        artefacts.check(["tiny/a"])
+
+
+def test_closing_ends_the_converters(tmp_path, converters):
+    queue = conversions.Conversions(["tiny/hang"], tmp_path, 16, Limits(600))
+    while queue._process is None:
+        time.sleep(0.01)
+    queue.close()
+    assert queue._process.poll() is not None and not queue._thread.is_alive()
+
+
+def test_conversion_that_eats_the_memory(tmp_path, converters):
+    limits = Limits(60, bytes=5e8)
+    with conversions.Conversions(["tiny/a", "tiny/eats", "tiny/b"], tmp_path, 16, limits) as queue:
+        assert queue.result("tiny/a").path.is_dir()
+        message = r"stopped at \d\.\d GB of memory, 0\.5 GB are allowed \(config\.convert_memory_gb\)"
+        with pytest.raises(artefacts.ConversionError, match=message):
+            queue.result("tiny/eats")
+        assert queue.result("tiny/b").path.is_dir()
+
+
+def test_conversions_stay_a_few_models_ahead(tmp_path, converters):
+    models = [f"tiny/m{i}" for i in range(6)]
+
+    def converted(n):
+        deadline = time.monotonic() + 30
+        while sum(map(queue.ready, models)) < n and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)  # and no more than those
+        return sum(map(queue.ready, models)) == n
+
+    told = []
+    with conversions.Conversions(
+        models, tmp_path, 16, Limits(60), ahead=2, told=lambda *e: told.append(e)
+    ) as queue:
+        assert converted(2)
+        queue.result("tiny/m0")
+        assert converted(3)
+        queue.result("tiny/m3")
+        assert converted(6)
+    assert [e[0] for e in told] == models and all(b <= c and well for _, b, c, well in told)
+    assert converters.calls() == [["convert", model] for model in models]
+
+
+def test_models_that_are_there_are_computed_first(config, converters, tmp_path, capsys):
+    config.models = "tiny/b"
+    assert sweep.run(config, tmp_path) == 0
+    converters.forget()
+    config.models, config.k = "tiny/a,tiny/b", 2
+    assert sweep.run(config, tmp_path) == 0
+    order = [line.split()[2] for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert order == ["tiny/b", "tiny/b", "tiny/a"]
+    assert converters.calls() == [["check", "tiny/a"], ["convert", "tiny/a"]]
+
+
+def test_slow_work_in_another_process_overlaps(config, converters, tmp_path, monkeypatch, capsys):
+    """While tiny/a is computed, tiny/b becomes ready: its cell did not wait for its conversion."""
+    states = []
+    run_model = work.run_model
+
+    def watched(model, todo, session):
+        if model == "tiny/a":
+            session.conversions.result("tiny/a")
+            deadline = time.monotonic() + 30
+            while not session.conversions.ready("tiny/b") and time.monotonic() < deadline:
+                time.sleep(0.01)
+        states.append((model, session.conversions.ready(model)))
+        return run_model(model, todo, session)
+
+    monkeypatch.setattr(work, "run_model", watched)
+    assert sweep.run(config, tmp_path) == 0
+    assert states == [("tiny/a", True), ("tiny/b", True)]
+
+
+def test_info_has_the_graph_in_it(tmp_path, converters):
+    with conversions.Conversions(["tiny/a", "tiny/head"], tmp_path, 16, Limits(60)) as queue:
+        infos = [artefacts.read_info(queue.result(m).path) for m in ("tiny/a", "tiny/head")]
+    assert len({i["graph_hash"] for i in infos}) == 2
+    assert json.loads((tmp_path / "tiny--a-16" / "model.json").read_text())["weight_hash"] == "tiny/a"

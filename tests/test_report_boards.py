@@ -1,0 +1,145 @@
+"""What the report puts on one board and what it keeps apart: settings, examples, versions, weights, published rows."""
+
+import json
+
+import conftest
+import numpy as np
+import pytest
+import report_data
+from report_data import finetuned, gathered, make, rows
+
+from vtabjax import results, tasks
+from vtabjax.report import analysis, boards, gather, proxies, published
+from vtabjax.results import Cell
+
+TASKS = tasks.EMBEDDED
+
+
+def test_other_settings_have_their_own_board(tmp_path):
+    report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
+    finetuned(tmp_path, 0, "digits", 0.1, changes={"resize": "bicubic"})
+    text = make(tmp_path)
+    assert "Fine-tuning was run in 2 ways (different resize)" in text
+    assert "Fine-tuning · resize bicubic" in text and "Fine-tuning · resize vtab" in text
+    assert [r["digits"] for r in rows(tmp_path, "finetune-2-accuracy")] == ["0.1"]
+    assert "0.1" not in [r["digits"] for r in rows(tmp_path, "finetune-accuracy")]
+
+
+def test_other_examples_have_their_own_board(tmp_path):
+    report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
+    finetuned(tmp_path, 9, "digits", data={"train800": "new", "test": "new"})
+    text = make(tmp_path)
+    assert "Results on digits were computed on different examples" in text
+    assert [b.title for b in gathered(tmp_path).boards] == [
+        "Fine-tuning · examples not set",
+        "Fine-tuning · examples data 2",
+    ]
+
+
+def test_other_input_size_is_no_other_data(tmp_path):
+    """With each model's own size, examples as seen differ by right."""
+    for i in range(3):
+        size = [3, 64 + i, 64 + i]
+        finetuned(
+            tmp_path,
+            i,
+            "digits",
+            changes={"image_size": 0},
+            input={"input_size": size},
+            data={"test": f"{i}"},
+        )
+    found = gathered(tmp_path)
+    assert len(found.boards) == 1 and found.notices == []
+
+
+def test_versions(tmp_path, monkeypatch):
+    finetuned(tmp_path, 0, "digits")
+    others = {**results.versions(), "vtabjax": "9", "jax": "99"}
+    monkeypatch.setattr(results, "versions", lambda: others)
+    finetuned(tmp_path, 1, "digits")
+    found = gathered(tmp_path)
+    assert [b.title.partition(" · ")[2] for b in found.boards][1] == "vtabjax version 9"
+    assert any("several versions of jax" in n and "shown together" in n for n in found.notices)
+
+
+def test_changed_weights_are_another_model(tmp_path):
+    finetuned(tmp_path, 0, "digits", weight_hash="a" * 16)
+    finetuned(tmp_path, 0, "sprites_location", weight_hash="b" * 16)
+    found = gathered(tmp_path)
+    assert [m.label for m in found.boards[0].models] == [
+        f"{report_data.spec(0)} [weights {c * 8}]" for c in "ab"
+    ]
+    assert "changed between runs" in found.notices[0]
+
+
+def test_results_without_a_source_still_work(tmp_path):
+    """As older versions wrote them: what the converted model says, or what its name says."""
+    from vtabjax import model
+
+    for spec in ("timm/resnet50.a1_in1k", "timm/tf_efficientnetv2_s@random"):
+        cell = Cell("knn", spec, "digits", {"k": 1})
+        results.save(
+            cell,
+            tmp_path,
+            metrics={"accuracy": 0.5},
+            correct=None,
+            provenance={"weight_hash": spec},
+            seconds={},
+        )
+    parts = conftest.tiny_parts()
+    parts.info.update(method="supervised", family="resnet", parameters=25)
+    path = model.save(tmp_path / "models" / "x", *parts)
+    info = json.loads((path / "model.json").read_text()) | {"weight_hash": "timm/resnet50.a1_in1k"}
+    (path / "model.json").write_text(json.dumps(info))
+    one, two = gathered(tmp_path).boards[0].models
+    assert (one.method, one.family, one.parameters) == ("supervised", "resnet", 25)
+    assert (two.method, two.family, two.parameters) == ("from scratch", "efficientnetv2", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("timm/resnet50.a1_in1k", "resnet"), ("vit_small_patch16_224", "vit"), ("wide_resnet50_2", "resnet"),
+     ("timm/test_resnet@random", "resnet"), ("mobilenetv3_small_100", "mobilenetv3")],
+)  # fmt: skip
+def test_family_by_name(name, family):
+    assert boards.family(name) == family
+
+
+# Published rows.
+
+
+def test_published_beside_ours(tmp_path):
+    for i in range(3):
+        for task in tasks.VTAB[:4]:
+            finetuned(tmp_path, i, task, 0.5 + 0.1 * i)
+    found = gathered(tmp_path, [published.read("vtab")])
+    titles = [b.title for b in found.boards]
+    assert titles == [
+        "Fine-tuning",
+        "Fine-tuning, beside published: VTAB (2019), 1,000 examples",
+        "Published: VTAB (2019), 1,000 examples",
+        "Published: VTAB (2019), full training sets",
+    ]
+    own, beside = found.boards[:2]
+    assert not any(m.published for m in own.models)
+    assert sum(m.published for m in beside.models) == 16 and list(beside.tasks) == list(tasks.VTAB[:4])
+    assert beside.values[3:].shape == (16, 4) and not np.isnan(beside.values).any()
+    # Nothing of theirs is in our own board, and proxies are judged against ours alone.
+    assert len(own.models) == 3 and proxies.judge(found, analysis.Options(resamples=100)).board is None
+
+
+def test_epp_of_the_official_table():
+    board = next(
+        b
+        for b in gather.gather(
+            conftest.ROOT / "no such", conftest.ROOT / "no", [published.read("vtab")]
+        ).boards
+    )
+    a = analysis.analyse(board, analysis.Options(resamples=200))
+    s = a.strengths
+    assert s.fit.finite and s.within is None and s.fit.n_clusters == 19
+    assert [board.models[i].label for i in a.order[:2]] == ["Sup-Rotation-100%", "Sup-Exemplar-100%"]
+    # Clustered errors, not the naive ones that would be half as large.
+    assert 0.3 < np.median(s.fit.standard_errors) < 0.55
+    assert s.best.sum() == pytest.approx(1) and (s.rank_low <= s.rank_high).all()
+    assert a.differences is None and "published tables" in a.no_differences

@@ -1,0 +1,85 @@
+"""The tables at the end of a sweep."""
+
+import pytest
+
+from vtabjax import tables
+
+
+def record(value, **more):
+    return {"metrics": {"accuracy": value, **more}}
+
+
+def test_table_of_accuracies():
+    found = {
+        ("a", "digits"): record(0.5, accuracy_cosine=0.25),
+        ("a", "sprites_location"): record(0.25, accuracy_cosine=0.75),
+        ("b", "digits"): record(0.9),
+        ("b", "sprites_location"): None,
+        ("c", "digits"): record(1.0, accuracy_cosine=0.0),
+        ("c", "sprites_location"): record(0.5, accuracy_cosine=0.5),
+    }
+    table = tables.accuracy_table(found)
+    assert table.header == ["model", "digits", "sprites_location", "mean", "mean (cosine)"]
+    assert table.rows == [
+        ["c", 1.0, 0.5, 0.75, 0.25],
+        ["a", 0.5, 0.25, 0.375, 0.5],
+        ["b *", 0.9, None, None, None],  # never a mean over what is there
+        ["(chance)", 0.1, 1 / 16, (0.1 + 1 / 16) / 2, (0.1 + 1 / 16) / 2],
+    ]
+    assert table.remarks == ["1 of 3 models lack tasks (*): no mean over the others"]
+    assert tables.in_percent(table).rows[0] == ["c", "100.00", "50.00", "75.00", "25.00"]
+
+
+def test_vtab_means_are_named():
+    from vtabjax import tasks
+
+    value = {"Natural": 0.7, "Specialized": 0.4, "Structured": 0.1}
+    found = {("m", t): record(value[tasks.get(t).group]) for t in tasks.VTAB}
+    found |= {("lacking", t): None if t == "svhn" else record(0.5) for t in tasks.VTAB}
+    table = tables.accuracy_table(found)
+    assert table.header[-5:] == ["Natural", "Specialized", "Structured", "mean", "mean of groups"]
+    plain = (7 * 0.7 + 4 * 0.4 + 8 * 0.1) / 19
+    assert table.rows[0][0] == "m"
+    assert table.rows[0][-5:] == pytest.approx([0.7, 0.4, 0.1, plain, 0.4])
+    assert table.rows[1][0] == "lacking *" and table.rows[1][-5:] == [None, 0.5, 0.5, None, None]
+
+
+def test_table_files(tmp_path):
+    found = {("a", "digits"): record(0.123456789), ("b", "digits"): None}
+    text = tables.report("knn", found, tmp_path)
+    assert "12.35" in text and str(tmp_path / "tables" / "knn.csv") in text
+    assert (tmp_path / "tables" / "knn.csv").read_text().splitlines() == [
+        "model,digits,mean",
+        "a,0.123456789,0.123456789",
+        "b *,,",
+        "(chance),0.1,0.1",
+    ]
+    markdown = (tmp_path / "tables" / "knn.md").read_text()
+    assert "12.35" in markdown and "accuracy in percent" in markdown and markdown.startswith("|")
+
+
+def test_table_of_scores(tmp_path):
+    found = {
+        ("a", "digits"): {"metrics": {"leep": None, "logme": 0.5}},
+        ("a", "dtd"): None,
+        ("b", "digits"): {"metrics": {"leep": -1.5, "logme": 0.25}},
+        ("b", "dtd"): {"metrics": {"leep": -2.0, "logme": 1.5}, "notes": {"logme": "of 64 components"}},
+    }
+    table = tables.score_table(found)
+    assert table.remarks[1:] == ["logme: of 64 components"]
+    assert table.header == ["task", "model", "leep", "logme"]
+    assert table.rows == [
+        ["digits", "a", None, 0.5],
+        ["digits", "b", -1.5, 0.25],
+        ["dtd", "a", None, None],
+        ["dtd", "b", -2.0, 1.5],
+    ]
+    assert "not applicable" in tables.report("transferability", found, tmp_path)
+    assert (tmp_path / "tables" / "transferability.csv").read_text().splitlines()[1] == "digits,a,,0.5"
+
+
+def test_long_tables_are_in_the_files(tmp_path):
+    found = {(f"m{i}", "digits"): record(i / 1000) for i in range(100)}
+    text = tables.report("knn", found, tmp_path)
+    assert "the first 80 of 101 rows" in text and len(text.splitlines()) < 90
+    assert len((tmp_path / "tables" / "knn.csv").read_text().splitlines()) == 102

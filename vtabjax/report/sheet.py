@@ -1,0 +1,108 @@
+"""A table of the report: raw values with their kind, and how people read them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vtabjax import tables
+from vtabjax.report.boards import Model
+
+
+class Column(NamedTuple):
+    """A column.
+
+    Attributes:
+      name: its heading.
+      kind: "text", "percent" (of a fraction), "points" (a difference of fractions), "number", "whole", "seconds",
+        "interval" (low, high) or "points interval".
+      label: a shorter heading for the page, where the place says the rest.
+    """
+
+    name: str
+    kind: str = "text"
+    label: str = ""
+
+
+class Sheet(NamedTuple):
+    """A table.
+
+    Attributes:
+      key: for file names and links.
+      title: its caption.
+      columns: what is in it.
+      rows: raw values; None where there is nothing.
+      remarks: what has to be known.
+    """
+
+    key: str
+    title: str
+    columns: list[Column]
+    rows: list[list[Any]]
+    remarks: list[str]
+
+    def raw(self) -> tables.Table:
+        """Full precision, for the CSV; an interval is two columns."""
+        header, rows = [], [[] for _ in self.rows]
+        for i, column in enumerate(self.columns):
+            split = "interval" in column.kind
+            header += [f"{column.name} low", f"{column.name} high"] if split else [column.name]
+            for out, row in zip(rows, self.rows, strict=True):
+                out += [_none(v) for v in (row[i] or (None, None))] if split else [_none(row[i])]
+        return tables.Table(header, rows, self.remarks)
+
+    def shown(self) -> tables.Table:
+        """As people read it."""
+        rows = [[text(v, c.kind) for v, c in zip(row, self.columns, strict=True)] for row in self.rows]
+        return tables.Table([c.name for c in self.columns], rows, self.remarks)
+
+
+def _none(value: Any) -> Any:
+    if isinstance(value, (float, np.floating)):
+        return None if math.isnan(value) else float(value)
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def text(value: Any, kind: str) -> str:
+    """A value as people read it; "" for nothing."""
+    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+        return ""
+    if "interval" in kind:
+        low, high = value
+        inner = "points" if kind.startswith("points") else kind.partition(" ")[2] or "number"
+        return f"{text(low, inner)} to {text(high, inner)}" if text(low, inner) else ""
+    match kind:
+        case "percent":
+            return f"{100 * value:.1f}"
+        case "points":
+            return f"{100 * value:+.2f}"
+        case "number":
+            return f"{value:.2f}"
+        case "whole":
+            return f"{value:,.0f}"
+        case "seconds":
+            return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    return str(value)
+
+
+def sort_value(value: Any) -> Any:
+    """What a cell is sorted by."""
+    if isinstance(value, tuple):
+        value = value[0]
+    value = _none(value)
+    return "" if value is None else value
+
+
+def name_of(model: Model) -> str:
+    """A model's name in tables, marked where others made its numbers."""
+    return f"{model.label} (published)" if model.published else model.label
+
+
+SIZES = ((10e6, "< 10 M"), (50e6, "10-50 M"), (200e6, "50-200 M"), (math.inf, "> 200 M"))
+
+
+def size_of(model: Model) -> str:
+    """The class of a model's number of parameters, "" where unknown."""
+    return "" if model.parameters is None else next(name for end, name in SIZES if model.parameters < end)
