@@ -1,6 +1,5 @@
-"""The pages say what the code does: worked examples run, commands are understood, layers are as drawn."""
+"""The pages say what the code does: worked examples run, commands are understood."""
 
-import ast
 import copy
 import json
 import os
@@ -9,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import conftest
@@ -334,63 +332,3 @@ def test_pytest_commands():
             assert "/" not in word or (ROOT / word).exists(), command
         for marker in re.findall(r" -m (\w+)$", command):
             assert f'"{marker}: ' in settings, command
-
-
-# The layers of docs/architecture.md.
-
-
-def layers():
-    """Module or package -> number of its layer, 0 for the lowest; and the imports that the page lets through."""
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    block = re.search(r"^## Layers$.*?^```text\n(.*?)^```$", page, re.M | re.S)[1]
-    rows = [line.split("|")[1].split() for line in block.splitlines() if "|" in line]
-    allowed = re.findall(r"^- `([\w/.]+)` imports `([\w/.]+)`", page, re.M)
-    return {name: len(rows) - i for i, row in enumerate(rows) for name in row}, set(allowed)
-
-
-def imported(path):
-    """Modules of the project that a file imports when it runs, wherever in it that stands."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def unit(name):
-    """The row's word for a module: ``vtabjax.data.folder`` -> ``data``, ``configs.knn`` -> ``configs``; or None."""
-    first, _, rest = name.partition(".")
-    if first in ("configs", "converters", "main"):
-        return first
-    return rest.split(".")[0] if first == "vtabjax" and rest and rest != "__version__" else None
-
-
-def test_imports_go_down_the_layers():
-    layer, allowed = layers()
-    used = set()
-    for path in [ROOT / "main.py", *(p for d in ("vtabjax", "configs") for p in (ROOT / d).rglob("*.py"))]:
-        relative = path.relative_to(ROOT)
-        own = unit(".".join(relative.with_suffix("").parts).removesuffix(".__init__"))
-        if own is None:
-            continue
-        assert own in layer, f"docs/architecture.md, Layers: {relative} is in none"
-        for name in filter(None, map(unit, imported(path))):
-            if layer[name] <= layer[own]:
-                continue
-            matching = {a for a in allowed if a == (str(relative), _file(name))}
-            assert matching, f"{relative} (layer of {own}) imports {name}, which is above it"
-            used |= matching
-    assert used == allowed, f"no longer imported: {allowed - used}"
-    assert all(_file(name) for name in layer), "a layer names what is not there"
-
-
-def _file(name):
-    """Where a row's word lies: vtabjax/plan.py, vtabjax/data, configs."""
-    for path in (Path("vtabjax", f"{name}.py"), Path("vtabjax", name), Path(f"{name}.py"), Path(name)):
-        if (ROOT / path).exists():
-            return str(path)
-    return None

@@ -1,6 +1,7 @@
 """What imports what: layers, one above the other; no torch under vtabjax; TensorFlow for preparing data only."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -47,24 +48,16 @@ def test_a_saved_model_runs_without_torch(tmp_path):
     assert loaded(code) == []
 
 
-# From the bottom up: a module imports its own layer and those below. A package's name stands for all of it.
-LAYERS = {
-    "what knows nothing of the rest": (
-        "vtabjax._bradley_terry", "vtabjax.distributed", "vtabjax.files", "vtabjax.graph", "vtabjax.memory",
-        "vtabjax.ops", "vtabjax.parallel", "vtabjax.progress", "vtabjax.resident", "vtabjax.specs", "vtabjax.trust",
-    ),
-    "models": ("vtabjax.cpu", "vtabjax.model"),
-    "data, features and the files that hold them": (
-        "vtabjax.artefacts", "vtabjax.data", "vtabjax.features", "vtabjax.inputs", "vtabjax.results", "vtabjax.tasks",
-    ),
-    "numbers": ("vtabjax.protocols", "vtabjax.ranking", "vtabjax.resampling"),
-    "sweeps": (
-        "vtabjax.cells", "vtabjax.conversions", "vtabjax.costs", "vtabjax.plan", "vtabjax.slurm", "vtabjax.status",
-        "vtabjax.sweep", "vtabjax.tables", "vtabjax.watch", "vtabjax.work",
-    ),
-    "reports": ("vtabjax.report",),
-    "commands": ("vtabjax.cli", "vtabjax.embedded", "configs", "main"),
-}  # fmt: skip
+def layers():
+    """{module or package: rank} of docs/architecture.md, where a package's name stands for all of it; 0 is lowest."""
+    page = (conftest.ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = re.search(r"^## Layers$.*?^```text\n(.*?)^```$", page, re.M | re.S)[1]
+    rows = [line.split("|")[1].split() for line in reversed(block.splitlines())]
+    apart = {"main", "configs"}
+    return {n if n in apart else f"vtabjax.{n}": rank for rank, row in enumerate(rows) for n in row}
+
+
+RANKS = layers()
 # What those beside the layers may use, and nothing else.
 ONLY = {
     "configs": {"configs", "vtabjax.tasks"},
@@ -73,7 +66,6 @@ ONLY = {
         "vtabjax.specs",
     },
 }  # fmt: skip
-RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 
 
 def module_names():
@@ -131,7 +123,7 @@ def test_no_module_imports_a_higher_layer():
 def test_every_module_has_a_place():
     modules = set(module_names()) - {"vtabjax"}
     lost = {n for n in modules if place(n, RANKS) is None and n.partition(".")[0] != "converters"}
-    assert not lost, f"give {lost} a layer"
+    assert not lost, f"give {lost} a layer in docs/architecture.md"
     assert set(RANKS) <= modules, "a layer names what is not there"
 
 
