@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ def serve(prepare: Callable[[], Callable[[], object]]) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         run()
         found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
         print(json.dumps(found), flush=True)
 
 
@@ -35,7 +37,8 @@ def take_turns(sides: Sequence[tuple[Sequence[str], Mapping[str, str]]], rounds:
     """Runs commands that `serve`, with additions to their environment, in turn.
 
     Returns:
-      For each: {"start_seconds", "rounds": [{"wall", "cpu"}], "wall", "cpu"}, the latter two medians in seconds.
+      For each: {"start_seconds", "rounds": [{"wall", "cpu", "peak_bytes"}], "wall", "cpu", "peak_bytes"}, the latter
+      two medians in seconds and the largest.
     """
     workers, found = [], []
     for command, extra in sides:
@@ -55,6 +58,7 @@ def take_turns(sides: Sequence[tuple[Sequence[str], Mapping[str, str]]], rounds:
         worker.wait()
         for key in ("wall", "cpu"):
             result[key] = statistics.median(r[key] for r in result["rounds"])
+        result["peak_bytes"] = max(r["peak_bytes"] for r in result["rounds"])
     return found
 
 

@@ -2,24 +2,20 @@
 
 Both take the same steps: uint8 images that are on the device already, normalisation, forward, backward, SGD with
 momentum, batch norm in training mode. PyTorch: timm's model in channels_last; on a GPU also bfloat16 autocast and
-torch.compile. Sides take turns, so that both see the same machine; each round gives wall and CPU seconds of all
-threads, and the best round of each counts (the others measure the neighbours).
+torch.compile. Sides take turns; medians over the rounds, in wall seconds and in CPU seconds of all threads. As main.py
+does, the side of vtabjax runs on huge pages (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
-import time
 from pathlib import Path
 
+import _alternate
+
 MODELS = ("resnet18", "test_resnet", "vit_tiny_patch16_224")
-RESULT = Path(__file__).parent / "results" / "finetune.json"
-ROOT = Path(__file__).resolve().parent.parent
+RESULT = _alternate.RESULTS / "finetune.json"
 
 
 def images_and_labels(size: int, classes: int):
@@ -91,24 +87,19 @@ def theirs(name: str, args: argparse.Namespace, dtype: str, compiled: bool):
 
 
 def side(args: argparse.Namespace) -> None:
-    """One side in a process of its own: a line on stdin asks for a round, a line of JSON answers."""
-    sys.path.insert(0, str(ROOT))
     name, kind, dtype, compiled = args.side.split(",")
-    begun = time.perf_counter()
-    steps = (
-        ours(name, args, dtype) if kind == "vtabjax" else theirs(name, args, dtype, compiled == "compiled")
-    )
-    steps(2)
-    if args.device == "gpu":
-        steps(args.steps)  # clocks and caches
-    print(json.dumps({"start": time.perf_counter() - begun}), flush=True)
-    for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
-        steps(args.steps)
-        print(
-            json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}),
-            flush=True,
-        )
+
+    def prepare():
+        sys.path.insert(0, str(_alternate.ROOT))
+        if kind == "vtabjax":
+            steps = ours(name, args, dtype)
+        else:
+            steps = theirs(name, args, dtype, compiled == "compiled")
+        if args.device == "gpu":
+            steps(args.steps)  # clocks and caches
+        return lambda: steps(args.steps)
+
+    _alternate.serve(prepare)
 
 
 def measure(name: str, args: argparse.Namespace) -> list[dict]:
@@ -119,32 +110,25 @@ def measure(name: str, args: argparse.Namespace) -> list[dict]:
             ("torch", "bfloat16", "eager"),
             ("torch", "bfloat16", "compiled"),
         ]
-    rows = []
     options = [f"--{k}={getattr(args, k)}" for k in ("batch_size", "image_size", "steps", "device")]
-    workers = []
-    for kind in kinds:
-        command = [sys.executable, __file__, "--side", ",".join((name, *kind)), *options]
-        workers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        start = json.loads(workers[-1].stdout.readline())["start"]
-        rows.append(
-            {"model": name, "library": kind[0], "dtype": kind[1], "mode": kind[2], "start_seconds": start}
+    sides = [
+        (
+            [sys.executable, __file__, "--side", ",".join((name, *kind)), *options],
+            _alternate.HUGE_PAGES if kind[0] == "vtabjax" else {},
         )
-    rounds: list[list[dict]] = [[] for _ in workers]
-    for _ in range(args.rounds):
-        for worker, found in zip(workers, rounds, strict=True):
-            worker.stdin.write("\n")
-            worker.stdin.flush()
-            found.append(json.loads(worker.stdout.readline()))
+        for kind in kinds
+    ]
+    rows = []
     images = args.steps * args.batch_size
-    for row, worker, found in zip(rows, workers, rounds, strict=True):
-        worker.stdin.close()
-        worker.wait()
-        row["images_per_second"] = images / min(r["wall"] for r in found)
-        row["images_per_cpu_second"] = images / min(r["cpu"] for r in found)
-        row["rounds"] = found
+    for kind, found in zip(kinds, _alternate.take_turns(sides, args.rounds), strict=True):
+        rows.append(
+            {"model": name, "library": kind[0], "dtype": kind[1], "mode": kind[2]}
+            | {"images_per_second": images / found["wall"], "images_per_cpu_second": images / found["cpu"]}
+            | found
+        )
         print(
-            f"{name} {row['library']} {row['dtype']} {row['mode']}: {row['images_per_second']:.1f} images/s, "
-            f"{row['images_per_cpu_second']:.1f} per CPU second",
+            f"{name} {' '.join(kind)}: {rows[-1]['images_per_second']:.1f} images/s, "
+            f"{rows[-1]['images_per_cpu_second']:.1f} per CPU second",
             flush=True,
         )
     return rows
@@ -166,20 +150,12 @@ def main() -> None:
     if args.side:
         side(args)
         return
-    import importlib.metadata
-
-    load = os.getloadavg()[0]  # of what else runs: above 0 the figures are a lower bound
-    rows = [row for name in args.models.split(",") for row in measure(name, args)]
     record = {
-        "command": "python benchmarks/finetune.py",
+        **_alternate.environment("jax", "torch", "timm"),
         "settings": {k: getattr(args, k) for k in ("batch_size", "image_size", "steps", "rounds", "device")},
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load_before": load},
-        "versions": {p: importlib.metadata.version(p) for p in ("jax", "torch", "timm")},
-        "results": rows,
+        "results": [row for name in args.models.split(",") for row in measure(name, args)],
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"-> {args.out}")
+    _alternate.write(args.out, record)
 
 
 if __name__ == "__main__":

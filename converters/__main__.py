@@ -161,8 +161,8 @@ def _list(args: argparse.Namespace, say: Callable) -> int:
         say({"spec": args.pattern, "status": "failed", "message": str(e)}, "")
         return 1
     for spec in found:
-        info = sources.describe(spec)
-        count = sources.parameters(spec) if args.parameters else None
+        info = sources.describe(spec, listed=True)
+        count = sources.parameters(spec, listed=True) if args.parameters else None
         record = {
             "spec": spec,
             "license": info["license"],

@@ -105,6 +105,10 @@ def test_list(run):
     assert any(
         "timm/resnet18.a1_in1k" in x and "224x224" in x and "apache-2.0" in x for x in out.splitlines()
     )
+    status, out, _ = run("list", "openselfsup/*", "--parameters")
+    assert (
+        status == 0 and "openselfsup/simclr " in out and out.count("23.51 M") == len(out.splitlines()) == 14
+    )
     status, out, err = run("list", "timm/qqq*")
     assert status == 1 and out == "" and err.startswith("error: ") and "matches nothing" in err
     status, out, _ = run("list", "timm/qqq*", "--json_lines")

@@ -39,9 +39,9 @@ def run() -> None:
 def _use_huge_pages() -> None:
     """Starts this program once more, so that large blocks of memory come in huge pages (Linux with glibc).
 
-    XLA's CPU backend allocates a model's intermediate results anew for every batch; with pages of 4 KiB the kernel takes
-    a fifth of the time to hand them out (benchmarks/extraction.py). glibc reads the setting when a process starts and
-    never again; a second start costs a tenth of a second. Not done where GLIBC_TUNABLES is set already.
+    XLA's CPU backend allocates a model's intermediate results anew for every batch; with pages of 4 KiB the kernel
+    takes a fifth of the time to hand them out. glibc reads the setting when a process starts and never again; a second
+    start costs a tenth of a second. Not done where GLIBC_TUNABLES is set already.
     """
     if sys.platform == "linux" and sys.executable and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"

@@ -67,13 +67,17 @@ def check(spec: str | Spec) -> Spec:
     return spec
 
 
-def describe(spec: str | Spec) -> dict[str, Any]:
+def describe(spec: str | Spec, *, listed: bool = False) -> dict[str, Any]:
     """What `build` would say in `Source.info`, as far as it is known without building anything.
+
+    Args:
+      spec: a model spec without a pattern.
+      listed: it comes from `list_models`, so it exists, but it may lack the file that building it takes.
 
     Raises:
       SpecError: the spec names nothing there is.
     """
-    spec = check(spec)
+    spec = specs.parse(str(spec)) if listed else check(spec)
     return {**_named(spec), **_module(spec.source).describe(spec)}
 
 
@@ -81,9 +85,9 @@ def _named(spec: Spec) -> dict[str, Any]:
     return {"spec": str(spec), "source": spec.source, "imagenet_top1": None}
 
 
-def parameters(spec: str | Spec) -> int:
-    """How many parameters a model has. Allocates none of them, but takes up to a few seconds."""
-    spec = check(spec)
+def parameters(spec: str | Spec, *, listed: bool = False) -> int:
+    """How many parameters a model has. Allocates none, but takes up to a few seconds. `listed`: see `describe`."""
+    spec = specs.parse(str(spec)) if listed else check(spec)
     return _module(spec.source).parameters(spec)
 
 

@@ -91,12 +91,18 @@ def _elementwise(function: Callable, *args, **kwargs) -> Any:
 
 def _conv2d(function: Callable, input, weight, *args, **kwargs) -> Any:
     image = _image(input)
-    return NotImplemented if image is None else Image(conv.channels_last(image.array, weight, *args, **kwargs))
+    return (
+        NotImplemented
+        if image is None
+        else Image(conv.channels_last(image.array, plain(weight), *args, **kwargs))
+    )
 
 
 def _pool(channels_last: Callable) -> Callable:
     def run(function: Callable, self, *args, **kwargs) -> Any:
-        return Image(channels_last(self.array, *args, **kwargs)) if isinstance(self, Image) else NotImplemented
+        return (
+            Image(channels_last(self.array, *args, **kwargs)) if isinstance(self, Image) else NotImplemented
+        )
 
     return run
 
@@ -137,7 +143,9 @@ def _permute(function: Callable, self, dims) -> Any:
 def _pad(function: Callable, self, pad, *args, **kwargs) -> Any:
     if not isinstance(self, Image) or len(pad) > 4:
         return NotImplemented
-    return Image(function(self.array, (0, 0, *pad), *args, **kwargs))  # from the last dimension on, here the channels
+    return Image(
+        function(self.array, (0, 0, *pad), *args, **kwargs)
+    )  # from the last dimension on, here the channels
 
 
 def _group_norm(function: Callable, input, *args, **kwargs) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -55,7 +54,7 @@ def _by_taps(x, weight, stride, padding, dilation) -> jax.Array:
         for n, k, s, d in zip(x.shape[1:-1], kernel, stride, dilation, strict=True)
     ]
     weight = jnp.moveaxis(weight[:, 0], 0, -1)
-    # Without a stride along the last dimension, it and the channels are one long row: longer loops, up to twice as fast.
+    # Without a stride along the last dimension, it and the channels are one row: long loops, up to twice as fast.
     rows = stride[-1] == 1 and repeat == 1
     step = x.shape[-1] if rows else 1
     shape = (*sizes, x.shape[-1])
@@ -88,7 +87,7 @@ def _by_dot(x, weight, stride) -> jax.Array:
 def _by_product(x, weight, stride, padding, dilation, groups) -> jax.Array:
     """Convolution as one product of the stacked windows with the kernel; x is channels-last.
 
-    XLA's CPU backend convolves with a plain loop in float64, and in float32 where the kernel is larger than the
+    XLA's CPU backend convolves with a plain loop in float64, and in float32 where the kernel is not smaller than the
     image: this is up to a hundred times faster, for the memory of the windows.
     """
     rank, kernel = x.ndim - 2, weight.shape[2:]
@@ -108,6 +107,12 @@ def _by_product(x, weight, stride, padding, dilation, groups) -> jax.Array:
     return jnp.einsum("...gi,goi->...go", x, weight).reshape(*x.shape[:-2], -1)
 
 
+def _is_small(x, weight, stride, padding, dilation) -> bool:
+    """Whether the kernel is as large as the image, or as the output, over which the gradient convolves."""
+    dims = zip(x.shape[1:-1], weight.shape[2:], stride, padding, dilation, strict=True)
+    return any(k >= min(n, (n + sum(p) - d * (k - 1) - 1) // s + 1) for n, k, s, p, d in dims)
+
+
 def channels_last(
     x: jax.Array, weight: jax.Array, bias=None, stride=1, padding=0, dilation=1, groups=1
 ) -> jax.Array:
@@ -123,7 +128,7 @@ def channels_last(
         out = _by_taps(x, weight, stride, padding, dilation)
     elif on_cpu and groups == 1 and math.prod(weight.shape[2:]) == 1 and not any(map(any, padding)):
         out = _by_dot(x, weight, stride)
-    elif on_cpu and (dtype == jnp.float64 or any(map(operator.ge, weight.shape[2:], x.shape[1:-1]))):
+    elif on_cpu and (dtype == jnp.float64 or _is_small(x, weight, stride, padding, dilation)):
         out = _by_product(x, weight, stride, padding, dilation, groups)
     else:
         letters = _LETTERS[rank]

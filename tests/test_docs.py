@@ -1,0 +1,396 @@
+"""The pages say what the code does: worked examples run, commands are understood, layers are as drawn."""
+
+import ast
+import copy
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import conftest
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+ROOT = conftest.ROOT
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_there_are_pages():
+    assert len(PAGES) > 10 and all(page.is_file() for page in PAGES)
+
+
+# Worked examples: docs/extending.md, applied to a copy of the project.
+
+_STEP = re.compile(r"^(?:(In|New file) `([^`\n]+)`|Check):\n\n```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+class Step(NamedTuple):
+    """A block of the page: a change of a file, or something to run."""
+
+    heading: str
+    kind: str  # "In", "New file" or "" for a check
+    file: str
+    language: str
+    text: str
+
+
+def steps():
+    found = []
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    for section in re.split(r"^## ", page, flags=re.M)[1:]:
+        heading = section.splitlines()[0]
+        here = [Step(heading, *(part or "" for part in match)) for match in _STEP.findall(section)]
+        assert len(here) == section.count("\n```") // 2, f"{heading}: a block that no step names"
+        found += here
+    return found
+
+
+STEPS = steps()
+HEADINGS = list(dict.fromkeys(step.heading for step in STEPS))
+
+
+def change(text, diff):
+    """`text` with a change: lines with ``-`` and with a blank are there, those with ``+`` and a blank come instead."""
+    lines = [(line[:1] or " ", line[1:]) for line in diff.splitlines()]
+    before = "".join(f"{line}\n" for sign, line in lines if sign != "+")
+    assert text.count(before) == 1, f"{text.count(before)} times in the file:\n{before}"
+    return text.replace(before, "".join(f"{line}\n" for sign, line in lines if sign != "-"))
+
+
+class Project:
+    """A copy of the project with all changes of the page; `run(heading)` runs the checks up to a heading, each once."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.done = set()
+        for name in ("vtabjax", "converters", "configs", "tests"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("main.py", "pyproject.toml"):
+            shutil.copy(ROOT / name, folder)
+        for step in STEPS:
+            if not step.kind:
+                continue
+            path = folder / step.file
+            assert path.exists() == (step.kind == "In"), step.file
+            text = (
+                step.text if step.kind == "New file" else change(path.read_text(encoding="utf-8"), step.text)
+            )
+            path.write_text(text, encoding="utf-8")
+
+    def run(self, heading):
+        for step in STEPS:
+            if not step.kind and step not in self.done:
+                self.done.add(step)
+                lines = step.text.replace("\\\n", " ").splitlines()
+                for line in lines if step.language == "sh" else [shlex.join(["python", "-c", step.text])]:
+                    self.command(line)
+            if step.heading == heading and step is [s for s in STEPS if s.heading == heading][-1]:
+                return
+
+    def command(self, line):
+        program, *arguments = shlex.split(line)
+        assert program == "python", line
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+        environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        process = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            capture_output=True,
+            timeout=300,
+        )
+        assert process.returncode == 0, f"{line}\n{process.stdout[-2000:]}\n{process.stderr[-4000:]}"
+        return process
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.mark.xdist_group("extending")
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_worked_example(project, heading):
+    project.run(heading)
+
+
+@pytest.mark.xdist_group("extending")
+def test_worked_examples_are_written_as_the_rest(project):
+    new = [step.file for step in STEPS if step.kind == "New file"]
+    changed = {step.file for step in STEPS if step.kind == "In"}
+    project.command(shlex.join(["python", "-m", "ruff", "check", "--no-cache", *new, *sorted(changed)]))
+    project.command(shlex.join(["python", "-m", "ruff", "format", "--no-cache", "--check", *new]))
+
+
+# Commands.
+
+# What is not checked, and why. Every other command is taken apart below, and sweeps are tried as a dry run, which needs
+# neither data nor weights.
+LISTED = {
+    "python main.py ...": "stands for any command",
+    "python3 -m venv .venv": "the first two commands; .ci/run runs them",
+    "python -m converters audit": "a mention: hours over every architecture, tests/test_audit.py runs a few",
+    "python -m converters list": "a mention",
+    "python -m vtabjax.embedded.pretrain": "minutes of training; tests/test_finetune_pretrain.py",
+    "tests/slurm/cluster.sh python -m pytest -m slurm": "needs SLURM",
+    "vtabjax --config=configs/knn.py": ".ci/run installs the package and runs a smaller one",
+}
+# Protocols whose commands are taken apart and not tried, and what they would need.
+NEEDS = {
+    "prepare": "tensorflow-datasets and, without check=true, the network",
+    "report": "results, of which tests/test_report.py makes pages",
+}
+_PROGRAMS = ("python ", "python3 ", "main.py ", "vtabjax --", "pytest", "tests/slurm/")
+
+
+def commands():
+    """Every command in a block of code or in a line of text, of the pages and of configs, without its comment."""
+    found = []
+    for page in [*PAGES, *sorted((ROOT / "configs").glob("*.py"))]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        if page.name == "extending.md":  # what it runs is run above
+            text = _STEP.sub("", text)
+        blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
+        text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+        blocks += re.findall(r"^ {4}(.*)$", text, re.M)
+        paragraphs = re.sub(r"^ {4}.*$", "", text, flags=re.M).split("\n\n")
+        spans = [" ".join(s.split()) for p in paragraphs for s in re.findall(r"`([^`]+)`", p)]
+        for line in [*(line for block in blocks for line in block.splitlines()), *spans]:
+            for part in line.split(" && "):
+                if part.strip().startswith(_PROGRAMS):
+                    found.append(" ".join(re.split(r"\s#", part)[0].split()))
+    return list(dict.fromkeys(found))
+
+
+COMMANDS = commands()
+
+
+def of(kind):
+    """The commands of a kind: main, converters, benchmarks, pytest; "" for the others."""
+    kinds = {
+        "main": r"(python )?main\.py |vtabjax --",
+        "converters": r"python -m converters ",
+        "benchmarks": r"python benchmarks/",
+        "pytest": r"(python -m )?pytest\b",
+    }
+    rest = [command for command in COMMANDS if command not in LISTED]
+    if kind:
+        return [command for command in rest if re.match(kinds[kind], command)]
+    return [command for command in rest if not any(re.match(pattern, command) for pattern in kinds.values())]
+
+
+def test_every_command_is_known():
+    assert len(COMMANDS) > 35 and len(of("main")) > 20 and len(of("converters")) > 4
+    assert of("") == []
+    assert set(LISTED) <= set(COMMANDS)
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Flags as `main.py` reads them, in this process: argv -> the flags' values."""
+    from vtabjax import cli
+
+    def run(argv):
+        fresh = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=fresh, lock_config=True)
+        for name in ("workdir", "cells", "executor"):
+            fresh[name] = copy.deepcopy(flags.FLAGS[name])
+        with monkeypatch.context() as patch:
+            patch.setattr(flags, "FLAGS", fresh)
+            patch.setattr(sys, "argv", argv)
+            patch.chdir(ROOT)
+            rest = cli.parse_flags(argv)
+        assert rest == argv[:1], rest
+        return fresh
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of pictures, in the place of the reader's."""
+    import numpy as np
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(
+                tmp_path / "pictures" / name / f"{i}.png"
+            )
+    return tmp_path / "pictures"
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
+@pytest.mark.parametrize("command", of("main"))
+def test_main(command, parse, pictures, tmp_path, monkeypatch):
+    from vtabjax import artefacts, plan, sweep, tasks
+
+    values = parse(shlex.split(command.removeprefix("python ")))
+    config = values.config
+    if config.protocol in NEEDS:
+        assert all(name in tasks.TASKS for name in config.get("tasks", "digits").split(","))
+        return
+    if values.cells:
+        assert plan.which_share(values.cells, {}) is not None
+
+    def expand(models, cache):
+        from converters import sources
+
+        return [name for model in models for name in sources.list_models(model)]
+
+    # A dry run of the whole sweep, with its patterns looked up in this process.
+    monkeypatch.setattr(artefacts, "expand", expand)
+    config.tasks = config.tasks.replace("/path/to/pictures", str(pictures))
+    config.dry_run = True
+    assert sweep.run(config, tmp_path / "w", values.cells) == 0
+
+
+def test_flags_in_the_text_exist():
+    """``--config.finetune.save=true`` in a sentence: some config has that field."""
+    from configs import common, finetune, knn, linear, prepare, report, transferability
+
+    configs = [m.get_config() for m in (finetune, knn, linear, prepare, report, transferability)]
+    assert common.SUITES[0] == "mini"
+    for page in PAGES:
+        for field in re.findall(r"--config\.([a-z_0-9.]*[a-z_0-9])", page.read_text(encoding="utf-8")):
+            assert any(_has(config, field) for config in configs), f"{page.name}: --config.{field}"
+
+
+def _has(config, field):
+    first, _, rest = field.partition(".")
+    return first in config and (not rest or _has(config[first], rest))
+
+
+@pytest.mark.parametrize("command", of("converters"))
+def test_converters(command):
+    from converters import __main__, sources
+
+    args = __main__._parser().parse_args(shlex.split(command)[3:])
+    for spec in [*getattr(args, "specs", []), *filter(None, [getattr(args, "pattern", None)])]:
+        assert sources.list_models(spec)
+
+
+_PARSE = """
+import argparse, importlib.abc, importlib.machinery, json, runpy, sys, unittest.mock
+class Parsed(BaseException):
+    pass
+class Missing(importlib.abc.MetaPathFinder, importlib.abc.Loader):  # what only requirements-bench.txt installs
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("faiss", "torchax", "playwright"):
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+    def create_module(self, spec):
+        return unittest.mock.MagicMock(__path__=[], __spec__=spec)
+    def exec_module(self, module):
+        pass
+sys.meta_path.append(Missing())
+really = argparse.ArgumentParser.parse_args
+def parse(self, args=None, namespace=None):
+    really(self, args, namespace)
+    raise Parsed
+argparse.ArgumentParser.parse_args = parse
+path = list(sys.path)
+for argv in json.loads(sys.argv[1]):
+    sys.argv = argv
+    sys.path[:] = [argv[0].rpartition("/")[0], *path]
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except Parsed:
+        continue
+    sys.exit(f"{argv}: parses nothing")
+"""
+
+
+def test_benchmarks():
+    argvs = [shlex.split(command)[1:] for command in of("benchmarks")]
+    assert argvs
+    # A script that takes no arguments is not run: it would do its work.
+    plain = [argv for argv in argvs if "parse_args" not in (ROOT / argv[0]).read_text(encoding="utf-8")]
+    assert not any(argv[1:] for argv in plain), plain
+    argvs = [argv for argv in argvs if argv not in plain]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.run(
+        [sys.executable, "-c", _PARSE, json.dumps(argvs)],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+
+
+def test_pytest_commands():
+    settings = (ROOT / "pyproject.toml").read_text()
+    for command in of("pytest"):
+        for word in shlex.split(command)[1:]:
+            assert "/" not in word or (ROOT / word).exists(), command
+        for marker in re.findall(r" -m (\w+)$", command):
+            assert f'"{marker}: ' in settings, command
+
+
+# The layers of docs/architecture.md.
+
+
+def layers():
+    """Module or package -> number of its layer, 0 for the lowest; and the imports that the page lets through."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = re.search(r"^## Layers$.*?^```text\n(.*?)^```$", page, re.M | re.S)[1]
+    rows = [line.split("|")[1].split() for line in block.splitlines() if "|" in line]
+    allowed = re.findall(r"^- `([\w/.]+)` imports `([\w/.]+)`", page, re.M)
+    return {name: len(rows) - i for i, row in enumerate(rows) for name in row}, set(allowed)
+
+
+def imported(path):
+    """Modules of the project that a file imports when it runs, wherever in it that stands."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def unit(name):
+    """The row's word for a module: ``vtabjax.data.folder`` -> ``data``, ``configs.knn`` -> ``configs``; or None."""
+    first, _, rest = name.partition(".")
+    if first in ("configs", "converters", "main"):
+        return first
+    return rest.split(".")[0] if first == "vtabjax" and rest and rest != "__version__" else None
+
+
+def test_imports_go_down_the_layers():
+    layer, allowed = layers()
+    used = set()
+    for path in [ROOT / "main.py", *(p for d in ("vtabjax", "configs") for p in (ROOT / d).rglob("*.py"))]:
+        relative = path.relative_to(ROOT)
+        own = unit(".".join(relative.with_suffix("").parts).removesuffix(".__init__"))
+        if own is None:
+            continue
+        assert own in layer, f"docs/architecture.md, Layers: {relative} is in none"
+        for name in filter(None, map(unit, imported(path))):
+            if layer[name] <= layer[own]:
+                continue
+            matching = {a for a in allowed if a == (str(relative), _file(name))}
+            assert matching, f"{relative} (layer of {own}) imports {name}, which is above it"
+            used |= matching
+    assert used == allowed, f"no longer imported: {allowed - used}"
+    assert all(_file(name) for name in layer), "a layer names what is not there"
+
+
+def _file(name):
+    """Where a row's word lies: vtabjax/plan.py, vtabjax/data, configs."""
+    for path in (Path("vtabjax", f"{name}.py"), Path("vtabjax", name), Path(f"{name}.py"), Path(name)):
+        if (ROOT / path).exists():
+            return str(path)
+    return None
