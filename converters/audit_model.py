@@ -5,7 +5,8 @@ torch and JAX are imported by the functions: the process that starts all others 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 # What one parameter costs in bytes at the worst moment: two copies, and room for activations and the program.
@@ -118,7 +119,8 @@ def _plan(
     """
     import torch
 
-    for less in ({}, *REDUCED) if source == "timm" else ({},):
+    reduced = itertools.chain(REDUCED, _kinds_of_blocks(name)) if source == "timm" else ()
+    for less in itertools.chain(({},), reduced):
         if less:
             try:
                 with torch.device("meta"):
@@ -132,6 +134,18 @@ def _plan(
                     return dtype, _text(less) or "all", {**options, **less}
                 plan -= 1
     raise MemoryError
+
+
+def _kinds_of_blocks(name: str) -> Iterator[dict[str, Any]]:
+    """Four blocks, each kind among them, where blocks differ in how many heads share keys and values."""
+    import torch
+
+    with torch.device("meta"):
+        blocks = getattr(_make("timm", name, None, {}), "blocks", ())
+    heads = [getattr(getattr(block, "attn", None), "num_kv_heads", None) for block in blocks]
+    if len(set(heads)) > 1:
+        middle = heads[len(heads) // 2]
+        yield {"depth": 4, "num_kv_heads": (heads[0], middle, middle, heads[-1])}
 
 
 def _text(options: Mapping[str, Any]) -> str:

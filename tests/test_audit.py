@@ -2,8 +2,10 @@
 
 import csv
 import os
+import re
 import time
 
+import conftest
 import pytest
 
 from converters import audit, audit_model, audit_table
@@ -152,3 +154,24 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "`test_vit`, the process ended with status 3" in out.with_suffix(".md").read_text()
     assert main(["audit", "--source=timm", f"--out={out}", "--again=nonsense"]) == 1
     assert "nonsense is no status" in capsys.readouterr().err
+
+
+def test_committed_table_has_every_architecture():
+    """All of timm and torchvision, each passed or explained, and the page is made of the table."""
+    from converters import list_models
+
+    table = conftest.ROOT / "docs" / "coverage.csv"
+    rows = audit_table.read(table)
+    for source, least in (("timm", 1360), ("torchvision", 80)):
+        own = [r for r in rows if r["source"] == source]
+        names = {
+            n.removeprefix(f"{source}/").removesuffix("@random") for n in list_models(f"{source}/*@random")
+        }
+        assert sorted(r["name"] for r in own) == sorted(names)
+        assert sum(r["status"] == "passed" for r in own) >= least
+        assert all(r["status"] == "passed" or r["message"] for r in own)
+    page = (conftest.ROOT / "docs" / "coverage.md").read_text(encoding="utf-8")
+    written, now = (
+        re.sub("^Versions: .*$", "", text, flags=re.M) for text in (page, audit_table.summary(rows))
+    )
+    assert written == now
