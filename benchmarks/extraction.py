@@ -7,7 +7,7 @@
 Every side takes uint8 images in memory to float32 features in memory, normalisation included, in batches of the same
 size, with as many threads as there are cores. PyTorch runs timm's own module in channels_last under inference_mode,
 eagerly and compiled; torchax jits the same module through JAX. main.py runs on huge pages (Linux); so does "vtabjax",
-and one of PyTorch's sides, because PyTorch gains from them at least as much where somebody sets them.
+and one of PyTorch's sides, because PyTorch gains from them, too, where somebody sets them.
 """
 
 from __future__ import annotations
