@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax import cpu, files, model, parallel, resident
+from vtabjax import cpu, files, hoist, model, parallel, resident
 from vtabjax.parallel import data_mesh, round_up
 
 DTYPES = ("float32", "bfloat16")
@@ -66,30 +67,41 @@ def extractor(
     mesh = data_mesh() if mesh is None else mesh
     images = resident.Images(mesh, room=0) if images is None else images
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    variables = parallel.put(_cast(parts.variables, dtype), replicated)
+    expected = tuple(parts.info["input_size"])
+    compiler_options = cpu.compiler_options(parts.graph)
 
     def local(variables: Mapping[str, jax.Array], batch: jax.Array) -> dict[str, jax.Array]:
         inputs = model.normalise(batch.astype(jnp.float32) / 255, parts.info).astype(dtype)
         outputs, _ = model.apply(parts.graph, variables, inputs)
         return {name: value.astype(jnp.float32) for name, value in outputs.items()}
 
-    step = jax.jit(
-        jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec("data")),
-            out_specs=PartitionSpec("data"),
-            check_vma=False,  # no collectives, and operators need not know about the mesh
-        ),
-        # What other processes' devices computed has to come here, too.
-        out_shardings=replicated if jax.process_count() > 1 else split,
-        compiler_options=cpu.compiler_options(parts.graph),
-    )
+    def compile_for(size: int) -> Callable[[jax.Array], dict[str, jax.Array]]:
+        """The model as a function of a batch of that size."""
+        variables = _cast(parts.variables, dtype)
+        channels, height, width = expected
+        batch = jax.ShapeDtypeStruct((size // mesh.size, height, width, channels), jnp.uint8)
+        with jax.default_matmul_precision("float32"):
+            prepare, rest = hoist.split(local, variables, batch)
+        prepared = jax.jit(prepare, out_shardings=replicated)(parallel.put(variables, replicated))
+        step = jax.jit(
+            jax.shard_map(
+                rest,
+                mesh=mesh,
+                in_specs=(PartitionSpec(), PartitionSpec("data")),
+                out_specs=PartitionSpec("data"),
+                check_vma=False,  # no collectives, and operators need not know about the mesh
+            ),
+            # What other processes' devices computed has to come here, too.
+            out_shardings=replicated if jax.process_count() > 1 else split,
+            compiler_options=compiler_options,
+        )
+        return functools.partial(step, prepared)
+
     size = round_up(max(1, batch_size), mesh.size)
-    expected = tuple(parts.info["input_size"])
+    step: Callable | None = None
 
     def run(array: np.ndarray) -> dict[str, np.ndarray]:
-        nonlocal size
+        nonlocal size, step
         if array.ndim != 4 or array.dtype != np.uint8 or tuple(array.shape[i] for i in (3, 1, 2)) != expected:
             c, h, w = expected
             raise ValueError(
@@ -97,15 +109,15 @@ def extractor(
             )
         while True:
             try:
-                with jax.default_matmul_precision("float32"):
-                    return _batches(step, variables, images, array, size)
+                step = step or compile_for(size)
+                return _batches(step, images, array, size)
             except jax.errors.JaxRuntimeError as e:
                 if "RESOURCE_EXHAUSTED" not in str(e):
                     raise
                 if not images.give_way():
                     if size <= mesh.size:
                         raise
-                    size = round_up(size // 2, mesh.size)
+                    size, step = round_up(size // 2, mesh.size), None
 
     return run
 
@@ -134,12 +146,12 @@ def _cast(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _batches(
-    step: Callable, variables: Mapping, images: resident.Images, array: np.ndarray, size: int
+    step: Callable, images: resident.Images, array: np.ndarray, size: int
 ) -> dict[str, np.ndarray]:
     outputs: list[dict[str, np.ndarray]] = []
     pending = None  # one batch runs on the device while the next one is read and the previous one comes back
     for start in range(0, max(len(array), 1), size):
-        result = step(variables, images.batch(array, start, size))
+        result = step(images.batch(array, start, size))
         if pending is not None:
             outputs.append(jax.device_get(pending))
         pending = result

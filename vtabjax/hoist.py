@@ -1,0 +1,70 @@
+"""What a compiled function computes from its weights alone, computed once instead of at every call.
+
+Reordering the kernel of a convolution, scales and shifts of batch norm, standardised weights: XLA folds none of it, for
+weights are arguments, and repeats it for every batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def split(
+    function: Callable[..., Any], weights: Any, *args: Any
+) -> tuple[Callable[[Any], list[jax.Array]], Callable[..., Any]]:
+    """`function` in two: ``function(weights, *args) == rest(first(weights), *args)``.
+
+    What would grow much is left in `rest`, broadcasts over a batch foremost: it would be read from memory instead of
+    computed on the way. So what `first` returns is rarely much larger than the weights.
+
+    Args:
+      function: of arrays in trees; any that `jax.make_jaxpr` can trace.
+      weights: its first argument, or `jax.ShapeDtypeStruct`s of the shapes and dtypes that it will have.
+      *args: the others, likewise.
+
+    Returns:
+      (first, rest): both can be jitted and sharded; `first` returns a list of arrays.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(weights, *args)
+    jaxpr = closed.jaxpr
+    count = len(jax.tree.leaves(weights))
+    given, constants = jaxpr.invars[:count], set(jaxpr.constvars)
+    known = {*given, *constants}
+    now, later = [], []
+    for eqn in jaxpr.eqns:
+        operands = [v for v in eqn.invars if not isinstance(v, core.Literal)]
+        if operands and known.issuperset(operands) and not eqn.effects and _is_small(eqn.outvars, operands):
+            now.append(eqn)
+            known.update(eqn.outvars)
+        else:
+            later.append(eqn)
+    used = itertools.chain(*(eqn.invars for eqn in later), jaxpr.outvars)
+    kept = list(
+        dict.fromkeys(v for v in used if not isinstance(v, core.Literal) and v in known and v not in constants)
+    )
+
+    def part(invars, eqns, outvars) -> Callable[..., list]:
+        piece = jaxpr.replace(invars=invars, eqns=eqns, outvars=outvars)
+        return core.jaxpr_as_fun(core.ClosedJaxpr(piece, closed.consts))
+
+    before = part(given, now, kept)
+    after = part([*kept, *jaxpr.invars[count:]], later, jaxpr.outvars)
+
+    def first(weights: Any) -> list[jax.Array]:
+        return before(*jax.tree.leaves(weights))
+
+    def rest(prepared: list[jax.Array], *args: Any) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(shapes), after(*prepared, *jax.tree.leaves(args)))
+
+    return first, rest
+
+
+def _is_small(results: list, operands: list) -> bool:
+    size, before = (sum(math.prod(v.aval.shape) for v in values) for values in (results, operands))
+    return size <= before or size <= min(64 * before, 1 << 19)
