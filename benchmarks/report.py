@@ -1,7 +1,7 @@
 """The report at full size: 300 models x 19 tasks under four protocols, written and then opened in headless Chromium.
 
     pip install -r requirements-test.txt
-    python benchmarks/report.py --out=benchmarks/results/report.json
+    python benchmarks/report.py
 
 The results are made up (tests/report_data.py), 400 test examples each. Measured: seconds until the files are written,
 the page's size, its first paint and load, and how long sorting and filtering the table of models and tasks takes until
@@ -12,10 +12,8 @@ docs/report.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
-import platform
 import shutil
 import sys
 import tempfile
@@ -24,6 +22,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import _alternate
 import numpy as np
 import report_data
 from playwright.sync_api import sync_playwright
@@ -79,10 +78,11 @@ def opened(path: pathlib.Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=300)
-    parser.add_argument("--out")
+    parser.add_argument("--out", type=pathlib.Path, default=_alternate.RESULTS / "report.json")
     args = parser.parse_args()
     if CHROMIUM is None:
         sys.exit("no Chromium found; install it or set CHROMIUM to its path")
+    environment = _alternate.environment("numpy", "playwright")
     scores = np.random.default_rng(0).normal(size=(args.models, 19)) + np.linspace(0, 2, args.models)[:, None]
     start = time.perf_counter()
     resampling.bootstrap(scores, n_resamples=200)
@@ -99,18 +99,13 @@ def main() -> None:
         path = pathlib.Path(folder) / "report" / "report.html"
         result = {
             "task": f"{args.models} models x {len(tasks.VTAB)} tasks, four protocols, 1,000 resamples",
-            "command": "python benchmarks/report.py --out=benchmarks/results/report.json",
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "load_average": os.getloadavg(),
+            **environment,
             "seconds_bootstrap_of_strengths_200_resamples": strengths,
             "seconds_to_write": seconds,
             "megabytes": path.stat().st_size / 1e6,
             **opened(path),
         }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        pathlib.Path(args.out).write_text(text + "\n", encoding="utf-8")
+    _alternate.write(args.out, result)
 
 
 if __name__ == "__main__":

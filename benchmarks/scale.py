@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,8 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = Path(__file__).parent / "results" / "scale.json"
+import _alternate
+
+ROOT = _alternate.ROOT
+RESULT = _alternate.RESULTS / "scale.json"
 MODELS = ("timm/resnet50@random", "timm/vit_small_patch16_224@random", "timm/convnext_tiny@random")
 PICTURES = 48  # in each of two folders
 ROUND = 32  # images
@@ -233,18 +233,12 @@ def main() -> None:
     if args.table:
         found = json.loads(args.out.read_text())
     else:
-        load = os.getloadavg()[0]
+        environment = _alternate.environment("jax", "timm")
         with tempfile.TemporaryDirectory() as folder:
             measured = sweep(Path(folder) / "sweep")
             looked = looking(Path(folder) / "finished")
         found = {
-            "command": "python benchmarks/scale.py",
-            "machine": {
-                "processor": platform.processor(),
-                "cores": os.cpu_count(),
-                "load_before": round(load, 2),
-            },
-            "versions": {"jax": __import__("jax").__version__},
+            **environment,
             "sweep": measured,
             "looking_at_a_finished_sweep": looked,
         }
@@ -256,7 +250,7 @@ def main() -> None:
         "batch": BATCH,
     }
     found["table"] = table(found)
-    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    _alternate.write(args.out, found)
     print(markdown(found["table"]))
 
 

@@ -217,21 +217,20 @@ folder.
 
 def growth() -> str:
     record = read("growth")
-    rows = [
-        [
-            name,
-            ", ".join(f"{n}: {s:.2f}" for n, s in found["seconds"].items()),
-            f"{found['slope']:.2f}",
-        ]
-        for name, found in record["curves"].items()
-    ]
+    rows = []
+    for name, found in record["curves"].items():
+        sizes, seconds = zip(*((float(n), s) for n, s in found["seconds"].items()), strict=True)
+        each, fixed = statistics.linear_regression(sizes, seconds)
+        line = f"{fixed:.1f} s + {each:.2f} s each" if "sweep" in name else ""
+        curve = ", ".join(f"{n}: {s:.2f}" for n, s in found["seconds"].items())
+        rows.append([name, curve, f"{found['slope']:.2f}", line])
     return f"""## How cost grows
 
-Seconds by size, and the slope between their logarithms (1: in proportion, 2: the square). A start costs the same whatever
-follows, so that small sweeps grow by less than their size. Devices are simulated on the same cores: 1 would be free, what
-is lost is what sharding costs. [What hundreds of models cost](scale.md) rests on this.
+Seconds by size, and the slope between their logarithms (1: in proportion, 2: the square). A sweep costs something to start and the
+same for every model, so that its line says more than its slope. Devices are simulated on the same cores: 1 would be free, what is
+lost is what sharding costs. [What hundreds of models cost](scale.md) rests on this.
 
-{table(["", "seconds", "slope"], rows)}
+{table(["", "seconds", "slope", "line"], rows)}
 
 {origin(record)}
 """
@@ -246,14 +245,12 @@ def report() -> str:
 {record["ms_first_paint"]} ms, a filter takes {statistics.median(record["ms_filter"]):.0f} ms, sorting
 {statistics.median(record["ms_sort"]):.0f} ms (medians).
 
-`{record["command"]}` ({record["machine"]}; load average before: {record["load_average"][0]:.1f})
+{origin(record)}
 """
 
 
 def page() -> str:
-    parts = [extraction, training, proxies, pipeline, sweep, start, report]
-    if (_alternate.RESULTS / "growth.json").exists():
-        parts.insert(-1, growth)
+    parts = [extraction, training, proxies, pipeline, sweep, start, growth, report]
     return "\n".join([HEAD, *(part() for part in parts)])
 
 

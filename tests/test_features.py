@@ -66,11 +66,11 @@ def test_other_images_are_refused(x):
 def test_out_of_memory_halves_the_batch(monkeypatch):
     batches, tried = features._batches, []
 
-    def small_device(step, variables, store, x, size):
+    def small_device(step, store, x, size):
         tried.append((size, store.bytes > 0))
         if size > 4:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-        return batches(step, variables, store, x, size)
+        return batches(step, store, x, size)
 
     monkeypatch.setattr(features, "_batches", small_device)
     parts, x, mesh = conftest.tiny_parts(), images(10), data_mesh(jax.devices()[:1])

@@ -46,7 +46,9 @@ def split(
             later.append(eqn)
     used = itertools.chain(*(eqn.invars for eqn in later), jaxpr.outvars)
     kept = list(
-        dict.fromkeys(v for v in used if not isinstance(v, core.Literal) and v in known and v not in constants)
+        dict.fromkeys(
+            v for v in used if not isinstance(v, core.Literal) and v in known and v not in constants
+        )
     )
 
     def part(invars, eqns, outvars) -> Callable[..., list]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -17,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vtabjax import ops
-from vtabjax.graph import DType, Graph, Node, Ref, map_refs
+from vtabjax import cpu, ops
+from vtabjax.graph import DType, Graph, Node, Ref, map_refs, node_refs
 from vtabjax.ops import channels_last
 
 Array = jax.Array | np.ndarray
+_KEPT = frozenset({*channels_last.ELEMENTWISE, "batch_norm", "conv2d", "linear", "layer_norm", "group_norm"})
 
 
 def apply(
@@ -62,6 +65,7 @@ def apply(
     dtype = jnp.dtype(inputs.dtype)
     values: dict[str, Any] = {"input": channels_last.Image(jnp.asarray(inputs))}
     updates: dict[str, jax.Array] = {}
+    shared = _shared(graph)
 
     def resolve(item: Ref | DType) -> Any:
         if isinstance(item, DType):
@@ -92,7 +96,20 @@ def apply(
             else:
                 function = ops.lookup(node.op, node.module)
                 values[node.name] = channels_last.call(name, function, args, kwargs)
+        if node.name in shared:
+            values[node.name] = jax.tree.map(cpu.once, values[node.name])
     return {name: channels_last.plain(resolve(ref)) for name, ref in graph.outputs.items()}, updates
+
+
+@functools.cache
+def _shared(graph: Graph) -> frozenset[str]:
+    """Names of the nodes whose values are used more than once and are worth keeping: they are not mere views."""
+    uses = collections.Counter(ref for node in graph.nodes for ref in node_refs(node) if ref.kind == "value")
+    return frozenset(
+        node.name
+        for node in graph.nodes
+        if uses[Ref("value", node.name)] > 1 and ops.split_name(node.op)[0] in _KEPT
+    )
 
 
 def _batch_norm(node: Node, args: tuple, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -9,6 +9,7 @@ that have a rule here work on it as it lies. All others get it transposed, and n
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from vtabjax.ops import conv, norm, pool
 _LAST = {0: 0, 1: 3, 2: 1, 3: 2}  # dimension of [B, C, H, W] -> where it is in [B, H, W, C]
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Image:
     """A value that operators know as [B, C, H, W], kept as `array` [B, H, W, C]."""
@@ -162,7 +164,7 @@ def _getitem(function: Callable, sequence, item) -> Any:
     return sequence[item]
 
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     "relu", "relu6", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu",
     "celu", "selu", "softplus", "mish", "log_sigmoid", "softsign",
     "add", "sub", "rsub", "mul", "div", "true_divide", "pow", "neg", "abs", "sqrt", "rsqrt", "square", "reciprocal",
@@ -172,7 +174,7 @@ _ELEMENTWISE = (
 )  # fmt: skip
 
 _RULES: dict[str, Callable] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(("sum", "mean", "amax", "amin"), _reduce),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),

@@ -91,7 +91,6 @@ def _by_dot(x, weight, stride) -> jax.Array:
 
     XLA's CPU backend multiplies matrices twice as fast as it convolves.
     """
-    rank = x.ndim - 2
     x = lax.slice(x, [0] * x.ndim, x.shape, [1, *stride, 1])
     return x @ weight.reshape(weight.shape[:2]).T
 

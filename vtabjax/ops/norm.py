@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
+
+from vtabjax import cpu
 
 __all__ = ["layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm", "native_group_norm"]
 
@@ -64,39 +64,19 @@ def batch_norm(
     return out.astype(input.dtype), new_mean, new_var
 
 
-_CHUNK = 1 << 18  # numbers that a core's cache holds
-
-
-def _in_chunks(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """``function(x)``, which treats examples alike, a few examples at a time on CPUs.
-
-    A function that reads its argument several times then reads it from the cache. And XLA computes the argument once:
-    without the loop it fuses it into each use, and a depthwise convolution before layer norm is computed three times.
-    """
-    rows = len(x)
-    size = max((n for n in range(1, rows) if rows % n == 0 and n * x.size <= _CHUNK * rows), default=1)
-    if jax.default_backend() != "cpu" or x.ndim < 4 or x.size <= _CHUNK:
-        return function(x)
-    return jax.lax.map(function, x.reshape(rows // size, size, *x.shape[1:])).reshape(x.shape)
-
-
 def layer_norm(
     input: jax.Array, normalized_shape, weight=None, bias=None, eps: float = 1e-05, cudnn_enable: bool = True
 ) -> jax.Array:
     del cudnn_enable
-    axes = tuple(range(-len(normalized_shape), 0))
-
-    def normalise(x: jax.Array) -> jax.Array:
-        x = _wide(x)
-        x = x - x.mean(axes, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
-        if weight is not None:
-            x = x * weight
-        if bias is not None:
-            x = x + bias
-        return x.astype(input.dtype)
-
-    return _in_chunks(normalise, input) if input.ndim > len(axes) else normalise(input)
+    axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
+    x = _wide(cpu.once(input))
+    x = x - x.mean(axes, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
+    if weight is not None:
+        x = x * weight
+    if bias is not None:
+        x = x + bias
+    return x.astype(input.dtype)
 
 
 def native_layer_norm(input, normalized_shape, weight, bias, eps) -> tuple[jax.Array, None, None]:
