@@ -73,8 +73,9 @@ def _compare(
 ) -> dict[str, Any]:
     """Columns of a row: errors, dtype, status, message. What is `mixed` may differ as much as float32 does."""
     from converters import verify
+    from vtabjax.cpu import quick_compilation
 
-    errors = verify.compare(module, graph, variables, compiler_options=verify.QUICK_COMPILATION)
+    errors = verify.compare(module, graph, variables, compiler_options=quick_compilation())
     worst = max(errors.values())
     if mixed and not worst <= verify.TOLERANCE[dtype]:
         dtype = "mixed"

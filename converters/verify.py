@@ -14,13 +14,12 @@ from torch import nn
 
 from converters.export import from_torch
 from converters.outputs import LAST_LINEAR, Outputs
+from vtabjax.cpu import quick_compilation
 from vtabjax.graph import Graph
 from vtabjax.model import apply, load_parts
 
 # Largest difference over largest value. float64 leaves no room for a slip to hide in rounding.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
-# Run once, so the compiler's time is most of it.
-QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 BATCH = 3  # not the batch size the graph was traced with
 
 
@@ -135,7 +134,7 @@ def verify(
         # A deep network with random weights can lose 1e-4 to rounding in both programs: float64 tells a slip from that.
         wide = double(module)
         parity["float64"] = compare(
-            wide, *from_torch(wide, graph.input_size), compiler_options=QUICK_COMPILATION
+            wide, *from_torch(wide, graph.input_size), compiler_options=quick_compilation()
         )
     if _beyond(parity):
         raise ParityError(f"{type(module).__name__} differs from its Flax model: {_describe(parity)}")

@@ -119,6 +119,8 @@ def test_convolutions_hand_images_on_without_a_transpose():
     )
     graph = Graph(nodes, {"features": Ref("value", "f")}, {}, {}, (3, 8, 8))
     w, x = jnp.ones((3, 3, 3, 3)), jnp.ones((2, 8, 8, 3))
-    first, rest = hoist.split(lambda w, x: model.apply(graph, {"w": w}, x)[0], w, x)  # kernels may be reordered
+    first, rest = hoist.split(
+        lambda w, x: model.apply(graph, {"w": w}, x)[0], w, x
+    )  # kernels may be reordered
     text = str(jax.make_jaxpr(rest)(first(w), x))
     assert "conv_general_dilated" in text and "transpose" not in text

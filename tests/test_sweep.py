@@ -165,6 +165,21 @@ def test_patterns(config, converters, tmp_path):
     assert converters.calls() == []  # not even to know what the pattern stands for
 
 
+def test_patterns_are_looked_up_again_after_a_change_of_sources(config, converters, tmp_path, monkeypatch):
+    root, workdir = tmp_path / "code", tmp_path / "work"
+    monkeypatch.setattr(artefacts, "_ROOT", root)
+    source = root / "converters" / "sources" / "lab.py"
+    source.parent.mkdir(parents=True)
+    config.models, config.dry_run = "tiny/m*", True
+    for text in ("A = 1", "A = 2"):
+        source.write_text(text)
+        converters.forget()
+        assert sweep.run(config, workdir) == 0
+        assert len(converters.calls()) == 1
+    converters.forget()
+    assert sweep.run(config, workdir) == 0 and converters.calls() == []
+
+
 def test_dry_run(config, converters, tmp_path, capsys):
     config.dry_run = True
     assert sweep.run(config, tmp_path) == 0

@@ -15,7 +15,7 @@ from timm.layers import DropPath
 
 from converters.export import from_torch
 from converters.randomise import randomise
-from converters.verify import QUICK_COMPILATION
+from vtabjax.cpu import quick_compilation
 from vtabjax.model import Parts, apply, to_state_dict
 
 pytestmark = pytest.mark.usefixtures("memory_back")
@@ -79,7 +79,7 @@ def test_one_step_equals_torchs_and_goes_back_to_torch(name):
         params = {k: jnp.asarray(v) for k, v in variables.items() if k in trained}
         rest = {k: jnp.asarray(v) for k, v in variables.items() if k not in trained}
         program = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params, rest)
-        (value, updates), gradients = program.compile(QUICK_COMPILATION)(params, rest)
+        (value, updates), gradients = program.compile(quick_compilation())(params, rest)
         optimizer = optax.sgd(RATE, momentum=MOMENTUM)
         steps, _ = optimizer.update(gradients, optimizer.init(params))
         stepped = optax.apply_updates(params, steps)
@@ -124,7 +124,7 @@ def test_one_step_equals_torchs_and_goes_back_to_torch(name):
     other.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
     with jax.enable_x64(True):
         ours = (
-            jax.jit(lambda v: apply(graph, v, images)[0]).lower(trained).compile(QUICK_COMPILATION)(trained)
+            jax.jit(lambda v: apply(graph, v, images)[0]).lower(trained).compile(quick_compilation())(trained)
         )
     with torch.no_grad():
         theirs = other(torch.from_numpy(images).permute(0, 3, 1, 2))

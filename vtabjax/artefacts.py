@@ -93,8 +93,8 @@ def check(models: Sequence[str]) -> dict[str, str]:
 def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     """Models with glob patterns replaced by what they match, in order, each once.
 
-    What a pattern stands for depends on nothing but the installed torchvision and timm, so it is remembered
-    in the file `cache` and looking at a finished sweep starts no converter.
+    What a pattern stands for depends on nothing but the installed torchvision and timm and the converters' sources,
+    so it is remembered in the file `cache` and looking at a finished sweep starts no converter.
 
     Raises:
       specs.SpecError: a pattern matches nothing.
@@ -104,7 +104,9 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     patterns = [m for m in models if specs.is_pattern(m)]
     if not patterns:
         return models
-    installed = json.dumps([_version(p) for p in ("torchvision", "timm")])
+    installed = json.dumps(
+        [*map(_version, ("torchvision", "timm")), _sources(_ROOT / "converters" / "sources")]
+    )
     known = {}
     try:
         data = json.loads(files.as_path(cache).read_text(encoding="utf-8"))
@@ -135,6 +137,14 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _sources(folder: Path) -> str:
+    """A hash of the modules that know models."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _run(arguments: Sequence[str]) -> list[dict[str, Any]]:

@@ -27,6 +27,11 @@ def compiler_options(graph: Graph) -> dict[str, str]:
     return {name: value for name, value in options.items() if _is_known(name, value)}
 
 
+def quick_compilation() -> dict[str, int]:
+    """Options for `jax.jit` of what runs once, where compiling is most of its time."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+
+
 def once(x: jax.Array) -> jax.Array:
     """`x`, computed a single time on CPUs, under `compiler_options`.
 

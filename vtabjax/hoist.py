@@ -14,6 +14,10 @@ from typing import Any
 import jax
 from jax.extend import core
 
+_VIEWS = frozenset(
+    {"slice", "squeeze", "reshape", "broadcast_in_dim"}
+)  # the last where it adds dimensions of size 1
+
 
 def split(
     function: Callable[..., Any], weights: Any, *args: Any
@@ -44,6 +48,9 @@ def split(
             known.update(eqn.outvars)
         else:
             later.append(eqn)
+    now, views = _without_last_views(now)
+    later = [*views, *later]
+    known.difference_update(v for eqn in views for v in eqn.outvars)
     used = itertools.chain(*(eqn.invars for eqn in later), jaxpr.outvars)
     kept = list(
         dict.fromkeys(
@@ -67,6 +74,26 @@ def split(
     return first, rest
 
 
+def _without_last_views(eqns: list) -> tuple[list, list]:
+    """`eqns` without those at their end that only look at numbers in another way, and these.
+
+    They cost nothing where they are used, and would make an array of its own of every piece.
+    """
+    kept, views, used = [], [], set()
+    for eqn in reversed(eqns):
+        grows = _size(eqn.outvars) > _size(eqn.invars)
+        if eqn.primitive.name in _VIEWS and not grows and used.isdisjoint(eqn.outvars):
+            views.append(eqn)
+        else:
+            kept.append(eqn)
+            used.update(v for v in eqn.invars if not isinstance(v, core.Literal))
+    return kept[::-1], views[::-1]
+
+
 def _is_small(results: list, operands: list) -> bool:
-    size, before = (sum(math.prod(v.aval.shape) for v in values) for values in (results, operands))
+    size, before = _size(results), _size(operands)
     return size <= before or size <= min(64 * before, 1 << 19)
+
+
+def _size(values: list) -> int:
+    return sum(math.prod(v.aval.shape) for v in values)
