@@ -62,8 +62,8 @@ RANKS = layers()
 ONLY = {
     "configs": {"configs", "vtabjax.tasks"},
     "converters": {
-        "converters", "vtabjax.files", "vtabjax.graph", "vtabjax.memory", "vtabjax.model", "vtabjax.ops",
-        "vtabjax.specs",
+        "converters", "vtabjax.cpu", "vtabjax.files", "vtabjax.graph", "vtabjax.memory", "vtabjax.model",
+        "vtabjax.ops", "vtabjax.specs",
     },
 }  # fmt: skip
 
