@@ -66,8 +66,12 @@ def extraction() -> str:
     starts = [
         [m, *(f"{found[s]['start_seconds']:.1f}" for s in sides)] for m, found in record["results"].items()
     ]
-    ahead = [m for m, found in record["results"].items() if found["PyTorch compiled"]["times_as_fast_as_this"] < 1]
-    slower = f"Compiled PyTorch is ahead on {' and '.join(ahead)}; its convolutions are oneDNN's." if ahead else ""
+    ahead = [
+        m for m, found in record["results"].items() if found["PyTorch compiled"]["times_as_fast_as_this"] < 1
+    ]
+    slower = (
+        f"Compiled PyTorch is ahead on {' and '.join(ahead)}; its convolutions are oneDNN's." if ahead else ""
+    )
     return f"""## Feature extraction
 
 Images per second, {settings["dtype"]}, 224 x 224, batches of {settings["batch_size"]}, medians of {settings["rounds"]} rounds; in

@@ -14,9 +14,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-_VIEWS = frozenset(
-    {"slice", "squeeze", "reshape", "broadcast_in_dim"}
-)  # the last where it adds dimensions of size 1
+# The last one where it adds dimensions of size 1.
+_VIEWS = frozenset({"slice", "squeeze", "reshape", "broadcast_in_dim"})
 
 
 def split(
