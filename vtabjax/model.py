@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -101,7 +100,6 @@ def apply(
     return {name: channels_last.plain(resolve(ref)) for name, ref in graph.outputs.items()}, updates
 
 
-@functools.cache
 def _shared(graph: Graph) -> frozenset[str]:
     """Names of the nodes whose values are used more than once and are worth keeping: they are not mere views."""
     uses = collections.Counter(ref for node in graph.nodes for ref in node_refs(node) if ref.kind == "value")
