@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from vtabjax import cpu, hoist
-from vtabjax.graph import Graph
+from vtabjax import cpu, hoist, model
+from vtabjax.graph import Graph, Node, Ref
 from vtabjax.ops import norm
 
 WEIGHTS = {
@@ -68,3 +68,24 @@ def test_input_of_layer_norm_is_computed_once():
     options = cpu.compiler_options(Graph((), {}, {}, {}, (3, 8, 8)))
     text = jax.jit(function, compiler_options=options).lower(jnp.ones((64, 64))).compile().as_text()
     assert text.count("constant(2.75)") == 1
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU backend")
+def test_what_two_operators_use_is_computed_once():
+    a, b, c = (Ref("value", name) for name in "abc")
+    nodes = (
+        Node("a", "aten.mul.Tensor", (Ref("value", "input"), 2.75), {}),
+        Node("b", "aten.sum.dim_IntList", (a, (2, 3)), {}),
+        Node("c", "aten.amax.default", (a, (2, 3)), {}),
+        Node("d", "aten.cat.default", ((b, c), 1), {}),
+    )
+    graph = Graph(nodes, {"features": Ref("value", "d")}, {}, {}, (3, 32, 32))
+
+    def run(x):
+        return model.apply(graph, {}, x)[0]["features"]
+
+    x = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+    compiled = jax.jit(run, compiler_options=cpu.compiler_options(graph)).lower(x).compile()
+    assert compiled.as_text().count("constant(2.75)") == 1
+    expected = np.concatenate([2.75 * x.sum((1, 2)), 2.75 * x.max((1, 2))], 1)
+    np.testing.assert_allclose(compiled(x), expected, rtol=1e-5)
