@@ -6,7 +6,7 @@ from jax import lax
 
 from vtabjax import cpu, hoist, model
 from vtabjax.graph import Graph, Node, Ref
-from vtabjax.ops import norm
+from vtabjax.ops import conv, norm
 
 WEIGHTS = {
     "kernel": np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6),
@@ -60,32 +60,47 @@ def test_what_would_grow_much_is_left():
     assert "broadcast_in_dim" in primitives(rest, first(WEIGHTS), np.zeros((4, 50, 50), np.float32))
 
 
+def program(function, *args, options):
+    return jax.jit(function, compiler_options=options).lower(*args).compile().as_text()
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU backend")
-def test_input_of_layer_norm_is_computed_once():
-    def function(x):
-        return norm.layer_norm(x * 2.75 + jnp.roll(x, 1, 0), (64,))
+def test_depthwise_convolution_before_layer_norm_is_computed_once():
+    x, kernel, bias = jnp.ones((2, 8, 8, 16)), jnp.ones((16, 1, 3, 3)), jnp.ones(16)
+
+    def convolved(x):
+        return conv.channels_last(x, kernel, bias, 1, 1, 1, 16)
 
     options = cpu.compiler_options(Graph((), {}, {}, {}, (3, 8, 8)))
-    text = jax.jit(function, compiler_options=options).lower(jnp.ones((64, 64))).compile().as_text()
-    assert text.count("constant(2.75)") == 1
+    alone = program(convolved, x, options=options)
+    both = program(lambda x: norm.layer_norm(convolved(x), (16,)), x, options=options)
+    assert both.count(" slice(") == alone.count(" slice(") >= 9
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU backend")
-def test_what_two_operators_use_is_computed_once():
-    a, b, c = (Ref("value", name) for name in "abc")
-    nodes = (
-        Node("a", "aten.mul.Tensor", (Ref("value", "input"), 2.75), {}),
-        Node("b", "aten.sum.dim_IntList", (a, (2, 3)), {}),
-        Node("c", "aten.amax.default", (a, (2, 3)), {}),
-        Node("d", "aten.cat.default", ((b, c), 1), {}),
-    )
-    graph = Graph(nodes, {"features": Ref("value", "d")}, {}, {}, (3, 32, 32))
+def test_sums_of_residual_blocks_are_computed_once():
+    nodes, blocks, before = [], 4, Ref("value", "input")
+    for i in range(blocks):
+        down, up = Ref("variable", "down"), Ref("variable", "up")
+        nodes += [
+            Node(f"a{i}", "aten.conv2d.default", (before, down), {}),
+            Node(f"b{i}", "aten.relu.default", (Ref("value", f"a{i}"),), {}),
+            Node(f"c{i}", "aten.conv2d.default", (Ref("value", f"b{i}"), up), {}),
+            Node(f"d{i}", "aten.add.Tensor", (Ref("value", f"c{i}"), before), {}),
+            Node(f"e{i}", "aten.relu.default", (Ref("value", f"d{i}"),), {}),
+        ]
+        before = Ref("value", f"e{i}")
+    nodes.append(Node("mean", "aten.mean.dim", (before, (2, 3)), {}))
+    graph = Graph(tuple(nodes), {"features": Ref("value", "mean")}, {}, {}, (8, 16, 16))
+    rng = np.random.default_rng(0)
+    down, up, x = (rng.standard_normal(s) for s in ((2, 8, 1, 1), (8, 2, 1, 1), (2, 16, 16, 8)))
 
-    def run(x):
-        return model.apply(graph, {}, x)[0]["features"]
+    def run(down, up, x):
+        return model.apply(graph, {"down": down, "up": up}, x)[0]["features"]
 
-    x = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
-    compiled = jax.jit(run, compiler_options=cpu.compiler_options(graph)).lower(x).compile()
-    assert compiled.as_text().count("constant(2.75)") == 1
-    expected = np.concatenate([2.75 * x.sum((1, 2)), 2.75 * x.max((1, 2))], 1)
-    np.testing.assert_allclose(compiled(x), expected, rtol=1e-5)
+    args = [jnp.asarray(v, jnp.float32) for v in (down, up, x)]
+    options = cpu.compiler_options(graph)
+    assert program(run, *args, options=options).count(" maximum(") == 2 * blocks
+    for _ in range(blocks):
+        x = np.maximum(np.maximum(x @ down[:, :, 0, 0].T, 0) @ up[:, :, 0, 0].T + x, 0)
+    np.testing.assert_allclose(jax.jit(run, compiler_options=options)(*args), x.mean((1, 2)), rtol=1e-4)
