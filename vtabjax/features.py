@@ -82,8 +82,8 @@ def extractor(
         batch = jax.ShapeDtypeStruct((size // mesh.size, height, width, channels), jnp.uint8)
         with jax.default_matmul_precision("float32"):
             prepare, rest = hoist.split(local, variables, batch)
-        once = jax.jit(prepare, out_shardings=replicated, compiler_options=cpu.quick_compilation())
-        prepared = once(parallel.put(variables, replicated))
+        prepare = jax.jit(prepare, out_shardings=replicated, compiler_options=cpu.quick_compilation())
+        prepared = prepare(parallel.put(variables, replicated))
         step = jax.jit(
             jax.shard_map(
                 rest,
