@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import urllib.error
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -33,19 +34,44 @@ def downloading(spec: Spec, *, hub: bool = False) -> Iterator[None]:
     except SpecError:
         raise
     except Exception as e:
-        cause = _network_cause(e)
-        if cause is None:
+        reason = _refusal(e) or _network_reason(e)
+        if reason is None:
             raise
-        text = unreachable or " ".join(str(cause).split())[:200] or type(cause).__name__
         raise SpecError(
-            f"model {str(spec)!r}: its weights are not on this machine and cannot be downloaded ({text}); "
+            f"model {str(spec)!r}: its weights are not on this machine and cannot be downloaded "
+            f"({unreachable or reason}); "
             f"write {spec.source}/{spec.name}@random for a random initialisation, "
             f"or {spec.source}/{spec.name}@/path/to/file for a file you have"
         ) from e
 
 
-def _network_cause(error: BaseException | None) -> BaseException | None:
-    """The innermost error of the chain, if one of its links comes from the network."""
+# What a host's answer means, and what helps. The hub's client has already waited and tried again by itself.
+_ANSWERS = {
+    401: "the host asks for a login: the repository is gated, private or does not exist. Accept its terms on its "
+    "page if it has any, and log in with `hf auth login` or HF_TOKEN",
+    403: "the host refuses access: accept the repository's terms on its page, and log in with `hf auth login` or "
+    "HF_TOKEN, with a token that may read it",
+    404: "the host does not have that file or repository",
+    429: "the host limits the rate of requests (429): wait some minutes, or log in with `hf auth login` or HF_TOKEN, "
+    "which raises the limit",
+}
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """What the host's answer means, where it answered and said no; None where it did not answer."""
+    while error is not None:
+        # huggingface_hub's errors carry the response, urllib's are the response.
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, urllib.error.HTTPError):
+            status = error.code
+        if isinstance(status, int) and status >= 400:
+            return _ANSWERS.get(status, f"the host answers with status {status}; try again later")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _network_reason(error: BaseException | None) -> str | None:
+    """The innermost error of the chain in words, if one of its links comes from the network."""
     network = False
     innermost = error
     while error is not None:
@@ -57,7 +83,7 @@ def _network_cause(error: BaseException | None) -> BaseException | None:
         network |= type(error).__module__ == "urllib.error"
         innermost = error
         error = error.__cause__ or error.__context__
-    return innermost if network else None
+    return " ".join(str(innermost).split())[:200] or type(innermost).__name__ if network else None
 
 
 @contextlib.contextmanager
