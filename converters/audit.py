@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def _run_all(source: str, names: list[str], limits: Limits, jobs: int) -> Iterab
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["converters.audit_imports"])
-    waiting, running = list(reversed(names)), []
+    waiting = list(reversed(names))
+    running: list[_Run] = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -82,10 +84,10 @@ def _run_all(source: str, names: list[str], limits: Limits, jobs: int) -> Iterab
                     continue
                 running.remove(run)
                 # torch's float64 depthwise convolutions can take minutes: float32 gets a chance, once.
-                if (row["status"] == "memory" and run.plan < 2) or (
-                    row["status"] == "timeout" and not run.plan
+                if (row["status"] == "memory" and run.attempt < 2) or (
+                    row["status"] == "timeout" and not run.attempt
                 ):
-                    running.append(_Run(context, source, run.name, limits, run.plan + 1, run.start))
+                    running.append(_Run(context, source, run.name, limits, run.attempt + 1, run.start))
                 else:
                     yield row
     finally:
@@ -97,14 +99,22 @@ class _Run:
     """One model's process."""
 
     def __init__(
-        self, context, source: str, name: str, limits: Limits, plan: int, start: float | None = None
+        self,
+        context: ForkServerContext,
+        source: str,
+        name: str,
+        limits: Limits,
+        attempt: int,
+        start: float | None = None,
     ):
-        self.source, self.name, self.limits, self.plan = source, name, limits, plan
+        self.source, self.name, self.limits, self.attempt = source, name, limits, attempt
         self.start = time.monotonic() if start is None else start
         self.began = time.monotonic()
         self.row: dict[str, Any] = {}
         self.pipe, theirs = context.Pipe(duplex=False)
-        self.process = context.Process(target=measure, args=(source, name, limits, plan, theirs), daemon=True)
+        self.process = context.Process(
+            target=measure, args=(source, name, limits, attempt, theirs), daemon=True
+        )
         self.process.start()
         theirs.close()
 
@@ -121,7 +131,7 @@ class _Run:
             return self._end({"status": "crashed", "message": f"the process ended with status {code}"})
         if time.monotonic() - self.began > self.limits.seconds:
             return self._end({"status": "timeout", "message": f"not done after {self.limits.seconds:g} s"})
-        used = memory.resident(self.process.pid)
+        used = memory.resident(self.process.pid or 0)
         if used > self.limits.memory:
             return self._end(
                 {"status": "memory", "message": f"needs more than {self.limits.memory / 1e9:.0f} GB"}

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from torch import nn
 
 # What one parameter costs in bytes at the worst moment: two copies, and room for activations and the program.
 BYTES_PER_PARAMETER = {"float64": 24, "float32": 12}
-REDUCED = ({"depth": 4}, {"depth": 2}, {"depths": (1, 1, 2, 1)}, {"depths": (1, 1, 1)})
+REDUCED: tuple[dict[str, Any], ...] = (
+    {"depth": 4},
+    {"depth": 2},
+    {"depths": (1, 1, 2, 1)},
+    {"depths": (1, 1, 1)},
+)
 _TOKENS = ("vision_transformer", "eva", "beit", "deit", "naflexvit")  # all tokens attend to all others
 AMPLIFICATION = 1e3  # of rounding errors, from which on random weights say nothing about a conversion
 SIZES = (64, 96, 128, 160, 192, 224, 256)
@@ -24,7 +34,7 @@ class Limits(NamedTuple):
     seconds: float
 
 
-def measure(source: str, name: str, limits: Limits, plan: int, pipe) -> None:
+def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connection) -> None:
     """Runs in a process of its own and sends the row as far as it is known; the last one has a status."""
     import torch
 
@@ -39,7 +49,9 @@ def measure(source: str, name: str, limits: Limits, plan: int, pipe) -> None:
         spec = f"{source}/{name}@random"
         row["parameters"] = sources.parameters(spec)
         size, options = _size(source, name)
-        dtype, blocks, options = _plan(source, name, options, row["parameters"], limits.memory, plan)
+        dtype, blocks, options = _choose_variant(
+            source, name, options, row["parameters"], limits.memory, attempt
+        )
         row |= {"input_size": size, "dtype": dtype, "blocks": blocks}
         pipe.send(row)
         torch.manual_seed(0)
@@ -110,10 +122,10 @@ def _amplification(module: Any, images: Any) -> float:
     return max(verify.relative_error(after[k], before[k]) for k in before) / change
 
 
-def _plan(
-    source: str, name: str, options: dict[str, Any], parameters: int, memory: float, plan: int
+def _choose_variant(
+    source: str, name: str, options: dict[str, Any], parameters: int, memory: float, attempt: int
 ) -> tuple[str, str, dict[str, Any]]:
-    """(dtype, which blocks, options for the builder): the `plan`-th of those that fit into memory.
+    """(dtype, which blocks, options for the builder): the `attempt`-th of those that fit into memory.
 
     Raises:
       MemoryError: there are not so many.
@@ -121,7 +133,8 @@ def _plan(
     import torch
 
     reduced = itertools.chain(REDUCED, _kinds_of_blocks(name)) if source == "timm" else ()
-    for less in itertools.chain(({},), reduced):
+    whole: dict[str, Any] = {}
+    for less in itertools.chain((whole,), reduced):
         if less:
             try:
                 with torch.device("meta"):
@@ -131,9 +144,9 @@ def _plan(
             parameters = sum(p.numel() for p in module.parameters())
         for dtype, cost in BYTES_PER_PARAMETER.items():
             if parameters * cost < memory:
-                if plan == 0:
+                if attempt == 0:
                     return dtype, _text(less) or "all", {**options, **less}
-                plan -= 1
+                attempt -= 1
     raise MemoryError
 
 
@@ -153,7 +166,7 @@ def _text(options: Mapping[str, Any]) -> str:
     return " ".join(f"{k}={v}" for k, v in options.items())
 
 
-def _make(source: str, name: str, size: int | None, options: dict[str, Any]):
+def _make(source: str, name: str, size: int | None, options: dict[str, Any]) -> nn.Module:
     from converters.sources import timm, torchvision
 
     if source == "timm":

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from converters import stochastic_depth
-from converters.graph_builder import Builder, ExportError, to_numpy
+from converters.fx_nodes import ExportError, to_numpy
+from converters.graph_builder import Builder
 from converters.outputs import Outputs
 from vtabjax import ops
 from vtabjax.graph import Graph

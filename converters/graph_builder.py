@@ -7,48 +7,42 @@ neither input nor variables is computed once and stored, no-ops, repetitions and
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
+from converters.fx_nodes import ExportError, as_list, dtype_of, is_used_after, module_path, op_name, to_numpy
 from converters.outputs import LAST_LINEAR
 from vtabjax import ops
 from vtabjax.graph import DType, Graph, Node, Ref, Variable, node_refs, refs
 
-
-class ExportError(RuntimeError):
-    """A module that cannot be turned into a graph."""
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A copy of a tensor's values; NumPy has bfloat16 from ml_dtypes."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
-    return np.array(tensor.numpy(), copy=True, order="C")
-
-
 _INPLACE_EXCEPTIONS = {"copy_": "copy", "fill_": "full_like", "zero_": "zeros_like"}
+
+
 # Operators whose output is their first argument, unchanged as far as values go.
 _IDENTITIES = {
     "alias", "clone", "contiguous", "lift_fresh_copy", "lift_fresh", "detach_", "alias_copy", "to_dense",
 }  # fmt: skip
+
+
 _CHECKS = {
     "_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size",
     "sym_constrain_range",
 }  # fmt: skip
+
+
 _VIEWS = {
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t",
     "swapaxes", "movedim", "expand", "expand_as", "select", "slice", "narrow", "chunk", "split", "split_with_sizes",
     "unbind", "detach", "view_as", "diagonal", "unfold", "numpy_T", "tensor_split", "broadcast_to",
 }  # fmt: skip
+
+
 _DROPPED_KWARGS = {"device", "layout", "memory_format", "pin_memory", "non_blocking", "copy", "requires_grad"}
+
+
 _RANDOM = {"dropout", "feature_dropout", "stochastic_depth"}
 
 
@@ -87,7 +81,7 @@ class Builder:
             outputs=refs_out,
             variables=_variables(module, nodes),
             constants={k: v for k, v in self.constants.items() if k in used},
-            input_size=tuple(input_size),
+            input_size=input_size,
             dtype=str(self.dtype).removeprefix("torch."),
         )
 
@@ -122,10 +116,9 @@ class Builder:
             if node.op == "placeholder":
                 continue
             if node.op == "output":
-                result = fx.node.map_arg(node.args[0], lambda n: _Box(self.env[n]))
+                values = list(self._values(node.args[0]))
                 names = self._output_names() if gm is self.program.graph_module else None
-                flat = [v.value if isinstance(v, _Box) else v for v in result]
-                return dict(zip(names, flat, strict=True)) if names else flat
+                return dict(zip(names, values, strict=True)) if names else values
             if node.op == "get_attr":
                 target = gm
                 for part in node.target.split("."):
@@ -144,7 +137,7 @@ class Builder:
     def _call(self, node: fx.Node) -> Any:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return self._inline(node)
-        op, name = _op_name(node.target)
+        op, name = op_name(node.target)
         if name in _CHECKS:
             return None
         args = self._values(node.args)
@@ -182,7 +175,7 @@ class Builder:
             node.target
         ):
             raise ExportError(
-                f"higher-order operator {node.target} in {_module_path(node)!r} is not supported"
+                f"higher-order operator {node.target} in {module_path(node)!r} is not supported"
             )
         position, sub = next(
             (i, self.env[a])
@@ -199,16 +192,17 @@ class Builder:
 
     def _evaluate(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
         """Constants only: run for real. In-place operators then do what they do."""
-        args = tuple(_as_list(a) for a in args)
+        args = tuple(as_list(a) for a in args)
+        operator: Any = node.target
         with torch.no_grad():
-            result = node.target(*args, **{k: _as_list(v) for k, v in kwargs.items()})
+            result = operator(*args, **{k: as_list(v) for k, v in kwargs.items()})
         return tuple(result) if isinstance(result, (list, tuple)) else result
 
     def _is_identity(self, node: fx.Node, name: str, args: tuple) -> bool:
         if name in ("dropout", "feature_dropout", "dropout_", "feature_dropout_"):
             return args[1] == 0
         if name in ("to", "_to_copy", "type_as"):
-            return isinstance(node.args[0], fx.Node) and _dtype(node) == _dtype(node.args[0])
+            return isinstance(node.args[0], fx.Node) and dtype_of(node) == dtype_of(node.args[0])
         if name == "stochastic_depth":
             return args[1] == 0
         return False
@@ -221,7 +215,7 @@ class Builder:
 
     def _write(self, node: fx.Node, op: str, name: str, args: tuple, kwargs: dict) -> Any:
         """An in-place operator: a new value takes the written one's place, and its bases' places."""
-        target = node.args[0]
+        target: Any = node.args[0]
         pure = name.removesuffix("_")
         namespace, _, overload = op.split(".")
         if name in _INPLACE_EXCEPTIONS:
@@ -242,7 +236,7 @@ class Builder:
         base = self.base.get(target)
         if base is None or not isinstance(self.env.get(base), (Ref, torch.Tensor)):
             return
-        op, name = _op_name(target.target) if target.op == "call_function" else ("", "identity")
+        op, name = op_name(target.target) if target.op == "call_function" else ("", "identity")
         whole, args = self.env[base], self._values(target.args)
         if name in ("slice", "select"):
             updated = self._emit(writer, f"aten.{name}_scatter.default", (whole, value, *args[1:]), {})
@@ -255,11 +249,11 @@ class Builder:
             updated = self._emit(writer, "aten.transpose.int", (value, *args[1:]), {})
         elif name == "identity" or name in _IDENTITIES | _RANDOM or name.endswith("_") or name == "to":
             updated = value
-        elif not _used_after(base, writer):
+        elif not is_used_after(base, writer):
             return
         else:
             raise ExportError(
-                f"{writer.format_node()} in {_module_path(writer)!r} writes through a {name} view; "
+                f"{writer.format_node()} in {module_path(writer)!r} writes through a {name} view; "
                 "converters/graph_builder.py has no inverse for it"
             )
         self._replace(base, updated, writer)
@@ -276,15 +270,15 @@ class Builder:
                 continue
             if self._on_the_way(view, writer):
                 continue
-            if _used_after(view, writer):
+            if is_used_after(view, writer):
                 raise ExportError(
-                    f"{writer.format_node()} in {_module_path(writer)!r} writes to a tensor of which the view "
+                    f"{writer.format_node()} in {module_path(writer)!r} writes to a tensor of which the view "
                     f"{view.name} is used later; converters/graph_builder.py does not follow that"
                 )
 
     def _on_the_way(self, view: fx.Node, writer: fx.Node) -> bool:
         """Whether `view` is what the writer wrote to, or lies between that and the base."""
-        node = writer.args[0]
+        node: Any = writer.args[0]
         while node is not None:
             if node is view:
                 return True
@@ -321,7 +315,7 @@ class Builder:
     def _emit(self, node: fx.Node, op: str, args: tuple, kwargs: dict) -> Any:
         name = ops.split_name(op)[0]
         if name in ("to", "_to_copy", "type_as"):
-            op, args, kwargs = "aten._to_copy.default", args[:1], {"dtype": _dtype(node)}
+            op, args, kwargs = "aten._to_copy.default", args[:1], {"dtype": dtype_of(node)}
         args, kwargs = self._ref(args), self._ref(kwargs)
         while args and args[-1] is None and name in ("arange", "zeros", "ones", "full", "empty"):
             args = args[:-1]
@@ -332,7 +326,7 @@ class Builder:
         while unique in self.names:
             unique += "_"
         self.names.add(unique)
-        self.nodes.append(Node(unique, op, args, kwargs, _module_path(node)))
+        self.nodes.append(Node(unique, op, args, kwargs, module_path(node)))
         ref = Ref("value", unique)
         self.seen[key] = ref
         return ref
@@ -354,53 +348,6 @@ class Builder:
                 kept.append(node)
                 needed.update(r.name for r in node_refs(node) if r.kind == "value")
         return kept[::-1]
-
-
-class _Box:
-    """Keeps fx from looking into a value."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-
-def _op_name(target: Any) -> tuple[str, str]:
-    """("aten.max.dim", "max") for an ATen operator, ("operator.mul", "operator.mul") for a Python one."""
-    if isinstance(target, torch._ops.OpOverload):
-        namespace, name = target._schema.name.split("::")
-        return f"{namespace}.{name}.{target._overloadname}", name
-    names = {math.floor: "operator.floor", math.ceil: "operator.ceil"}
-    if target in names:
-        return names[target], names[target]
-    if getattr(operator, getattr(target, "__name__", ""), None) is target:
-        name = f"operator.{target.__name__}"
-        return name, name
-    name = getattr(target, "__name__", str(target))
-    if name in ("sym_max", "sym_min", "sym_int", "sym_float", "sym_not"):
-        return f"aten.{name}.default", name
-    raise ExportError(f"the exported graph calls {target}, which is no ATen operator")
-
-
-def _module_path(node: fx.Node) -> str:
-    """Path of the torch module a node was traced in; "" for the module itself."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    path = paths[-1] if paths else ""
-    path = path.replace("L['self'].", "").removeprefix("L__self__").lstrip(".")
-    return path.removeprefix("module").lstrip(".") if path.startswith("module") else path
-
-
-def _dtype(node: fx.Node) -> torch.dtype:
-    return node.meta["val"].dtype
-
-
-def _used_after(node: fx.Node, writer: fx.Node) -> bool:
-    if node.graph is not writer.graph:
-        return True
-    return any(user > writer for user in node.users)
-
-
-def _as_list(value: Any) -> Any:
-    return [_as_list(v) for v in value] if isinstance(value, tuple) else value
 
 
 def _variables(module: nn.Module, nodes: list[Node]) -> dict[str, Variable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ def _outputs_of(module: nn.Module) -> tuple[Callable, str]:
     return _plain, ""
 
 
-def _timm(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+def _timm(module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
     trunk = module.forward_features(x)
     features = as_vector(module.forward_head(trunk, pre_logits=True))
     if not getattr(module, "num_classes", 0):
@@ -43,7 +44,7 @@ def _timm(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"features": features, "logits": module.forward_head(trunk)}
 
 
-def _timm_encoder(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+def _timm_encoder(module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
     # The vision half of a language model, without a head: the mean over positions, as timm's own classifiers on it.
     trunk = module.forward_features(x)
     if trunk.ndim == 4 and getattr(module, "output_fmt", "NCHW") == "NHWC":
@@ -55,7 +56,7 @@ def _logits_only(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"logits": module(x)}
 
 
-def _squeezenet(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+def _squeezenet(module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
     # Its classifier is a convolution: the penultimate features are the pooled feature map before it.
     trunk = module.features(x)
     return {"features": trunk.mean((2, 3)), "logits": torch.flatten(module.classifier(trunk), 1)}

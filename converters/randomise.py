@@ -6,6 +6,8 @@ branch whose last scale is 0 is never seen.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -56,7 +58,7 @@ def fit_statistics(module: nn.Module, images: torch.Tensor, seed: int = 0) -> nn
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def fit(norm: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+    def fit(norm: Any, args: tuple[torch.Tensor, ...]) -> None:
         x = args[0].transpose(0, 1).flatten(1)
         mean, var = x.mean(1), x.var(1, unbiased=False) + 1e-3
         off = torch.randn(mean.shape, generator=generator, dtype=torch.float64).to(x.dtype)

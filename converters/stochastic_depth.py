@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import torch
@@ -29,11 +30,11 @@ def _(x: torch.Tensor, p: float, mode: str, scale: bool) -> torch.Tensor:
     return torch.empty_like(x)
 
 
-def _drop_path(self, x: torch.Tensor) -> torch.Tensor:
+def _drop_path(self: Any, x: torch.Tensor) -> torch.Tensor:
     return _stochastic_depth(x, float(self.drop_prob or 0.0), "row", bool(self.scale_by_keep))
 
 
-def _torchvision(self, x: torch.Tensor) -> torch.Tensor:
+def _torchvision(self: Any, x: torch.Tensor) -> torch.Tensor:
     return _stochastic_depth(x, float(self.p), self.mode, True)
 
 

@@ -79,7 +79,7 @@ def test_what_takes_too_much_memory_is_tried_in_another_way(tmp_path, monkeypatc
 
 def test_the_plan_goes_from_the_whole_model_to_fewer_blocks():
     name, parameters = "vit_tiny_patch16_224", 5717416
-    plan = lambda memory, i: audit_model._plan("timm", name, {}, parameters, memory, i)  # noqa: E731
+    plan = lambda memory, i: audit_model._choose_variant("timm", name, {}, parameters, memory, i)  # noqa: E731
     assert plan(1e12, 0) == ("float64", "all", {})
     assert plan(1e12, 1) == ("float32", "all", {})
     assert plan(1e12, 2) == ("float64", "depth=4", {"depth": 4})
@@ -88,7 +88,7 @@ def test_the_plan_goes_from_the_whole_model_to_fewer_blocks():
     with pytest.raises(MemoryError):
         plan(1e6, 0)
     with pytest.raises(MemoryError):  # torchvision's builders have no such options
-        audit_model._plan("torchvision", "resnet18", {}, 11689512, 1e6, 0)
+        audit_model._choose_variant("torchvision", "resnet18", {}, 11689512, 1e6, 0)
 
 
 def test_sizes_are_small_where_the_architecture_allows():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import types
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -124,7 +125,7 @@ def _known(spec: Spec) -> None:
         raise SpecError(f"model {str(spec)!r}: there is no source {spec.source!r}; did you mean {near}?")
 
 
-def _module(source: str):
+def _module(source: str) -> types.ModuleType:
     return importlib.import_module(f"{__name__}.{source}")
 
 

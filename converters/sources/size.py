@@ -28,8 +28,8 @@ def runs_at(module: nn.Module, size: int) -> bool:
 def refuse_size(spec: Spec, size: int, own: tuple[int, int], works: Callable[[int], bool]) -> SpecError:
     """The error for a size that a model cannot take, with the nearest ones that it can."""
     # Patches are 14, 16 or 32 pixels wide; 7x7 windows at stride 32 ask for multiples of 224.
-    near = {k * step for step in (14, 16, 32, 224) for k in (size // step, size // step + 1)}
-    near = sorted((s for s in near if 0 < s != size and own != (s, s)), key=lambda s: (abs(s - size), s))
+    multiples = {k * step for step in (14, 16, 32, 224) for k in (size // step, size // step + 1)}
+    near = sorted((s for s in multiples if 0 < s != size and own != (s, s)), key=lambda s: (abs(s - size), s))
     good = sorted([s for s in near[:8] if works(s)][:2])
     shape = f"{own[0]}" if own[0] == own[1] else f"{own[0]}x{own[1]}"
     others = f", and near {size} it takes {' and '.join(map(str, good))}" if good else ""

@@ -159,7 +159,7 @@ def own_size(name: str) -> int:
     return min(w.transforms().crop_size[0] for w in get_model_weights(name))
 
 
-def _without_auxiliary(module: nn.Module) -> nn.Module:
+def _without_auxiliary(module: Any) -> nn.Module:
     if getattr(module, "aux_logits", False):
         module.aux_logits = False
         for name in _AUXILIARY:
