@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from converters import _compat  # noqa: F401  (before anything imports torchvision)
 from converters.convert import convert
 from converters.export import ExportError, from_torch
 from converters.sources import list_models

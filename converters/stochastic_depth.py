@@ -9,13 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import torch
-
-from converters import _compat  # noqa: F401  (before timm and torchvision)
-
-# isort: split
 from timm.layers import DropPath
 from torchvision.ops import StochasticDepth
 
@@ -41,8 +36,10 @@ def _torchvision(self: Any, x: torch.Tensor) -> torch.Tensor:
 @contextlib.contextmanager
 def traced() -> Iterator[None]:
     """While it lasts, stochastic depth is an operator that shows in a trace."""
-    with (
-        mock.patch.object(DropPath, "forward", _drop_path),
-        mock.patch.object(StochasticDepth, "forward", _torchvision),
-    ):
+    before = {DropPath: DropPath.forward, StochasticDepth: StochasticDepth.forward}
+    DropPath.forward, StochasticDepth.forward = _drop_path, _torchvision  # type: ignore[method-assign]
+    try:
         yield
+    finally:
+        for layer, forward in before.items():
+            layer.forward = forward

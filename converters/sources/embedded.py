@@ -7,13 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import timm
 from safetensors.torch import load_file
 from torch import nn
-
-from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
-
-# isort: split
-import timm
 
 import vtabjax
 from converters.sources import Source

@@ -7,13 +7,9 @@ import functools
 import re
 from typing import Any
 
+import timm
 import torch
 from torch import nn
-
-from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
-
-# isort: split
-import timm
 
 from converters.sources import Source, did_you_mean, files
 from converters.sources.download import downloading

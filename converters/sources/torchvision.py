@@ -7,12 +7,8 @@ import functools
 from typing import Any
 
 import torch
-from torch import nn
-
-from converters import _compat  # noqa: F401  (before torchvision)
-
-# isort: split
 import torchvision
+from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
 from torchvision.models.vision_transformer import interpolate_embeddings
 
