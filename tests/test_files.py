@@ -18,6 +18,11 @@ def test_the_checksum_of_a_file_in_several_blocks():
     assert files.crc32(f, zlib.crc32(content[:5])) == zlib.crc32(content)
 
 
+def test_a_content_followed_by_its_checksum():
+    for content in (b"", b"x", bytes(1000)):
+        assert zlib.crc32(content + zlib.crc32(content).to_bytes(4, "little")) == files.SOUND
+
+
 CONTENT = {"id": "café", "n": [1, 2, 10**19], "x": 0.1, "odd": "a\udc80", "none": None}
 
 
