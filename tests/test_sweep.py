@@ -180,6 +180,27 @@ def test_patterns_are_looked_up_again_after_a_change_of_sources(config, converte
     assert sweep.run(config, workdir) == 0 and converters.calls() == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("tiny/m1", "tiny/m7"),
+        lambda text: text[:-9],
+        lambda text: "",
+        lambda text: '{"installed": "x", "patterns": []}',
+    ],
+)
+def test_damaged_patterns_are_looked_up_again(config, converters, tmp_path, caplog, damage):
+    config.models, config.dry_run = "tiny/m*", True
+    sweep.run(config, tmp_path)
+    path = tmp_path / "cache" / "patterns.json"
+    sound = path.read_text()
+    path.write_text(damage(sound))
+    converters.forget()
+    assert sweep.run(config, tmp_path) == 0
+    assert len(converters.calls()) == 1 and path.read_text() == sound
+    assert f"{path} is made anew" in caplog.text
+
+
 def test_dry_run(config, converters, tmp_path, capsys):
     config.dry_run = True
     assert sweep.run(config, tmp_path) == 0
