@@ -11,7 +11,7 @@ from vtabjax import specs
 from vtabjax.protocols import Outcome
 
 if TYPE_CHECKING:
-    from vtabjax.inputs import Inputs
+    from vtabjax.inputs import Inputs, Split
 
 METRICS = ("euclidean", "cosine")
 SCORES = (
@@ -76,7 +76,7 @@ def _knn(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
 
     split = inputs.split(settings["splits"][0])
     metrics: dict[str, float | None] = {}
-    correct = None
+    correct, notes = None, {}
     for metric in settings["metric"]:
         found = knn.leave_one_out(
             split.features, split.labels, k=settings["k"], metric=metric, mesh=inputs.own_mesh
@@ -84,8 +84,24 @@ def _knn(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
         suffix = "" if correct is None else f"_{metric}"
         metrics[f"accuracy{suffix}"] = float(found.accuracy)
         metrics[f"n_tied{suffix}"] = int(found.n_tied)
-        correct = np.asarray(found.predictions) == split.labels if correct is None else correct
-    return Outcome(metrics, correct)
+        if correct is None:
+            correct = np.asarray(found.predictions) == split.labels
+            notes = _zero_distances(split, found.neighbours)
+    return Outcome(metrics, correct, notes=notes)
+
+
+def _zero_distances(split: Split, neighbours: np.ndarray) -> dict[str, str]:
+    from vtabjax.protocols import knn
+
+    zero = knn.at_distance_zero(split.features, neighbours)
+    if not zero.any():
+        return {}
+    same = int((split.labels[zero] == split.labels[neighbours[zero, 0]]).sum())
+    n = int(zero.sum())
+    return {
+        "distance_zero": f"{n:,} of {len(zero):,} examples have the same features as their nearest neighbour: "
+        f"{same:,} a neighbour of their own class, {n - same:,} one of another class"
+    }
 
 
 def _linear_settings(config: Any) -> dict[str, Any]:
