@@ -68,7 +68,7 @@ def check(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> 
     if task.builder != "embedded" and not task.builder.startswith("folder:"):
         from vtabjax.data import tfds_source
 
-        tfds_source.open_builder(task, data_dir)
+        tfds_source.open_whole(task, data_dir)
 
 
 def _key(task: tasks.Task, split: str, source: Source, form: pipeline.Format) -> str:
