@@ -134,6 +134,11 @@ def _linear(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
 # vtabjax.protocols.transferability.UNSAFE_WHEN_WIDE, without importing it: settings are made for finished sweeps too.
 _UNSAFE_WHEN_WIDE = ("h_score", "transrate", "sfda")
 
+# Scores that are NaN on examples that leave nothing to compare.
+_UNDEFINED = {
+    "parc": "undefined: features of fewer than two directions, or no two examples of the same class: no correlation",
+}
+
 
 def _transferability_settings(config: Any) -> dict[str, Any]:
     scores = _choices(config, "scores", SCORES)
@@ -161,6 +166,9 @@ def _transferability(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
             first = _softmax(split.logits)
         elif score in _UNSAFE_WHEN_WIDE:
             first = transferability.pca(split.features, settings["pca_components"])
+            if not first.shape[1]:
+                metrics[score], notes[score] = None, "undefined: all examples have the same features"
+                continue
             notes[score] = f"of {first.shape[1]} principal components"
         if score == "nleep":
             options = {"seed": settings["seed"], "n_seeds": settings["nleep_seeds"]}
@@ -172,6 +180,8 @@ def _transferability(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
         except ValueError as e:  # undefined on these data, which no second try changes; the others are not
             inputs.stages.failed = None
             metrics[score], notes[score] = None, f"undefined: {e}"
+        if metrics[score] is not None and np.isnan(metrics[score]):
+            metrics[score], notes[score] = None, _UNDEFINED[score]
     return Outcome(metrics, notes=notes)
 
 
