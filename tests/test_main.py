@@ -222,7 +222,8 @@ def test_scores_of_pictures_that_are_all_alike(main, tmp_path):
         for i in range(6):
             Image.new("RGB", (9, 9), (99, 99, 99)).save(tmp_path / "grey" / name / f"{i}.png")
     process = main(
-        "--config=configs/transferability.py", "--config.models=tiny/a", f"--config.tasks=folder:{tmp_path}/grey,digits",
+        "--config=configs/transferability.py", "--config.models=tiny/a",
+        f"--config.tasks=folder:{tmp_path}/grey,digits",
         "--config.image_size=16", "--config.scores=logme,h_score,parc,gbc", f"--workdir={tmp_path / 'w'}",
     )  # fmt: skip
     text = said(process, 0)

@@ -249,6 +249,33 @@ def test_folder_of_pictures(config, converters, tmp_path, monkeypatch):
     assert len(results.collect(tmp_path / "w")) == 2
 
 
+def test_damaged_caches_change_no_number(config, converters, tmp_path, capsys, caplog):
+    """One flipped bit in every cached file: each is named and made anew, and the numbers are those of a fresh run."""
+    config.tasks, config.k = "digits,sprites_location", 2
+    assert sweep.run(config, tmp_path / "fresh") == 0
+    config.k, config.models = 1, "tiny/a"
+    assert sweep.run(config, tmp_path / "w") == 0
+    config.k, config.models = 2, "tiny/a,tiny/b"
+    cached = [p for name in ("features", "cache/images") for p in (tmp_path / "w" / name).glob("*.*")]
+    cached = [p for p in cached if p.suffix in (".npz", ".npy", ".json")]
+    rng = np.random.default_rng(0)
+    for path in cached:
+        content = bytearray(path.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+    capsys.readouterr()
+    assert sweep.run(config, tmp_path / "w") == 0
+    for path in cached:
+        assert str(path.with_suffix("")) in caplog.text, path
+    assert "Traceback" not in capsys.readouterr().err + caplog.text
+
+    def numbers(workdir):
+        found = (r for _, r in results.records(workdir) if r["settings"]["k"] == 2)
+        return {(r["model"], r["task"]): (r["metrics"], r["correct"], r["data"], r["copies"]) for r in found}
+
+    assert numbers(tmp_path / "w") == numbers(tmp_path / "fresh") and len(numbers(tmp_path / "w")) == 4
+
+
 def test_labels_out_of_range(config, converters, tmp_path, monkeypatch):
     from vtabjax import data
 

@@ -86,9 +86,9 @@ def _decode_chunk(raws: list[Raw], form: Format, hashed: bool) -> Chunk:
                 image = image if isinstance(image, np.ndarray) else images.to_array(image)
                 image = image * np.uint8(form.scale)
             if hashed:
-                hashes[i] = copies.pixel_hash(
-                    image if isinstance(image, np.ndarray) else images.to_array(image)
-                )
+                array = image if isinstance(image, np.ndarray) else images.to_array(image)
+                hashes[i] = copies.pixel_hash(array)
+                image = array if form.resize == "vtab" else image  # which works on arrays
             out[i] = images.resize(image, form.size, form.resize)
         except OSError as e:
             broken[i], out[i] = str(e), 0
