@@ -302,6 +302,14 @@ def test_a_folder_that_cannot_be_written(mounted):
         _fetch(mounted, _never, key="c" * 64)
 
 
+def test_a_damaged_file_in_a_folder_that_cannot_be_written(mounted):
+    _fetch(mounted)
+    _flip(next(mounted.glob("*.npy")))
+    tfds_tiny.make_read_only(mounted)
+    with pytest.raises(data.CacheError, match=r"cannot be written .*built again: its content has changed"):
+        _fetch(mounted, _never)
+
+
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -58,13 +58,16 @@ def test_the_majority_is_shown_where_it_is_known():
 def test_copies_are_a_remark():
     copies = {"within": {"train": 0, "test": 0}, "between": {"train+test": 2}, "classes": 0}
     found = {
-        ("a", "digits"): record(0.5) | {"copies": copies},
-        ("b", "digits"): record(0.5) | {"copies": copies},
+        ("a", "digits"): record(0.5) | {"copies": copies, "notes": {"distance_zero": "4 of 9"}},
+        ("b", "digits"): record(0.5) | {"copies": copies, "notes": {"distance_zero": "4 of 9"}},
         ("b", "svhn"): None,
-        ("a", "svhn"): record(0.5) | {"copies": None},
+        ("a", "svhn"): record(0.5) | {"copies": None, "notes": {"distance_zero": "2 of 9"}},
     }
-    remarks = tables.accuracy_table(found).remarks
-    assert remarks[1:] == ["digits: 2 test pictures are copies of train pictures"]
+    assert tables.accuracy_table(found).remarks[1:] == [
+        "digits: 2 test pictures are copies of train pictures",
+        "digits: 4 of 9 (a and 1 more)",
+        "svhn: 2 of 9 (a)",
+    ]
 
 
 def test_table_files(tmp_path):

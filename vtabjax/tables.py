@@ -7,6 +7,7 @@ column per score; they have no common scale, so they are not averaged over tasks
 
 from __future__ import annotations
 
+import collections
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -171,9 +172,18 @@ def _task(name: str) -> tasks.Task | None:
 
 
 def _copies(found: Found) -> list[str]:
-    """Remarks on tasks with equal pictures."""
-    said = {task: copies.said(r.get("copies")) for (_, task), r in found.items() if r is not None}
-    return [f"{task}: {text}" for task, text in said.items() if text]
+    """Remarks on tasks with equal pictures, and with neighbours at distance zero."""
+    there = {cell: record for cell, record in found.items() if record is not None}
+    said = dict.fromkeys((task, copies.said(record.get("copies"))) for (_, task), record in there.items())
+    remarks = [f"{task}: {text}" for task, text in said if text]
+    zero: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    for (model, task), record in there.items():
+        if text := record.get("notes", {}).get("distance_zero"):
+            zero[task, text].append(model)
+    for (task, text), models in zero.items():
+        more = f" and {len(models) - 1} more" if len(models) > 1 else ""
+        remarks.append(f"{task}: {text} ({models[0]}{more})")
+    return remarks
 
 
 def _text(value: Any) -> str:

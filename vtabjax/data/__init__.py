@@ -118,16 +118,7 @@ def load(
     n = len(source.ids)
 
     def build(write: Callable[[np.ndarray], None]) -> dict:
-        chunks = pipeline.decode(source.read(range(n)), form, hashed=True)
-        found = pipeline.collect(chunks, source.ids, write, progress=f"{task.name} {split}")
-        if found.broken and not skip_broken:
-            raise pipeline.broken_error(task.name, split, found.broken)
-        return {
-            "labels": found.labels.tolist(),
-            "ids": [source.ids[i] for i in found.kept],
-            "broken": found.broken,
-            "hashes": found.hashes.tolist(),
-        }
+        return _decode(source, form, (task.name, split), write, skip_broken)
 
     shape = (image_size, image_size, 3)
     if cache_dir is None:
@@ -142,6 +133,26 @@ def load(
     labels = np.asarray(content["labels"], np.int32)
     hashes = np.asarray(content["hashes"], np.uint64)
     return Examples(array, labels, content["ids"], _fingerprint(key, content), hashes)
+
+
+def _decode(
+    source: Source,
+    form: pipeline.Format,
+    what: tuple[str, str],
+    write: Callable[[np.ndarray], None],
+    skip_broken: bool,
+) -> dict:
+    """Passes all images on to `write`; returns what is kept beside them."""
+    chunks = pipeline.decode(source.read(range(len(source.ids))), form, hashed=True)
+    found = pipeline.collect(chunks, source.ids, write, progress=" ".join(what))
+    if found.broken and not skip_broken:
+        raise pipeline.broken_error(*what, found.broken)
+    return {
+        "labels": found.labels.tolist(),
+        "ids": [source.ids[i] for i in found.kept],
+        "broken": found.broken,
+        "hashes": found.hashes.tolist(),
+    }
 
 
 def _in_memory(build: cache.Build, n: int, shape: tuple[int, ...]) -> tuple[np.ndarray, dict]:

@@ -174,6 +174,8 @@ def fetch(
             raise CacheError(_too_full(folder, needed, shutil.disk_usage(folder).free)) from e
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             why = f"image cache: {folder} cannot be written ({e.strerror}); name another folder"
+            if isinstance(found, str):
+                why += f" ({array_path.name} would have to be built again: {found})"
             raise CacheError(why) from e
         raise
     found = _read(array_path, key)

@@ -121,7 +121,7 @@ def at_distance_zero(features: ArrayLike, neighbours: ArrayLike, *, block: int =
       neighbours: row numbers [N, k], nearest first, as `leave_one_out` gives them.
       block: rows compared at once.
     """
-    x, nearest_row = check_features(features), np.asarray(neighbours)[:, 0]
+    x, nearest_row = np.asarray(features), np.asarray(neighbours)[:, 0]
     starts = range(0, len(x), block)
     parts = [(x[i : i + block] == x[nearest_row[i : i + block]]).all(1) for i in starts]
     return np.concatenate([np.zeros(0, bool), *parts])
