@@ -166,6 +166,48 @@ def test_a_score_that_is_undefined_is_noted(monkeypatch):
     assert given.stages.failed is None
 
 
+@pytest.mark.parametrize(
+    "rows", ["constant", "zero", "one per class", "constant, one per class", "dead columns"]
+)
+def test_scores_of_features_that_say_nothing(rows):
+    """A number as docs/scores.md has it, or None with a reason; a sweep goes on."""
+    given = Given(logits=np.zeros((60, 4), np.float32))
+    if "per class" in rows:
+        given.labels = np.arange(60)
+    if "constant" in rows or rows == "zero":
+        given.features = np.full((60, 8), 0.5 if "constant" in rows else 0, np.float32)
+    if rows == "dead columns":
+        given.features[:, 3:] = 0
+    config = transferability.get_config()
+    config.nleep_seeds = 1
+    _, found = run(config, given)
+    same = "undefined: all examples have the same features"
+    none = {name: found.notes[name] for name, value in found.metrics.items() if value is None}
+    if "constant" in rows or rows == "zero":
+        assert none == {"h_score": same, "transrate": same, "sfda": same, "parc": cells._UNDEFINED["parc"]}
+        assert found.metrics["regularized_h_score"] == 0
+        classes = len(np.unique(given.labels))
+        # One Gaussian for all, and every class gets its share of it.
+        assert found.metrics["nleep"] == pytest.approx(-np.log(classes))
+        assert found.metrics["gbc"] == pytest.approx(-classes * (classes - 1))  # every pair overlaps in full
+    else:
+        assert list(none) == (["parc"] if "per class" in rows else [])
+    assert all(v is None or np.isfinite(v) for v in found.metrics.values())
+    assert given.stages.failed is None
+
+
+def test_nearest_neighbours_of_features_that_say_nothing():
+    given = Given()
+    given.features = np.zeros((60, 8), np.float32)
+    _, found = run(knn.get_config(), given)
+    # All are equally far away, so the first other one is the neighbour: of class 0, and of class 1 for the first.
+    assert found.metrics["accuracy"] == pytest.approx(19 / 60) and found.metrics["n_tied"] == 60
+    assert found.notes["distance_zero"] == (
+        "60 of 60 examples have the same features as their nearest neighbour: 19 a neighbour of their own class, "
+        "41 one of another class"
+    )
+
+
 def test_settings_change_with_what_changes_numbers():
     config = transferability.get_config()
     before = cells.PROTOCOLS["transferability"].settings(config)

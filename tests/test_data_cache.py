@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tfds_tiny
 
-from vtabjax import data
+from vtabjax import data, files
 from vtabjax.data import cache
 
 KEY = "0123456789abcdef" * 4
@@ -116,7 +116,8 @@ def test_a_damaged_description_is_built_again(cached, array_file, text, caplog):
 
 def test_a_file_of_other_settings_is_not_used(cached, array_file, caplog):
     description = array_file.with_suffix(".json")
-    description.write_text(description.read_text().replace(KEY, KEY[:16] + "f" * 48))  # the same name
+    meta = files.unseal(description.read_text())
+    description.write_text(files.seal(meta | {"key": KEY[:16] + "f" * 48}))  # the same name
     assert _fetch(cached)[1] == {"labels": list(range(10))}
     assert "belongs to other settings" in caplog.text
 
@@ -127,21 +128,60 @@ def test_a_missing_description_is_an_interrupted_run(cached, array_file, caplog)
     assert "never completed" in caplog.text
 
 
-def test_large_files_are_sampled_at_both_ends(tmp_path):
-    big = np.random.default_rng(0).integers(
-        0, 256, (300, 128, 128, 3), np.uint8
-    )  # 14.7 MB, more than the samples
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_every_flipped_bit_is_noticed(tmp_path, suffix, caplog, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # most of the time
+    big = np.random.default_rng(0).integers(0, 256, (90, 16, 16, 3), np.uint8)
+    ids = [f"cat/\u00e9{i}.png" for i in range(90)]
+    built = []
 
-    def fetch(build):
-        return cache.fetch(tmp_path, "big", KEY, (128, 128, 3), 300, build)[0]
+    def fetch():
+        def build(write):
+            built.append(1)
+            write(big)
+            return {"labels": list(range(90)), "ids": ids, "broken": {}}
 
-    fetch(lambda write: write(big) or {})
-    path = next(tmp_path.glob("*.npy"))
-    for position in (200, -1):  # within the first image; the last byte
-        content = bytearray(path.read_bytes())
-        content[position] ^= 255
-        path.write_bytes(content)
-        np.testing.assert_array_equal(fetch(lambda write: write(big) or {}), big)
+        return cache.fetch(tmp_path, "big", KEY, (16, 16, 3), 90, build)
+
+    fetch()
+    path = next(tmp_path.glob(f"*{suffix}"))
+    sound = path.read_bytes()
+    rng = np.random.default_rng(1)
+    places = rng.integers(0, len(sound), 200)
+    places[:20] = rng.integers(0, 128, 20)  # the header, and what comes first in the description
+    for place, bit in zip(places, rng.integers(0, 8, 200), strict=True):
+        with open(path, "r+b") as f:
+            f.seek(place)
+            f.write(bytes([sound[place] ^ (1 << bit)]))
+        built.clear(), caplog.clear()
+        images, content = fetch()
+        assert built == [1], f"bit {bit} of byte {place}"
+        assert caplog.text.count("is built again") == 1
+        assert content["ids"] == ids
+    np.testing.assert_array_equal(images, big)
+    built.clear()
+    fetch()
+    assert not built and path.read_bytes() == sound
+
+
+def test_labels_edited_by_hand_are_not_used(cached, array_file, caplog):
+    description = array_file.with_suffix(".json")
+    description.write_text(description.read_text().replace("[0, 1, 2,", "[2, 1, 0,"))
+    assert _fetch(cached)[1] == {"labels": list(range(10))}
+    assert "its description cannot be used (its content has changed)" in caplog.text
+
+
+def test_the_content_is_looked_at_once_per_process(cached, array_file, monkeypatch):
+    read = []
+    real = files.crc32
+    monkeypatch.setattr(files, "crc32", lambda *a: read.append(1) or real(*a))
+    cache._checksum.cache_clear()
+    for _ in range(3):
+        _fetch(cached, _never)
+    assert read == [1]
+    os.utime(array_file)  # touched: looked at again
+    _fetch(cached, _never)
+    assert read == [1, 1]
 
 
 def test_a_failing_build_leaves_nothing(tmp_path):
@@ -200,12 +240,13 @@ def test_killed_while_building(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     (leftover,) = tmp_path.glob(".*.tmp")
+    name = f".task-test-4-{KEY[:16]}.npy.elsewhere.1.tmp"
+    at_work, dead = tmp_path / name, tmp_path / name.replace("elsewhere", "gone")
+    at_work.touch(), dead.touch()
+    os.utime(dead, (0, 0))
     np.testing.assert_array_equal(_fetch(tmp_path)[0], IMAGES)  # the lock went with the process
-    assert leftover.exists()  # it could belong to a process at work
-    os.utime(leftover, (0, 0))
-    next(tmp_path.glob("*.json")).unlink()
-    _fetch(tmp_path)
     assert not leftover.exists()
+    assert at_work.exists() and not dead.exists()  # another machine's, where only the time tells
 
 
 def test_without_locks(tmp_path, monkeypatch):
@@ -259,6 +300,14 @@ def test_a_folder_that_cannot_be_written(mounted):
         data.CacheError, match=r"cannot be written \(Read-only file system\); name another folder"
     ):
         _fetch(mounted, _never, key="c" * 64)
+
+
+def test_a_damaged_file_in_a_folder_that_cannot_be_written(mounted):
+    _fetch(mounted)
+    _flip(next(mounted.glob("*.npy")))
+    tfds_tiny.make_read_only(mounted)
+    with pytest.raises(data.CacheError, match=r"cannot be written .*built again: its content has changed"):
+        _fetch(mounted, _never)
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 import tfds_tiny
 
-from vtabjax import data, tasks
-from vtabjax.data import images, tfds_source
+from vtabjax import data, sweep, tasks
+from vtabjax.data import images, prepare, tfds_source
 
 SIZE = 24
 
@@ -307,9 +308,69 @@ def test_a_file_that_ends_between_two_records(one, tmp_path):
     for _ in range(5):  # length, its checksum, data, their checksum
         end += 8 + 4 + int.from_bytes(content[end : end + 8], "little") + 4
     file.write_bytes(content[:end])
+    with pytest.raises(data.NotPreparedError, match="-00001 holds 5 examples, and dataset_info.json says 40"):
+        data.check("dtd", tmp_path)
     for read in (data.load, lambda *a, **k: list(data.stream(*a, **k, batch_size=2))):
         with pytest.raises(data.DataError, match=r"cannot read dtd-train.tfrecord-00000-of-00001__5 "):
             read("dtd", "train", image_size=8, data_dir=tmp_path)
+
+
+_CUTS = {
+    "half": lambda b: b[: len(b) // 2],
+    "one byte": lambda b: b[:-1],
+    "all": lambda b: b"",
+}
+
+
+@pytest.mark.parametrize("one", [("dtd", "array_record"), ("dtd", "tfrecord")], indirect=True)
+@pytest.mark.parametrize("cut", _CUTS)
+def test_a_file_that_is_cut_off_is_named_before_any_work(one, tmp_path, cut):
+    data.check("dtd", tmp_path)
+    (file,) = one.glob("dtd-train.*")
+    file.write_bytes(_CUTS[cut](file.read_bytes()))
+    said = f"is damaged: {file.name} (is cut off|holds 0 examples).*\\nPrepare it with: python"
+    with pytest.raises(data.NotPreparedError, match=said):
+        data.check("dtd", tmp_path)
+
+
+@pytest.mark.parametrize("one", [("dtd", "array_record"), ("dtd", "tfrecord")], indirect=True)
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ('"40"', '"39"', "holds 40 examples, and dataset_info.json says 39"),
+        ('"name": "train"', '"name": "trian"', "lacks the split train"),
+        ('"name": "dtd"', '"name": "dtt"', "files of split .* are missing"),
+        ('"numBytes": "', '"numBytes": "1', None),  # no examples depend on it
+        ('"splits"', '"split"', "lacks the split|is not a complete data set"),
+    ],
+)
+def test_metadata_that_were_edited(one, tmp_path, old, new, said):
+    path = one / "dataset_info.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    if said is None:
+        data.check("dtd", tmp_path)
+        return
+    with pytest.raises(data.NotPreparedError, match=said):
+        data.check("dtd", tmp_path)
+
+
+def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path, config, converters):
+    """Of two data sets one is cut off: which, how to prepare it, and how to go on with the other."""
+    for name in ("dtd", "pets"):
+        source = Path(tfds_source.locate(tasks.get(name), prepared["array_record"]))
+        shutil.copytree(source, tmp_path / "data" / source.relative_to(prepared["array_record"]))
+    file = next((tmp_path / "data" / "dtd").rglob("*train.array_record*"))
+    os.truncate(file, file.stat().st_size // 2)
+    config.tasks, config.data_dir = "dtd,pets,digits", str(tmp_path / "data")
+    with pytest.raises(sweep.UsageError, match=f"dtd: .* is damaged: {file.name} is cut off"):
+        sweep.run(config, tmp_path / "w")
+    assert converters.calls() == []
+    text, missing = prepare._table(prepare._sets(["dtd", "pets"]), str(tmp_path / "data"), "")
+    assert [s.name for s in missing] == ["dtd"] and f"{file.name} is cut off" in text
+    assert re.search(r"^dtd +dtd +\S+ +damaged", text, re.M)
+    data.check("pets", config.data_dir)
 
 
 @pytest.mark.parametrize("kind", ["array_record", "tfrecord"])

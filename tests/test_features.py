@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import vtabjax
 from vtabjax import features, model, resident
 from vtabjax.parallel import data_mesh, round_up
 
@@ -179,6 +180,7 @@ def test_cache_round_trip(tmp_path):
         {"input_size": (3, 8, 8)},
         {"normalisation": ((0.4,), (0.2,))},
         {"dtype": "bfloat16"},
+        {"version": "0.0.9"},
     ],
 )
 def test_cache_knows_everything_that_changes_features(tmp_path, change):
@@ -197,13 +199,27 @@ def test_damaged_cache_file_is_none(tmp_path, damage):
     assert features.load(tmp_path, KEY)["features"] == 1
 
 
-def test_flipped_byte_in_cache_is_none(tmp_path):
-    features.save(tmp_path, KEY, {"features": np.arange(2000, dtype=np.float32).reshape(20, 100)})
-    path = tmp_path / f"{KEY.digest()}.npz"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    assert features.load(tmp_path, KEY) is None
+def test_every_flipped_bit_in_the_cache_is_noticed(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    data = {"features": rng.normal(size=(20, 100)).astype(np.float32), "logits": np.ones((20, 3), np.float32)}
+    features.save(tmp_path, KEY, data)
+    (path,) = tmp_path.iterdir()
+    sound = path.read_bytes()
+    places = np.concatenate(
+        [rng.integers(0, len(sound), 150), rng.integers(len(sound) - 400, len(sound), 50)]
+    )
+    for place in places:
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ (1 << rng.integers(8))]) + sound[place + 1 :])
+        caplog.clear()
+        assert features.load(tmp_path, KEY) is None, place
+        assert f"{path} is made anew: its content has changed" in caplog.text
+    path.write_bytes(sound)
+    np.testing.assert_array_equal(np.load(path)["features"], data["features"])  # numpy alone reads it, too
+
+
+def test_a_new_version_makes_its_own_features():
+    assert KEY.version == vtabjax.__version__ and features.Key(*KEY[:6]).digest() == KEY.digest()
+    assert KEY._replace(version="0.0.9").digest() != KEY.digest()
 
 
 def test_a_file_of_another_key_is_not_taken(tmp_path):

@@ -211,3 +211,26 @@ def test_data_sets_that_are_not_prepared(main, prepared, tmp_path):
     text = said(main(*config, f"--config.data_dir={tmp_path / 'some'}", w), 2)
     assert "error: 18 of 19 tasks" in text and "Or run the others: --config.tasks=dtd" in text
     said(main(*config, f"--config.data_dir={tmp_path / 'some'}", "--config.tasks=dtd", w), 0)
+
+
+def test_scores_of_pictures_that_are_all_alike(main, tmp_path):
+    """Constant pictures, and features that are all the same: the scores are null with a reason, other tasks go on."""
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "grey" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (9, 9), (99, 99, 99)).save(tmp_path / "grey" / name / f"{i}.png")
+    process = main(
+        "--config=configs/transferability.py", "--config.models=tiny/a",
+        f"--config.tasks=folder:{tmp_path}/grey,digits",
+        "--config.image_size=16", "--config.scores=logme,h_score,parc,gbc", f"--workdir={tmp_path / 'w'}",
+    )  # fmt: skip
+    text = said(process, 0)
+    assert "pictures are copies of others there" in text or "pictures are in more than one class" in text
+    found = {r["task"]: r for _, r in results.records(tmp_path / "w")}
+    grey = found[f"folder:{tmp_path}/grey"]
+    assert {k for k, v in grey["metrics"].items() if v is None} == {"h_score", "parc"}
+    assert grey["notes"]["h_score"] == "undefined: all examples have the same features"
+    assert grey["notes"]["parc"].startswith("undefined: ")
+    assert all(v is not None for v in found["digits"]["metrics"].values())

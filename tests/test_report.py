@@ -213,6 +213,28 @@ def test_only_finetuning(tmp_path):
     assert "Best mean accuracy · Fine-tuning" in text
 
 
+def test_copies_and_zero_distances_are_told(tmp_path):
+    leak = {"within": {"train800val200": 0, "test": 0}, "between": {"train800val200+test": 7}, "classes": 0}
+    none = {"within": {"train800val200": 0}, "between": {}, "classes": 0}
+    zero = "3 of 1,000 examples have the same features as their nearest neighbour: 3 of x"
+    for i in (0, 1):
+        for protocol in ("linear", "finetune"):
+            report_data.save(
+                tmp_path, protocol, report_data.spec(i), "digits", {"accuracy": 0.5}, i=i, copies=leak
+            )
+        report_data.save(tmp_path, "knn", report_data.spec(i), "digits", {"accuracy": 0.5}, i=i, copies=none)
+        report_data.save(
+            tmp_path, "knn", report_data.spec(i), "dtd", {"accuracy": 0.5}, i=i
+        )  # older: not known
+    path = sorted(tmp_path.glob("results/knn/*/digits.json"))[0]
+    path.write_text(path.read_text().replace('"notes": {}', f'"notes": {{"distance_zero": "{zero}"}}'))
+    text = make(tmp_path)
+    said = "digits: 7 test pictures are copies of train800val200 pictures (Fine-tuning, Linear evaluation)."
+    assert text.count(said) == 1 and text.count("are copies of") == 1
+    assert f"digits, Nearest neighbours: {zero} ({report_data.spec(0)})." in text
+    assert "Pictures with equal pixels before they are resized" in text
+
+
 def test_gaps(tmp_path):
     report_data.sweep(tmp_path, 4, TASKS, ("finetune",))
     (tmp_path / "results/finetune/timm--vit_001.tag1_in1k/digits.json").unlink()
@@ -220,7 +242,8 @@ def test_gaps(tmp_path):
     assert "Fine-tuning: 1 of 12 cells have no result (1 of 4 models, on digits)" in text
     table = {r["model"]: r for r in rows(tmp_path, "finetune-accuracy")}
     assert table[report_data.spec(1)]["mean"] == "" and table[report_data.spec(1)]["digits"] == ""
-    assert list(table)[-1] == report_data.spec(1)
+    assert list(table)[-3:] == [report_data.spec(1), "(chance)", "(majority)"]
+    assert float(table["(majority)"]["digits"]) == 102 / 797 and table["(chance)"]["method"] == ""
 
 
 def test_damaged_file_is_left_out(tmp_path):

@@ -21,8 +21,13 @@ def test_other_settings_have_their_own_board(tmp_path):
     text = make(tmp_path)
     assert "Fine-tuning was run in 2 ways (different resize)" in text
     assert "Fine-tuning · resize bicubic" in text and "Fine-tuning · resize vtab" in text
-    assert [r["digits"] for r in rows(tmp_path, "finetune-2-accuracy")] == ["0.1"]
-    assert "0.1" not in [r["digits"] for r in rows(tmp_path, "finetune-accuracy")]
+    second, first = (
+        {r["model"]: r["digits"] for r in rows(tmp_path, f"finetune{n}-accuracy")} for n in ("-2", "")
+    )
+    assert [second.pop(level) for level in ("(chance)", "(majority)")] == ["0.1", str(102 / 797)]
+    assert list(second.values()) == ["0.1"]
+    first.pop("(chance)")
+    assert "0.1" not in first.values()
 
 
 def test_other_examples_have_their_own_board(tmp_path):

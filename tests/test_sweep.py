@@ -113,7 +113,7 @@ def test_twenty_models_on_three_tasks(config, converters, tmp_path, capsys, monk
     table = results.collect(tmp_path)
     assert len(table) == 51 and set(table["model"]) == set(well)
     assert {r["model"]: r["stage"] for _, r in results.errors(tmp_path)} == ill
-    rows = (tmp_path / "tables" / "knn.csv").read_text().splitlines()[1:-1]
+    rows = (tmp_path / "tables" / "knn.csv").read_text().splitlines()[1:-2]
     complete = [row for row in rows if "" not in row.split(",")]
     assert len(complete) == 17 and {row.split(",")[0] for row in rows[17:]} == {f"{m} *" for m in ill}
     assert all(set(row.split(",")[1:]) == {""} for row in rows[17:])  # no mean over what is missing
@@ -180,6 +180,27 @@ def test_patterns_are_looked_up_again_after_a_change_of_sources(config, converte
     assert sweep.run(config, workdir) == 0 and converters.calls() == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("tiny/m1", "tiny/m7"),
+        lambda text: text[:-9],
+        lambda text: "",
+        lambda text: '{"installed": "x", "patterns": []}',
+    ],
+)
+def test_damaged_patterns_are_looked_up_again(config, converters, tmp_path, caplog, damage):
+    config.models, config.dry_run = "tiny/m*", True
+    sweep.run(config, tmp_path)
+    path = tmp_path / "cache" / "patterns.json"
+    sound = path.read_text()
+    path.write_text(damage(sound))
+    converters.forget()
+    assert sweep.run(config, tmp_path) == 0
+    assert len(converters.calls()) == 1 and path.read_text() == sound
+    assert f"{path} is made anew" in caplog.text
+
+
 def test_dry_run(config, converters, tmp_path, capsys):
     config.dry_run = True
     assert sweep.run(config, tmp_path) == 0
@@ -226,6 +247,33 @@ def test_folder_of_pictures(config, converters, tmp_path, monkeypatch):
     folder._task.cache_clear()
     assert sweep.run(config, tmp_path / "w") == 0
     assert len(results.collect(tmp_path / "w")) == 2
+
+
+def test_damaged_caches_change_no_number(config, converters, tmp_path, capsys, caplog):
+    """One flipped bit in every cached file: each is named and made anew, and the numbers are those of a fresh run."""
+    config.tasks, config.k = "digits,sprites_location", 2
+    assert sweep.run(config, tmp_path / "fresh") == 0
+    config.k, config.models = 1, "tiny/a"
+    assert sweep.run(config, tmp_path / "w") == 0
+    config.k, config.models = 2, "tiny/a,tiny/b"
+    cached = [p for name in ("features", "cache/images") for p in (tmp_path / "w" / name).glob("*.*")]
+    cached = [p for p in cached if p.suffix in (".npz", ".npy", ".json")]
+    rng = np.random.default_rng(0)
+    for path in cached:
+        content = bytearray(path.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+    capsys.readouterr()
+    assert sweep.run(config, tmp_path / "w") == 0
+    for path in cached:
+        assert str(path.with_suffix("")) in caplog.text, path
+    assert "Traceback" not in capsys.readouterr().err + caplog.text
+
+    def numbers(workdir):
+        found = (r for _, r in results.records(workdir) if r["settings"]["k"] == 2)
+        return {(r["model"], r["task"]): (r["metrics"], r["correct"], r["data"], r["copies"]) for r in found}
+
+    assert numbers(tmp_path / "w") == numbers(tmp_path / "fresh") and len(numbers(tmp_path / "w")) == 4
 
 
 def test_labels_out_of_range(config, converters, tmp_path, monkeypatch):

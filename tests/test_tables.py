@@ -25,6 +25,7 @@ def test_table_of_accuracies():
         ["a", 0.5, 0.25, 0.375, 0.5],
         ["b *", 0.9, None, None, None],  # never a mean over what is there
         ["(chance)", 0.1, 1 / 16, (0.1 + 1 / 16) / 2, (0.1 + 1 / 16) / 2],
+        ["(majority)", 102 / 797, 145 / 2000, *[(102 / 797 + 145 / 2000) / 2] * 2],
     ]
     assert table.remarks == ["1 of 3 models lack tasks (*): no mean over the others"]
     assert tables.in_percent(table).rows[0] == ["c", "100.00", "50.00", "75.00", "25.00"]
@@ -44,6 +45,31 @@ def test_vtab_means_are_named():
     assert table.rows[1][0] == "lacking *" and table.rows[1][-5:] == [None, 0.5, 0.5, None, None]
 
 
+def test_the_majority_is_shown_where_it_is_known():
+    table = tables.accuracy_table({("m", "dtd"): record(0.5), ("m", "svhn"): record(0.5)})
+    assert table.rows[1:] == [
+        ["(chance)", 1 / 47, 1 / 10, (1 / 47 + 1 / 10) / 2],
+        ["(majority)", 1 / 47, None, None],
+    ]
+    table = tables.accuracy_table({("m", "svhn"): record(0.5), ("m", "folder:/gone"): record(0.5)})
+    assert table.rows[1:] == [["(chance)", 0.1, None, None]]
+
+
+def test_copies_are_a_remark():
+    copies = {"within": {"train": 0, "test": 0}, "between": {"train+test": 2}, "classes": 0}
+    found = {
+        ("a", "digits"): record(0.5) | {"copies": copies, "notes": {"distance_zero": "4 of 9"}},
+        ("b", "digits"): record(0.5) | {"copies": copies, "notes": {"distance_zero": "4 of 9"}},
+        ("b", "svhn"): None,
+        ("a", "svhn"): record(0.5) | {"copies": None, "notes": {"distance_zero": "2 of 9"}},
+    }
+    assert tables.accuracy_table(found).remarks[1:] == [
+        "digits: 2 test pictures are copies of train pictures",
+        "digits: 4 of 9 (a and 1 more)",
+        "svhn: 2 of 9 (a)",
+    ]
+
+
 def test_table_files(tmp_path):
     found = {("a", "digits"): record(0.123456789), ("b", "digits"): None}
     text = tables.report("knn", found, tmp_path)
@@ -53,6 +79,7 @@ def test_table_files(tmp_path):
         "a,0.123456789,0.123456789",
         "b *,,",
         "(chance),0.1,0.1",
+        f"(majority),{102 / 797},{102 / 797}",
     ]
     markdown = (tmp_path / "tables" / "knn.md").read_text()
     assert "12.35" in markdown and "accuracy in percent" in markdown and markdown.startswith("|")
@@ -81,5 +108,5 @@ def test_table_of_scores(tmp_path):
 def test_long_tables_are_in_the_files(tmp_path):
     found = {(f"m{i}", "digits"): record(i / 1000) for i in range(100)}
     text = tables.report("knn", found, tmp_path)
-    assert "the first 80 of 101 rows" in text and len(text.splitlines()) < 90
-    assert len((tmp_path / "tables" / "knn.csv").read_text().splitlines()) == 102
+    assert "the first 80 of 102 rows" in text and len(text.splitlines()) < 90
+    assert len((tmp_path / "tables" / "knn.csv").read_text().splitlines()) == 103

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 from vtabjax import files, specs
 
+_log = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parent.parent
 
 # The converters, wherever main.py was started from. What is written to their standard input they read when they
@@ -107,12 +109,7 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     installed = json.dumps(
         [*map(_version, ("torchvision", "timm")), _sources(_ROOT / "converters" / "sources")]
     )
-    known = {}
-    try:
-        data = json.loads(files.as_path(cache).read_text(encoding="utf-8"))
-        known = data["patterns"] if data["installed"] == installed else {}
-    except Exception:  # not there, or not readable: asked again (an object store has errors of its own)
-        pass
+    known = _remembered(files.as_path(cache), installed)
     for pattern in patterns:
         if pattern not in known:
             found = [line["spec"] for line in _run(["list", pattern]) if _fine(line)]
@@ -122,8 +119,20 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
                     "`python -m converters list 'timm/*'` shows what there is"
                 )
             known[pattern] = found
-    files.write_text(cache, json.dumps({"installed": installed, "patterns": known}, indent=1))
+    files.write_text(cache, files.seal({"installed": installed, "patterns": known}))
     return list(dict.fromkeys(m for model in models for m in known.get(model, [model])))
+
+
+def _remembered(cache: Path, installed: str) -> dict[str, list[str]]:
+    """What patterns stood for when the same models were installed; nothing where that is not known for sure."""
+    try:
+        if not cache.exists():
+            return {}
+        content = files.unseal(cache.read_text(encoding="utf-8"))
+        return content["patterns"] if content["installed"] == installed else {}
+    except Exception as e:  # asked again, whatever it is: an object store has errors of its own
+        _log.warning("%s is made anew: %s", cache, e)
+        return {}
 
 
 def _fine(line: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from vtabjax import specs
 from vtabjax.protocols import Outcome
 
 if TYPE_CHECKING:
-    from vtabjax.inputs import Inputs
+    from vtabjax.inputs import Inputs, Split
 
 METRICS = ("euclidean", "cosine")
 SCORES = (
@@ -76,7 +76,7 @@ def _knn(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
 
     split = inputs.split(settings["splits"][0])
     metrics: dict[str, float | None] = {}
-    correct = None
+    correct, notes = None, {}
     for metric in settings["metric"]:
         found = knn.leave_one_out(
             split.features, split.labels, k=settings["k"], metric=metric, mesh=inputs.own_mesh
@@ -84,8 +84,24 @@ def _knn(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
         suffix = "" if correct is None else f"_{metric}"
         metrics[f"accuracy{suffix}"] = float(found.accuracy)
         metrics[f"n_tied{suffix}"] = int(found.n_tied)
-        correct = np.asarray(found.predictions) == split.labels if correct is None else correct
-    return Outcome(metrics, correct)
+        if correct is None:
+            correct = np.asarray(found.predictions) == split.labels
+            notes = _zero_distances(split, found.neighbours)
+    return Outcome(metrics, correct, notes=notes)
+
+
+def _zero_distances(split: Split, neighbours: np.ndarray) -> dict[str, str]:
+    from vtabjax.protocols import knn
+
+    zero = knn.at_distance_zero(split.features, neighbours)
+    if not zero.any():
+        return {}
+    same = int((split.labels[zero] == split.labels[neighbours[zero, 0]]).sum())
+    n = int(zero.sum())
+    return {
+        "distance_zero": f"{n:,} of {len(zero):,} examples have the same features as their nearest neighbour: "
+        f"{same:,} a neighbour of their own class, {n - same:,} one of another class"
+    }
 
 
 def _linear_settings(config: Any) -> dict[str, Any]:
@@ -118,6 +134,11 @@ def _linear(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
 # vtabjax.protocols.transferability.UNSAFE_WHEN_WIDE, without importing it: settings are made for finished sweeps too.
 _UNSAFE_WHEN_WIDE = ("h_score", "transrate", "sfda")
 
+# Scores that are NaN on examples that leave nothing to compare.
+_UNDEFINED = {
+    "parc": "undefined: features of fewer than two directions, or no two examples of the same class: no correlation",
+}
+
 
 def _transferability_settings(config: Any) -> dict[str, Any]:
     scores = _choices(config, "scores", SCORES)
@@ -145,6 +166,9 @@ def _transferability(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
             first = _softmax(split.logits)
         elif score in _UNSAFE_WHEN_WIDE:
             first = transferability.pca(split.features, settings["pca_components"])
+            if not first.shape[1]:
+                metrics[score], notes[score] = None, "undefined: all examples have the same features"
+                continue
             notes[score] = f"of {first.shape[1]} principal components"
         if score == "nleep":
             options = {"seed": settings["seed"], "n_seeds": settings["nleep_seeds"]}
@@ -156,6 +180,8 @@ def _transferability(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
         except ValueError as e:  # undefined on these data, which no second try changes; the others are not
             inputs.stages.failed = None
             metrics[score], notes[score] = None, f"undefined: {e}"
+        if metrics[score] is not None and np.isnan(metrics[score]):
+            metrics[score], notes[score] = None, _UNDEFINED[score]
     return Outcome(metrics, notes=notes)
 
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import os
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax import cpu, files, hoist, model, parallel, resident
+from vtabjax import __version__, cpu, files, hoist, model, parallel, resident
 from vtabjax.parallel import data_mesh, round_up
 
+_log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16")
 
 # Logits are kept beside the features so that knn, linear and transferability share one pass. A 21,843-class
@@ -171,6 +173,7 @@ class Key(NamedTuple):
       input_size: (channels, height, width).
       normalisation: mean and standard deviation the images are normalised with.
       dtype: dtype the model ran in.
+      version: vtabjax's, whose operators made them.
     """
 
     weights: str
@@ -179,6 +182,7 @@ class Key(NamedTuple):
     input_size: tuple[int, ...]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]]
     dtype: str
+    version: str = __version__
 
     def digest(self) -> str:
         """The key as a file name."""
@@ -186,16 +190,22 @@ class Key(NamedTuple):
 
 
 def load(folder: str | os.PathLike, key: Key) -> dict[str, np.ndarray] | None:
-    """Cached features, or None where there are none. A file that is damaged is as good as none."""
+    """Cached features, or None where there are none. A file that is damaged is named and as good as none."""
+    path = files.as_path(folder) / f"{key.digest()}.npz"
     try:
-        with (files.as_path(folder) / f"{key.digest()}.npz").open("rb") as f:
+        with path.open("rb") as f:
             # Of a remote file: one request instead of one per member.
             whole = io.BytesIO(f.read()) if files.is_remote(folder) else f
+            if files.crc32(whole) != files.SOUND:
+                raise ValueError("its content has changed")
+            whole.seek(0)
             with np.load(whole, allow_pickle=False) as data:
                 if str(data["key"]) != json.dumps(key):
-                    return None
+                    raise ValueError("it belongs to other images or another model")
                 return {name: data[name] for name in data.files if name != "key"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+        if path.exists():
+            _log.warning("features: %s is made anew: %s", path, e)
         return None
 
 
@@ -225,5 +235,7 @@ def save(folder: str | os.PathLike, key: Key, features: Mapping[str, np.ndarray]
         k: v for k, v in features.items() if k == "features" or v.nbytes <= MAX_LOGITS_BYTES
     }
     with files.replacing(files.as_path(folder) / f"{key.digest()}.npz") as temporary:
-        with open(temporary, "wb") as f:
+        with open(temporary, "w+b") as f:
             np.savez(f, key=np.array(json.dumps(key)), **kept)
+            f.seek(0)
+            f.write(files.crc32(f).to_bytes(4, "little"))  # readers of zip files do not mind

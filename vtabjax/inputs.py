@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vtabjax import artefacts, distributed, files, tasks
+from vtabjax.data import copies
 from vtabjax.results import Cell
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Run(NamedTuple):
       batch_size: images per step over all devices.
       dtype: dtype the models run in.
       images: those that stay on the devices; None: none does.
+      told: what was said once and is not said for every model; None: nothing is.
     """
 
     workdir: Path
@@ -72,6 +74,7 @@ class Run(NamedTuple):
     batch_size: int
     dtype: str
     images: resident.Images | None = None
+    told: set[str] | None = None
 
 
 class Converted:
@@ -151,6 +154,7 @@ class Inputs:
         self.cell, self.task, self.settings = cell, cell.task, cell.settings
         self.model, self.stages, self.say = converted, stages, say
         self.fingerprints: dict[str, str] = {}
+        self._pictures: dict[str, copies.Pictures] = {}
         self.passes: dict[str, dict[str, float]] = {}
 
     @property
@@ -176,7 +180,35 @@ class Inputs:
             # Where one process cannot read them, the others must not begin to compute without it.
             examples = distributed.together(lambda: self._examples(split))
         self.fingerprints[split] = examples.fingerprint
+        if examples.hashes is not None and split not in self._pictures:
+            self._pictures[split] = copies.Pictures(examples.hashes, examples.labels)
+            self._tell_copies()
         return examples
+
+    def copies(self) -> dict[str, Any] | None:
+        """Equal pictures in the splits that were used, see `vtabjax.data.copies.count`; None where none is known.
+
+        The two parts of a training set that were both used count as one split.
+        """
+        if set(self._pictures) != set(self.fingerprints):
+            return None
+        splits = dict(self._pictures)
+        for union, (first, second) in UNIONS.items():
+            if first in splits and second in splits:
+                both = splits.pop(first), splits.pop(second)
+                splits = {union: copies.Pictures(*map(np.concatenate, zip(*both, strict=True))), **splits}
+        return copies.count(splits) if splits else None
+
+    def _tell_copies(self) -> None:
+        """Says once per task and run what has copies, as soon as all splits of the protocol are there."""
+        wanted = {piece for name in self.settings.get("splits", ()) for piece in UNIONS.get(name, (name,))}
+        told = self.model.run.told
+        if told is None or not wanted <= set(self._pictures):
+            return
+        text = copies.said(self.copies())
+        if text and f"{self.task}: {text}" not in told:
+            told.add(f"{self.task}: {text}")
+            self.say(f"warning: task {self.task}: {text}")
 
     def _examples(self, split: str) -> data.Examples:
         examples = self.model.run.examples(self.task, split, self.model.info["input_size"][1])

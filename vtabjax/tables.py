@@ -7,6 +7,7 @@ column per score; they have no common scale, so they are not averaged over tasks
 
 from __future__ import annotations
 
+import collections
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import files, tasks
+from vtabjax.data import copies
 
-CHANCE = "(chance)"
+CHANCE, MAJORITY = "(chance)", "(majority)"
 GROUPS = ("Natural", "Specialized", "Structured")
 _LONG = 80  # rows that still make sense on a terminal
 
@@ -60,8 +62,8 @@ def report(protocol: str, found: Found, workdir: str | Path) -> str:
 
 
 def accuracy_table(found: Found) -> Table:
-    """Models x tasks with means, the best model first, models that lack tasks at the end, and the level of
-    chance.
+    """Models x tasks with means, the best model first, models that lack tasks at the end, and what `levels`
+    are reached without looking.
 
     With all of VTAB's nineteen tasks: the mean of each group, the plain mean of the tasks ("mean") and the
     mean of the group means ("mean of groups"), two figures that papers print under one name. A further
@@ -97,10 +99,11 @@ def accuracy_table(found: Found) -> Table:
         remarks.append(f"{len(lacking)} of {len(rows)} models lack tasks (*): no mean over the others")
         for row in lacking:
             row[0] += " *"
-    chance = {task: _chance(task) for task in names}
-    rows.append(
-        [CHANCE, *chance.values(), *_means(chance, groups), *([_mean(list(chance.values()))] * len(extra))]
-    )
+    for name, level in levels(names).items():
+        rows.append(
+            [name, *level.values(), *_means(level, groups), *([_mean(list(level.values()))] * len(extra))]
+        )
+    remarks += _copies(found)
     return Table(header, rows, remarks)
 
 
@@ -152,11 +155,35 @@ def _metric(record: Mapping[str, Any] | None, name: str) -> float | None:
     return None if record is None else record["metrics"].get(name)
 
 
-def _chance(task: str) -> float | None:
+def levels(names: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """What is reached without looking: "(chance)", a uniform guess, and where it is known for a task "(majority)", the
+    most frequent class of the test set as the only answer. Each by task; None where it is not known."""
+    known = {name: _task(name) for name in names}
+    chance = {name: None if task is None else task.chance for name, task in known.items()}
+    majority = {name: None if task is None else task.majority for name, task in known.items()}
+    return {CHANCE: chance} | ({MAJORITY: majority} if any(majority.values()) else {})
+
+
+def _task(name: str) -> tasks.Task | None:
     try:
-        return tasks.get(task).chance
+        return tasks.get(name)
     except (ValueError, OSError):  # a folder that is gone
         return None
+
+
+def _copies(found: Found) -> list[str]:
+    """Remarks on tasks with equal pictures, and with neighbours at distance zero."""
+    there = {cell: record for cell, record in found.items() if record is not None}
+    said = dict.fromkeys((task, copies.said(record.get("copies"))) for (_, task), record in there.items())
+    remarks = [f"{task}: {text}" for task, text in said if text]
+    zero: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    for (model, task), record in there.items():
+        if text := record.get("notes", {}).get("distance_zero"):
+            zero[task, text].append(model)
+    for (task, text), models in zero.items():
+        more = f" and {len(models) - 1} more" if len(models) > 1 else ""
+        remarks.append(f"{task}: {text} ({models[0]}{more})")
+    return remarks
 
 
 def _text(value: Any) -> str:

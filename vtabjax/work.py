@@ -116,7 +116,7 @@ def prepare(config: Any, workdir: Path) -> inputs.Run:
     mesh = parallel.data_mesh()
     room = None if config.device_images_gb < 0 else config.device_images_gb * 1e9
     images = resident.Images(mesh, room)
-    return inputs.Run(workdir, mesh, examples, config.batch_size, config.dtype, images)
+    return inputs.Run(workdir, mesh, examples, config.batch_size, config.dtype, images, told=set())
 
 
 def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
@@ -231,6 +231,7 @@ def _save(
             "input": {name: info[name] for name in ("input_size", "mean", "std")},
             "source": {name: info.get(name) for name in results.SOURCE},
             "data": dict(given.fingerprints),
+            "copies": given.copies(),
             "passes": dict(given.passes),
             "device": parallel.describe_devices(),
         },

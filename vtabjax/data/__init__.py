@@ -38,11 +38,11 @@ def _resolve(task: tasks.Task | str) -> tasks.Task:
 
 
 def _open(task: tasks.Task, split: str, data_dir: str | os.PathLike | None) -> Source:
-    if task.group == "Embedded":
+    if task.builder == "embedded":
         from vtabjax.data import embedded
 
         source = embedded.open_source(task, tasks.ranges(task, split))
-    elif task.group == "Folder":
+    elif task.builder.startswith("folder:"):
         from vtabjax.data import folder
 
         source = folder.open_source(task, tasks.ranges(task, split))
@@ -65,15 +65,20 @@ def check(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> 
       TaskError: there is no such task, or a folder is no folder of pictures.
     """
     task = _resolve(task)  # this looks through a folder of pictures
-    if task.group not in ("Embedded", "Folder"):
+    if task.builder != "embedded" and not task.builder.startswith("folder:"):
         from vtabjax.data import tfds_source
 
-        tfds_source.open_builder(task, data_dir)
+        tfds_source.open_whole(task, data_dir)
 
 
 def _key(task: tasks.Task, split: str, source: Source, form: pipeline.Format) -> str:
     """SHA-256 of everything that determines the images and the labels, short of the data themselves."""
-    text = json.dumps([1, task.name, split, source.version, *form, task.num_classes, source.ids])
+    parts = [1, task.name, split, source.version, *form[:4], task.num_classes, source.ids]
+    # What is left at its default is left out, so that a field more does not change what came before it.
+    defaults = pipeline.Format._field_defaults
+    fields = zip(form._fields[4:], form[4:], strict=True)
+    more = {name: value for name, value in fields if value != defaults[name]}
+    text = json.dumps([*parts, more] if more else parts)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -99,7 +104,7 @@ def load(
       skip_broken: leave images out that cannot be decoded, with a word, instead of raising.
 
     Returns:
-      Examples: images `[N, S, S, 3]` uint8, labels `[N]` int32, ids, fingerprint.
+      Examples: images `[N, S, S, 3]` uint8, labels `[N]` int32, ids, fingerprint, hashes.
 
     Raises:
       ValueError, TaskError, NotPreparedError: for wrong arguments and what is missing, before long work.
@@ -113,11 +118,7 @@ def load(
     n = len(source.ids)
 
     def build(write: Callable[[np.ndarray], None]) -> dict:
-        chunks = pipeline.decode(source.read(range(n)), form)
-        kept, labels, broken = pipeline.collect(chunks, source.ids, write, progress=f"{task.name} {split}")
-        if broken and not skip_broken:
-            raise pipeline.broken_error(task.name, split, broken)
-        return {"labels": labels.tolist(), "ids": [source.ids[i] for i in kept], "broken": broken}
+        return _decode(source, form, (task.name, split), write, skip_broken)
 
     shape = (image_size, image_size, 3)
     if cache_dir is None:
@@ -130,7 +131,28 @@ def load(
             raise error
         _log.warning("left out: %s", error)
     labels = np.asarray(content["labels"], np.int32)
-    return Examples(array, labels, content["ids"], _fingerprint(key, content))
+    hashes = np.asarray(content["hashes"], np.uint64)
+    return Examples(array, labels, content["ids"], _fingerprint(key, content), hashes)
+
+
+def _decode(
+    source: Source,
+    form: pipeline.Format,
+    what: tuple[str, str],
+    write: Callable[[np.ndarray], None],
+    skip_broken: bool,
+) -> dict:
+    """Passes all images on to `write`; returns what is kept beside them."""
+    chunks = pipeline.decode(source.read(range(len(source.ids))), form, hashed=True)
+    found = pipeline.collect(chunks, source.ids, write, progress=" ".join(what))
+    if found.broken and not skip_broken:
+        raise pipeline.broken_error(*what, found.broken)
+    return {
+        "labels": found.labels.tolist(),
+        "ids": [source.ids[i] for i in found.kept],
+        "broken": found.broken,
+        "hashes": found.hashes.tolist(),
+    }
 
 
 def _in_memory(build: cache.Build, n: int, shape: tuple[int, ...]) -> tuple[np.ndarray, dict]:

@@ -33,12 +33,14 @@ class Examples(NamedTuple):
       labels: `[N]` int32.
       ids: `[N]` names of the examples: tfds ids (``dtd-train.tfrecord-00000-of-00004__17``) or paths.
       fingerprint: 16 hexadecimal digits that change with anything that changes the images or the labels.
+      hashes: `[N]` uint64, equal for pictures that were stored with equal pixels; None where that is not known.
     """
 
     images: np.ndarray
     labels: np.ndarray
     ids: list[str]
     fingerprint: str
+    hashes: np.ndarray | None = None
 
 
 class Raw(NamedTuple):

@@ -1,44 +1,43 @@
 """The image cache: decoded and resized images of a split as a memory-mapped ``.npy`` file, a JSON beside it.
 
 The JSON is written last and describes the array file, so a pair that does not fit together (a killed run, a
-full disk, a file cut off or replaced) is noticed when it is opened, and built again.
+full disk, a file cut off or replaced) is noticed when it is opened, and built again. Both carry a checksum over
+all they hold, which is looked at once per process: a single bit that differs is noticed, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import glob
-import json
+import io
 import logging
 import os
 import pathlib
 import shutil
 import time
-import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 import numpy as np
 
+from vtabjax import files
 from vtabjax.data.base import CacheError
 
 _log = logging.getLogger(__name__)
-_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+_HEADER_BYTES = 128  # of the .npy file; room for any shape that images have
 
 # (write a block of images) -> what to keep beside them, as JSON
 Build = Callable[[Callable[[np.ndarray], None]], dict]
 
 
-def _checksum(file: BinaryIO) -> int:
-    """CRC-32 of the first, the last and evenly spaced pieces: at 4 GB as fast as at 4 MB."""
-    size = file.seek(0, os.SEEK_END)
-    crc = 0
-    for start in sorted({int(x) for x in np.linspace(0, max(0, size - _SAMPLE_BYTES), _SAMPLES)}):
-        file.seek(start)
-        crc = zlib.crc32(file.read(_SAMPLE_BYTES), crc)
-    return crc
+@functools.lru_cache(maxsize=4096)
+def _checksum(path: str, stamp: tuple[int, ...]) -> int:
+    """CRC-32 of all of an array file. `stamp` tells a file from what stood there before."""
+    with open(path, "rb") as f:
+        header = f.read(_HEADER_BYTES)
+        return zlib.crc32(header, files.crc32(f))  # in this order: how many images there are is known last
 
 
 def _read(array_path: pathlib.Path, key: str) -> tuple[np.ndarray, dict] | str | None:
@@ -47,19 +46,20 @@ def _read(array_path: pathlib.Path, key: str) -> tuple[np.ndarray, dict] | str |
     if not json_path.exists():
         return "it was never completed" if array_path.exists() else None
     try:
-        with open(json_path, encoding="utf-8") as f:
-            meta = json.load(f)
+        try:
+            meta = files.unseal(json_path.read_text(encoding="utf-8"))
+        except ValueError as e:
+            return f"its description cannot be used ({e})"
         if meta["key"] != key:
             return "its description belongs to other settings"
-        with open(array_path, "rb") as f:
-            if os.fstat(f.fileno()).st_size != meta["bytes"]:
-                return f"it has {os.fstat(f.fileno()).st_size} bytes instead of {meta['bytes']}"
-            if _checksum(f) != meta["checksum"]:
-                return "its content has changed"
+        found = os.stat(array_path)
+        if found.st_size != meta["bytes"]:
+            return f"it has {found.st_size} bytes instead of {meta['bytes']}"
+        stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if _checksum(str(array_path), stamp) != meta["checksum"]:
+            return "its content has changed"
         # An array without elements cannot be memory-mapped.
         images = np.load(array_path, mmap_mode="r" if 0 not in meta["shape"] else None, allow_pickle=False)
-        if images.dtype != np.uint8 or list(images.shape) != meta["shape"]:
-            return f"it holds {images.dtype} {list(images.shape)} instead of uint8 {meta['shape']}"
         return images, meta["content"]
     except FileNotFoundError:
         return "the array file is missing"
@@ -86,56 +86,50 @@ def _lock(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _replace(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file in full under another name in the same folder, then gives it its name."""
-    # Not tempfile: its files are readable by their owner alone, and caches are shared.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "x+b") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
 def _sweep(path: pathlib.Path) -> None:
-    """Removes what killed processes left of this file; an hour's age spares those at work without a lock."""
+    """Removes what killed processes left: those of this machine, and of this file what nobody wrote to for an hour
+    (a worker elsewhere would write to it)."""
+    files.sweep_temporaries(path.parent)
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink()
 
 
-def _write(array_path: pathlib.Path, key: str, image_shape: tuple[int, ...], n: int, build: Build) -> None:
-    meta: dict = {}
+def _header(shape: tuple[int, ...]) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    assert out.tell() == _HEADER_BYTES
+    return out.getvalue()
 
-    def header(rows: int) -> dict:
-        return {"descr": "|u1", "fortran_order": False, "shape": (rows, *image_shape)}
 
-    def write_array(f: BinaryIO) -> None:
+def _write(array_path: pathlib.Path, key: str, image_shape: tuple[int, ...], build: Build) -> None:
+    n = crc = 0
+    with files.replacing(array_path) as temporary, open(temporary, "wb") as f:
         # Written, not memory-mapped: on a full disk a write is an error, a mapped page kills the process.
-        np.lib.format.write_array_header_1_0(f, header(n))
-        start, rows = f.tell(), 0
+        f.write(bytes(_HEADER_BYTES))
 
         def write(block: np.ndarray) -> None:
-            nonlocal rows
-            f.write(np.ascontiguousarray(block).data)
-            rows += len(block)
+            nonlocal n, crc
+            data = np.ascontiguousarray(block).data
+            f.write(data)
+            crc = zlib.crc32(data, crc)
+            n += len(block)
 
         content = build(write)
-        if rows != n:  # some were left out; numpy keeps room for the number to change
-            f.seek(0)
-            np.lib.format.write_array_header_1_0(f, header(rows))
-            assert f.tell() == start
-        size = f.seek(0, os.SEEK_END)
-        meta.update(key=key, shape=[rows, *image_shape], bytes=size, checksum=_checksum(f), content=content)
-
-    _replace(array_path, write_array)
-    _replace(array_path.with_suffix(".json"), lambda f: f.write(json.dumps(meta).encode()) and None)
+        header, size = _header((n, *image_shape)), f.tell()
+        f.seek(0)
+        f.write(header)
+        f.flush()
+        os.fsync(f.fileno())
+    meta = {
+        "key": key,
+        "shape": [n, *image_shape],
+        "bytes": size,
+        "checksum": zlib.crc32(header, crc),
+        "content": content,
+    }
+    files.write_text(array_path.with_suffix(".json"), files.seal(meta))
 
 
 def fetch(
@@ -174,12 +168,14 @@ def fetch(
                 _log.warning("image cache: %s is built again: %s", array_path, found)
             if (free := shutil.disk_usage(folder).free) < needed:
                 raise CacheError(_too_full(folder, needed, free))
-            _write(array_path, key, image_shape, n, build)
+            _write(array_path, key, image_shape, build)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheError(_too_full(folder, needed, shutil.disk_usage(folder).free)) from e
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             why = f"image cache: {folder} cannot be written ({e.strerror}); name another folder"
+            if isinstance(found, str):
+                why += f" ({array_path.name} would have to be built again: {found})"
             raise CacheError(why) from e
         raise
     found = _read(array_path, key)

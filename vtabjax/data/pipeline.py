@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtabjax.data import images
+from vtabjax.data import copies, images
 from vtabjax.data.base import BrokenImageError, Raw
 
 _CHUNK = 16  # examples per unit of work: one by one, small images would spend their time on hand-over
@@ -34,11 +34,35 @@ class Format(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Consecutive decoded examples; `broken`: place of one that could not be decoded -> reason."""
+    """Consecutive decoded examples.
+
+    Attributes:
+      images: `[N, S, S, 3]` uint8.
+      labels: `[N]` int32.
+      broken: place of one that could not be decoded -> reason.
+      hashes: `copies.pixel_hash` of the pictures before they were resized, `[N]` uint64; zeros if not asked for.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     broken: dict[int, str]
+    hashes: np.ndarray
+
+
+class Collected(NamedTuple):
+    """What `collect` found.
+
+    Attributes:
+      kept: positions of the decodable examples.
+      labels: theirs, `[N]` int32.
+      hashes: theirs, `[N]` uint64.
+      broken: id -> reason of the others.
+    """
+
+    kept: list[int]
+    labels: np.ndarray
+    hashes: np.ndarray
+    broken: dict[str, str]
 
 
 def default_workers() -> int:
@@ -46,8 +70,9 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_chunk(raws: list[Raw], form: Format) -> Chunk:
+def _decode_chunk(raws: list[Raw], form: Format, hashed: bool) -> Chunk:
     out = np.empty((len(raws), form.size, form.size, 3), np.uint8)
+    hashes = np.zeros(len(raws), np.uint64)
     broken = {}
     for i, raw in enumerate(raws):
         try:
@@ -60,19 +85,26 @@ def _decode_chunk(raws: list[Raw], form: Format) -> Chunk:
             if form.scale != 1:
                 image = image if isinstance(image, np.ndarray) else images.to_array(image)
                 image = image * np.uint8(form.scale)
+            if hashed:
+                array = image if isinstance(image, np.ndarray) else images.to_array(image)
+                hashes[i] = copies.pixel_hash(array)
+                image = array if form.resize == "vtab" else image  # which works on arrays
             out[i] = images.resize(image, form.size, form.resize)
         except OSError as e:
             broken[i], out[i] = str(e), 0
-    return Chunk(out, np.asarray([raw.label for raw in raws], np.int32), broken)
+    return Chunk(out, np.asarray([raw.label for raw in raws], np.int32), broken, hashes)
 
 
-def decode(raws: Iterable[Raw], form: Format, *, workers: int | None = None) -> Iterator[Chunk]:
+def decode(
+    raws: Iterable[Raw], form: Format, *, workers: int | None = None, hashed: bool = False
+) -> Iterator[Chunk]:
     """Decodes examples in parallel, in order.
 
     Args:
       raws: raw examples; read ahead by a few chunks per worker.
       form: the decoded images' form.
       workers: threads (decoding releases Python's lock); one per processor by default.
+      hashed: fill in `Chunk.hashes`.
     """
     workers = workers or default_workers()
     # Once a block of this size has been freed, glibc serves smaller ones from memory that it keeps, instead of
@@ -84,7 +116,7 @@ def decode(raws: Iterable[Raw], form: Format, *, workers: int | None = None) -> 
         try:
             while True:
                 while len(pending) < 4 * workers and (chunk := list(itertools.islice(raws, _CHUNK))):
-                    pending.append(pool.submit(_decode_chunk, chunk, form))
+                    pending.append(pool.submit(_decode_chunk, chunk, form, hashed))
                 if not pending:
                     return
                 yield pending.popleft().result()
@@ -110,16 +142,12 @@ def collect(
     write: Callable[[np.ndarray], None],
     *,
     progress: str = "",
-) -> tuple[list[int], np.ndarray, dict[str, str]]:
-    """Passes every decodable image on to `write`, chunk by chunk.
-
-    Returns:
-      Positions of the decodable examples, their labels `[N]` int32, and id -> reason of the others.
-    """
+) -> Collected:
+    """Passes every decodable image on to `write`, chunk by chunk."""
     import tqdm
 
     kept: list[int] = []
-    labels = [np.zeros(0, np.int32)]
+    labels, hashes = [np.zeros(0, np.int32)], [np.zeros(0, np.uint64)]
     broken: dict[str, str] = {}
     # Silent below a second of work.
     with tqdm.tqdm(total=len(ids), desc=progress, unit="image", delay=1, disable=not progress) as bar:
@@ -129,7 +157,8 @@ def collect(
             broken.update({ids[position + i]: reason for i, reason in chunk.broken.items()})
             write(chunk.images if len(good) == len(chunk.labels) else chunk.images[good])
             labels.append(chunk.labels[good])
+            hashes.append(chunk.hashes[good])
             kept.extend((position + good).tolist())
             position += len(chunk.labels)
             bar.update(len(chunk.labels))
-    return kept, np.concatenate(labels), broken
+    return Collected(kept, np.concatenate(labels), np.concatenate(hashes), broken)

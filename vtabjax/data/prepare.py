@@ -77,7 +77,7 @@ def _state(data_set: _Set, data_dir: str) -> tuple[bool, str, str]:
     if data_set.name == "embedded":
         return True, "embedded", ""
     try:
-        builder = tfds_source.open_builder(data_set.tasks[0], data_dir)
+        builder = tfds_source.open_whole(data_set.tasks[0], data_dir)
     except NotPreparedError as e:
         text = str(e).splitlines()[0].partition(": ")[2]
         if "is not prepared in" in text:
@@ -162,7 +162,7 @@ def _prepare(data_set: _Set, config: ConfigDict, data_dir: epath.Path) -> None:
     generator = builder(task, data_dir, config.file_format)
     options = {"manual_dir": config.manual_dir} if config.manual_dir else {}
     generator.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
-    tfds_source.open_builder(task, data_dir)
+    tfds_source.open_whole(task, data_dir)
 
 
 def _reason(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -121,8 +121,8 @@ def open_builder(task: Task, data_dir: str | os.PathLike | None) -> tfds.core.Da
         features = builder.info.features
     except Exception as e:  # tfds raises a different type for each file that is missing or cut off
         raise _not_prepared(task, data_dir, f"{folder} is not a complete data set ({_first_line(e)})") from e
-    needed = {part.split for parts in task.parts.values() for part in parts}
-    for split in sorted(needed):
+    needed = _needed(task)
+    for split in needed:
         if split not in builder.info.splits:
             raise _not_prepared(task, data_dir, f"{folder} lacks the split {split}")
         files = builder.info.splits[split].filepaths
@@ -134,12 +134,88 @@ def open_builder(task: Task, data_dir: str | os.PathLike | None) -> tfds.core.Da
     if lacking:
         raise _not_prepared(task, data_dir, f"{folder} lacks the field {', '.join(lacking)}")
     sizes = split_sizes(builder)
-    differ = [s for s in sorted(needed) if sizes[s] != task.sizes[s]]
+    differ = [s for s in needed if sizes[s] != task.sizes[s]]
     if differ:
         _warn_sizes(
             str(folder), tuple(f"{s} has {sizes[s]:,} examples, not {task.sizes[s]:,}" for s in differ)
         )
     return builder
+
+
+def _needed(task: Task) -> list[str]:
+    """The data set's splits that a task uses."""
+    return sorted({part.split for parts in task.parts.values() for part in parts})
+
+
+def open_whole(task: Task, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
+    """`open_builder` after a look at every file: is it whole, does it hold as many examples as dataset_info.json says?
+
+    Raises:
+      NotPreparedError: as `open_builder`, and where a file is cut off.
+    """
+    builder = open_builder(task, data_dir)
+    for split in _needed(task):
+        if wrong := _unsound(builder, split, tuple(map(_stamp, builder.info.splits[split].filepaths))):
+            raise _not_prepared(task, data_dir, f"{builder.data_dir} is damaged: {wrong}")
+    return builder
+
+
+class _Stamp(NamedTuple):
+    size: int
+    changed: float
+
+
+def _stamp(file: str | os.PathLike) -> _Stamp:
+    found = epath.Path(file).stat()
+    return _Stamp(found.length, found.mtime)
+
+
+@functools.lru_cache(maxsize=256)
+def _unsound(builder: tfds.core.DatasetBuilder, split: str, stamps: tuple[_Stamp, ...]) -> str:
+    """What is wrong with the files of a split, "" if nothing is: how many records each holds, not what is in them."""
+    info = builder.info.splits[split]
+    array_record = builder.info.file_format.value == "array_record"
+    # tfds counts the bytes of the examples; each has a frame of 16. Where the sum is right, no file is looked into.
+    if not array_record and sum(s.size for s in stamps) == info.num_bytes + 16 * info.num_examples:
+        return ""
+    count = _records_of_array_record if array_record else _records_of_tfrecord
+    for file, expected in zip(info.filepaths, info.shard_lengths, strict=True):
+        name = os.path.basename(file)
+        try:
+            found = count(os.fspath(file))
+        except Exception as e:  # the reader has no error type of its own
+            return f"{name} is cut off or no such file at all ({_first_line(e)})"
+        if found != expected:
+            return f"{name} holds {found:,} examples, and dataset_info.json says {expected:,}"
+    return ""
+
+
+def _records_of_array_record(path: str) -> int:
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(path)
+    try:
+        if not reader.ok():
+            reader.num_records()  # raises, with what is wrong
+            raise OSError("it cannot be read")
+        return reader.num_records()
+    finally:
+        with contextlib.suppress(RuntimeError):  # raised again by a reader that is not well
+            reader.close()
+
+
+def _records_of_tfrecord(path: str) -> int:
+    """Goes from frame to frame: length (8 bytes), its checksum (4), the example, its checksum (4)."""
+    n, position = 0, 0
+    with epath.Path(path).open("rb") as f:
+        size = f.seek(0, os.SEEK_END)
+        while position < size:
+            f.seek(position)
+            position += 16 + int.from_bytes(f.read(8), "little")
+            n += 1
+    if position != size:
+        raise EOFError(f"it ends within example {n - 1}")
+    return n
 
 
 def split_sizes(builder: tfds.core.DatasetBuilder) -> dict[str, int]:

@@ -112,6 +112,21 @@ def leave_one_out(
     return LeaveOneOut(float(np.mean(predictions == y)), predictions, found.neighbours, int(found.tied.sum()))
 
 
+def at_distance_zero(features: ArrayLike, neighbours: ArrayLike, *, block: int = 1024) -> np.ndarray:
+    """Which examples have the very same features as their nearest neighbour, bool [N]: they are copies of one picture,
+    most likely, or the model cannot tell two pictures apart.
+
+    Args:
+      features: [N, D].
+      neighbours: row numbers [N, k], nearest first, as `leave_one_out` gives them.
+      block: rows compared at once.
+    """
+    x, nearest_row = np.asarray(features), np.asarray(neighbours)[:, 0]
+    starts = range(0, len(x), block)
+    parts = [(x[i : i + block] == x[nearest_row[i : i + block]]).all(1) for i in starts]
+    return np.concatenate([np.zeros(0, bool), *parts])
+
+
 def classify(
     train_features: ArrayLike,
     train_labels: ArrayLike,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vtabjax import ranking, resampling, tasks
+from vtabjax import ranking, resampling, tables, tasks
 from vtabjax.report.boards import Board
 
 # The penalty of the fit that is shown, labelled as such, where the maximum-likelihood estimate is not finite.
@@ -100,6 +100,25 @@ class Differences:
 
 
 @dataclasses.dataclass(frozen=True)
+class Level:
+    """What is reached on a board's tasks without looking at a picture.
+
+    Attributes:
+      name: "(chance)" or "(majority)".
+      values: by task, [T]; NaN where it is not known.
+      group_means: as those of an `Analysis`, of this row.
+      mean: NaN where a task's value is not known.
+      mean_of_groups: the same over the groups' means.
+    """
+
+    name: str
+    values: np.ndarray
+    group_means: dict[str, float]
+    mean: float
+    mean_of_groups: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Analysis:
     """What a board says.
 
@@ -120,6 +139,7 @@ class Analysis:
       no_strengths: why there is none.
       differences: against the leader, or None.
       no_differences: why there are none.
+      levels: the rows below the models: chance, and the most frequent class.
     """
 
     board: Board
@@ -138,6 +158,7 @@ class Analysis:
     no_strengths: str
     differences: Differences | None
     no_differences: str
+    levels: list[Level]
 
     @property
     def leader(self) -> int | None:
@@ -185,7 +206,19 @@ def analyse(board: Board, options: Options) -> Analysis:
         why,
         differences,
         why_not,
+        _levels(board, groups),
     )
+
+
+def _levels(board: Board, groups: dict[str, list[int]]) -> list[Level]:
+    found = []
+    for name, level in tables.levels(board.tasks).items():
+        values = np.array([np.nan if v is None else v for v in level.values()])
+        means = {group: float(values[columns].mean()) for group, columns in groups.items()}
+        found.append(
+            Level(name, values, means, float(values.mean()), float(np.mean(list(means.values()) or [np.nan])))
+        )
+    return found
 
 
 def _strengths(board: Board, options: Options) -> tuple[Strengths | None, str]:

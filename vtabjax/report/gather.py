@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vtabjax import artefacts, results, specs
+from vtabjax.data import copies
 from vtabjax.report.boards import PROTOCOLS, Board, Gathered, Model, family, order_tasks, value_text
 from vtabjax.report.published import Published, beside, published_boards
 
@@ -59,6 +60,7 @@ def gather(
     records = _records(workdir, notices)
     _label(records, notices)
     _variants(records, notices)
+    _copies(records, notices)
     models = _models(records, models_dir, imagenet or {})
     boards = _boards(records, models, notices)
     others = [board for given in published for board in published_boards(given)]
@@ -136,6 +138,24 @@ def _variants(records: Sequence[_Record], notices: list[str]) -> None:
             f"Results on {_listed(sorted(mixed))} were computed on different examples (the data set was prepared "
             "anew or by other code). They are on boards of their own and never averaged with the others."
         )
+
+
+def _copies(records: Sequence[_Record], notices: list[str]) -> None:
+    """Equal pictures of a task, by what was trained on and tested; neighbours at distance zero."""
+    found: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
+    for record in records:
+        data = record.data
+        if text := copies.said(data.get("copies")):
+            found[data["task"], text].add(data["protocol"])
+    for (task, text), protocols in found.items():
+        names = [PROTOCOLS.get(p, p) for p in [*PROTOCOLS, *protocols] if p in protocols]
+        notices.append(f"{task}: {text} ({', '.join(dict.fromkeys(names))}).")
+    zero = collections.defaultdict(list)
+    for record in records:
+        if text := (record.data.get("notes") or {}).get("distance_zero"):
+            zero[record.data["task"], text].append(record.label)
+    for (task, text), labels in zero.items():
+        notices.append(f"{task}, {PROTOCOLS['knn']}: {text} ({_listed(sorted(set(labels)))}).")
 
 
 def _data_key(record: _Record) -> tuple:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vtabjax import __version__
 from vtabjax.report import charts, prose, sheets
-from vtabjax.report.analysis import Analysis, Options
+from vtabjax.report.analysis import Analysis, Level, Options
 from vtabjax.report.boards import Gathered, value_text
 from vtabjax.report.proxies import Judged
 from vtabjax.report.sheet import SIZES, Sheet, size_of, sort_value, text
@@ -155,7 +155,14 @@ def _heat(a: Analysis) -> dict[str, Any]:
             for c in columns
         ]
         rows.append({"model": m, "cells": cells, "size": size_of(m)})
-    return {"columns": columns, "rows": rows}
+    return {"columns": columns, "rows": rows, "levels": [_level(level, a) for level in a.levels]}
+
+
+def _level(level: Level, a: Analysis) -> dict[str, Any]:
+    """A row below the models, its cells in the order of the columns."""
+    values = [level.mean, *level.values, *level.group_means.values()]
+    values += [level.mean_of_groups] if a.mean_of_groups is not None else []
+    return {"name": level.name, "cells": [text(v, "percent") or "–" for v in values]}
 
 
 def _cells(a: Analysis) -> dict[str, Any]:

@@ -216,6 +216,17 @@ def statistics(options: Options) -> list[tuple[str, str]]:
             "Weighted Kendall (Vigna, WWW 2015; additive hyperbolic weights), Kendall's tau-b, Pearson, Spearman, "
             f"regret@k and hit@k on each task, then the mean over tasks; intervals from {n} draws of the models.",
         ),
+        (
+            "Chance and majority",
+            "What is reached without looking at a picture: by a uniform guess, and by the most frequent class of the "
+            "test set as the only answer, where that is known.",
+        ),
+        (
+            "Copies",
+            "Pictures with equal pixels before they are resized, counted among all those that a result was computed "
+            "from. A test picture that was trained on says nothing about new ones; the nearest neighbour of a picture "
+            "that is there twice is its copy.",
+        ),
         ("Means", "Only over models that have every task of the board; never over different settings."),
     ]
 

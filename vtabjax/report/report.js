@@ -104,7 +104,7 @@ const vtabReport = (() => {
     tip.hidden = true;
     $("[aria-describedby=tip]")?.removeAttribute("aria-describedby");
   };
-  const isCell = (element) => element instanceof HTMLTableCellElement && element.matches(".heat td");
+  const isCell = (element) => element instanceof HTMLTableCellElement && element.matches(".heat tbody td");
   // One cell is where Tab enters the table; arrow keys go on from there.
   const enter = (cell) => {
     $$(".heat td[tabindex]").forEach((other) => other.removeAttribute("tabindex"));

@@ -51,10 +51,14 @@ def _accuracy(a: Analysis) -> Sheet:
         row = [name_of(m), *b.values[i], *(v[i] for v in a.group_means.values()), a.mean[i]]
         row += [a.mean_of_groups[i]] if a.mean_of_groups is not None else []
         rows.append([*row, a.mean_rank[i], m.method, m.family, m.parameters])
+    for level in a.levels:
+        row = [level.name, *level.values, *level.group_means.values(), level.mean]
+        row += [level.mean_of_groups] if a.mean_of_groups is not None else []
+        rows.append([*row, None, "", "", None])
     remarks = ["accuracy in percent (fractions in the CSV)"]
     lacking = int((~a.complete).sum())
     if lacking:
-        remarks.append(f"{lacking} of {len(rows)} models lack tasks: they have no mean")
+        remarks.append(f"{lacking} of {len(b.models)} models lack tasks: they have no mean")
     return Sheet(_key(a, "accuracy"), f"{b.title}: accuracy", columns, rows, remarks)
 
 
