@@ -54,7 +54,7 @@ def parts(path: str | os.PathLike) -> list[Path]:
             f"{path} is not a regular file but {_kind(mode)}; name the file of the weights itself"
         )
     if not path.stat().st_size:
-        raise WeightFileError(f"{path} is empty")
+        raise WeightFileError(f"{path} is empty; copy or download it again")
     if not os.access(path, os.R_OK):
         raise WeightFileError(f"the weight file {path} is not readable")
     index = read_index(path)

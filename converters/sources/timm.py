@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
+import importlib
+import inspect
+import io
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -105,14 +110,68 @@ def build(spec: Spec, input_size: int | None) -> Source:
             module = timm.create_model(spec.name, **options)
     elif spec.file is not None:
         module, found = files.build(
-            spec, functools.partial(timm.create_model, spec.name, **options), _heads(spec)
+            spec,
+            functools.partial(timm.create_model, spec.name, **options),
+            _heads(spec),
+            rename=_renaming(spec.name, options),
         )
         info.update(found)
     else:
         with downloading(spec, hub=bool(config(_full_name(spec)).hf_hub_id)):
             module = _pretrained_model(spec, input_size, options)
     info["num_classes"] = module.num_classes or None
+    info["pooling"] = pooling(module)
     return Source(module, info)
+
+
+def pooling(module: nn.Module) -> str | None:
+    """How an architecture of timm makes one vector of tokens or of a map: "avg", "token", ...; None: unknown."""
+    for owner in (module, getattr(module, "head", None)):
+        found = getattr(owner, "global_pool", None)
+        found = found if isinstance(found, str) else getattr(found, "pool_type", None)
+        if isinstance(found, str):
+            return found or "none"
+    return None
+
+
+class _Renaming:
+    """timm's own function from a release's tensors to its names. `method`: how it resamples positions."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        given = {k: p.default for k, p in inspect.signature(function).parameters.items()}
+        if "interpolation" in given:
+            self.method = f"{given['interpolation']}{', antialiased' * bool(given.get('antialias'))}"
+        else:
+            self.method = "as timm does"
+
+    def __call__(self, state: dict[str, torch.Tensor], module: nn.Module) -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):  # some print what they do
+            try:
+                return self.function(state, module)
+            except TypeError:
+                return self.function(state)
+
+
+def _renaming(name: str, options: dict[str, Any]) -> _Renaming | None:
+    """What timm would pass an architecture's downloaded weights through; None where it takes them as they are."""
+    # Each family hands its function to one loader, and nothing else names it.
+    found: list[Callable[..., Any] | None] = []
+    builder = importlib.import_module("timm.models._builder")
+    loader = builder.load_pretrained
+
+    def remember(*args: Any, filter_fn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
+        found.append(filter_fn)
+
+    builder.load_pretrained = remember
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, pretrained=True, **options)
+    except RuntimeError:  # no weights were ever published
+        return None
+    finally:
+        builder.load_pretrained = loader
+    return _Renaming(found[0]) if found and found[0] is not None else None
 
 
 def parameters(spec: Spec) -> int:
