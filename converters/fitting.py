@@ -105,9 +105,31 @@ def renamed(
     new = {str(k): v for k, v in out.items() if isinstance(v, torch.Tensor)}
     if any(v.is_meta for v in new.values()) or not search.judge(new, architecture).fits:
         return None
-    sizes = {v.numel() for v in state.values()}
-    patches = [k for k in new if re.search(r"patch_embed\w*\.(proj|conv)\S*\.weight$", k)]
-    if any(new[k].numel() not in sizes for k in patches):
-        return None  # resampled to another size of patches: another architecture
     shapes = {k: [list(state[k].shape), list(v.shape)] for k, v in new.items() if k in state}
-    return new, {k: pair for k, pair in shapes.items() if pair[0] != pair[1] and not architecture.in_head(k)}
+    changed = {k: pair for k, pair in shapes.items() if pair[0] != pair[1] and not architecture.in_head(k)}
+    if any(not _POSITIONS.search(k) for k in changed) or not _same_patches(state, new):
+        return None  # kernels resampled to patches of another size: another architecture
+    if _loses_biases(state, new, architecture):
+        return None
+    return new, changed
+
+
+def _loses_biases(old: State, new: State, architecture: Architecture) -> bool:
+    """Whether biases inside the architecture that are not zero were left out (DINOv3 has variants without)."""
+    used = {v.data_ptr() for v in new.values()}
+    tops = {k.partition(".")[0] for k in architecture.backbone}
+    lost = [v for k, v in old.items() if k.endswith(".bias") and k not in new and k.partition(".")[0] in tops]
+    return any(v.data_ptr() not in used and bool(torch.any(v)) for v in lost)
+
+
+_POSITIONS = re.compile(r"pos|relative|rope|attention_bias")
+
+
+def _same_patches(old: State, new: State) -> bool:
+    """Whether the patch embedding has the shape it has in the file, or was a product with flat patches there."""
+    kernels = {v.shape for v in old.values() if v.ndim == 4}
+    sizes = {v.numel() for v in old.values() if v.ndim == 2}
+    patches = [
+        v for k, v in new.items() if re.search(r"patch_embed\w*\.(proj|conv)\S*weight$", k) and v.ndim == 4
+    ]
+    return all(v.shape in kernels or (v.numel() in sizes and not kernels) for v in patches)

@@ -47,7 +47,10 @@ def describe(state: State) -> str | None:
     if any("storage_tokens" in k or "rope_embed.periods" in k for k in state):
         size = _WIDTHS.get(_width(state, "cls_token") or 0)
         name = f"timm/vit_{size}_patch16_dinov3" if size else "a timm/vit_*_patch16_dinov3"
-        return f"is an official DINOv3 file; the architecture that holds its weights is {name}"
+        return (
+            f"is an official DINOv3 file; the architecture that holds its weights is {name}, or {name}_qkvb where the "
+            "biases of query and value are not zero"
+        )
     if any(".transformer.resblocks." in f".{k}" for k in state):
         return f"is a CLIP file (OpenAI, open_clip); its image tower is {_clip(state)}"
     if any(_TRANSFORMERS.search(k) for k in state):

@@ -116,7 +116,11 @@ _SWAV = dict(
     license="cc-by-nc-4.0",
 )
 _DINO_DROP = (r"(module\.)?(head|dino_head|ibot_head)\..+", r"(module\.)?backbone\.(masked_embed|mask_token)")
-_DINO = dict(container=("teacher",), drop=_DINO_DROP, interpolation="bicubic", license="apache-2.0")
+# DINOv3's names are those of its predecessors, and its positions and registers its own.
+_DINO3 = r"(.+\.)?(storage_tokens|rope_embed\..+)"
+_DINO = dict(
+    container=("teacher",), lacks=(_DINO3,), drop=_DINO_DROP, interpolation="bicubic", license="apache-2.0"
+)
 _VISSL = dict(
     prefix="_feature_blocks.", stem="resnet", drop=(r"(_feature_blocks\.)?heads\..+",), license="mit"
 )
@@ -192,8 +196,8 @@ LAYOUTS: tuple[Layout, ...] = (
            only_top=True, drop=(r"masked_embed",), interpolation="bicubic"),
     Layout("mae_pretrain_vitb16", "facebookresearch/mae", ("model",), "", "vit", lacks=(*_NO_HEAD, r"fc_norm\..+"),
            drop=(r"decoder_.+", r"mask_token"), interpolation="bicubic", license="cc-by-nc-4.0"),
-    Layout("dinov2_vits14", "facebookresearch/dinov2", (), "", "vit", lacks=(r"decoder_.+",), has=("mask_token",),
-           drop=("mask_token",), interpolation="bicubic", license="apache-2.0"),
+    Layout("dinov2_vits14", "facebookresearch/dinov2", (), "", "vit", lacks=(r"decoder_.+", _DINO3),
+           has=("mask_token",), drop=("mask_token",), interpolation="bicubic", license="apache-2.0"),
     Layout("vissl_r50", "facebookresearch/vissl", ("classy_state_dict", "base_model", "model", "trunk"), **_VISSL),
     Layout("vissl_r50", "facebookresearch/vissl", ("model_state_dict",), **_VISSL),
     Layout("vissl_r50", "facebookresearch/vissl", (), **_VISSL),
@@ -208,7 +212,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("barlowtwins_released", "facebookresearch/barlowtwins, vicreg, or any bare ResNet-50", (), "", "resnet",
            lacks=_NO_HEAD, when=_flat_resnet50, method=None),
     Layout("dino_backbone_vits16", "facebookresearch/dino, or any bare ViT", (), "", "vit",
-           lacks=(*_NO_HEAD, r"fc_norm\..+"), interpolation="bicubic", method=None),
+           lacks=(*_NO_HEAD, r"(fc_norm|norm_pre|attn_pool)\..+", r"(reg|dist)_token", _DINO3),
+           interpolation="bicubic", method=None),
 )  # fmt: skip
 
 _STEMS = {

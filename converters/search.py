@@ -170,17 +170,32 @@ def places(tree: Any, architecture: Architecture) -> list[Place]:
     shapes = architecture.backbone
     complete: list[Place] = []
     for path, tensors in containers(tree):
-        for unwrapped in (tensors, _unwrapped(tensors)):
-            found = [
-                Place(path, prefix, unwrapped)
-                for prefix, count in prefixes(unwrapped, shapes).items()
-                if count == len(shapes)
-            ]
-            found = [place for place in found if judge(place.own, architecture).fits]
-            complete += found
-            if found or unwrapped.keys() == tensors.keys():
-                break
+        found = _complete(path, tensors, architecture)
+        complete += found or _complete(path, _unwrapped(tensors), architecture)
     return _distinct(complete, shapes)
+
+
+def _complete(path: tuple[str, ...], tensors: State, architecture: Architecture) -> list[Place]:
+    shapes = architecture.backbone
+    counts = prefixes(tensors, shapes)
+    found = [Place(path, prefix, tensors) for prefix, count in counts.items() if count == len(shapes)]
+    return [place for place in found if judge(place.own, architecture).fits]
+
+
+def incomplete(tree: Any, architecture: Architecture) -> list[str]:
+    """Places by whose names an average of the weights would be there, if it were complete, and what they lack."""
+    shapes = architecture.backbone
+    found = []
+    for path, tensors in containers(tree):
+        for prefix, count in prefixes(tensors, shapes).items():
+            place = Place(path, prefix, tensors)
+            if (
+                place.kind == "average"
+                and count > len(shapes) // 2
+                and not judge(place.own, architecture).fits
+            ):
+                found.append(f"{place.name} has {count} of {len(shapes)} tensors")
+    return found
 
 
 def _unwrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -39,6 +39,7 @@ class Found(NamedTuple):
       dropped: names in the same dict that were left behind before.
       resampled: {name: [shape before, shape after]} of positions made for another image size.
       others: names of the other places that are complete.
+      incomplete: what the file has of an average of the weights that could not be taken.
     """
 
     state: dict[str, torch.Tensor]
@@ -47,6 +48,7 @@ class Found(NamedTuple):
     dropped: tuple[str, ...] = ()
     resampled: Mapping[str, list[Any]] = {}
     others: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
 
 def build(
@@ -83,6 +85,8 @@ def build(
         if isinstance(tree, checkpoints.Arrays) and not search.places(tree, architecture):
             return _from_arrays(spec, tree, make, architecture)
         found = _find(tree, spec, architecture, blank, rename)
+        if found.place.kind != "average":
+            found = found._replace(incomplete=tuple(search.incomplete(tree, architecture)))
         options: dict[str, Any] = {"num_classes": search.head(found.state, architecture)}
         if found.layout is not None and _width(found.state) in found.layout.heads:
             options["num_heads"] = found.layout.heads[_width(found.state)]
@@ -163,10 +167,23 @@ def _by_layout(
     if spec.weights is not None:
         if not places or search.choose(places, spec.weights, str(spec.file)).name != place.name:
             return None
-    elif place.kind != "average" and layout.momentum is None and any(p.kind == "average" for p in places):
-        return None
+    elif any(_rivals(p, place, laid_out) for p in places):
+        return None  # the search says which, or asks
     others = tuple(p.name for p in places if p.name != place.name)
     return Found(state, place, layout, tuple(laid_out.dropped), resampled, others)
+
+
+def _rivals(other: Place, place: Place, laid_out: layouts.Backbone) -> bool:
+    """Whether another complete place might be meant as well as the one that a layout names."""
+    if other.name == place.name or other.kind == "momentum":
+        return False
+    if place.kind == "average" and other.kind != "average":
+        return False
+    dropped = set(laid_out.dropped)
+    keys = [k for k in other.own if other.prefix + k in other.state and place.prefix + k in place.state]
+    if other.container == place.container and all(other.prefix + k in dropped for k in keys):
+        return False  # the method's own second copy
+    return any(not torch.equal(other.state[other.prefix + k], place.state[place.prefix + k]) for k in keys)
 
 
 def _renamed_places(
@@ -279,13 +296,14 @@ def _info(
     kind = "average of the weights (EMA or teacher)" if place.kind == "average" else place.kind
     others = ", ".join(found.others[:3]) + (", ..." if len(found.others) > 3 else "")
     whole = "the whole file" if place.name == "." else place.name
+    told = [kind] * (kind != "plain" or bool(found.others)) + [f"also there: {others}"] * bool(others)
+    told += [f"left out: {text}" for text in found.incomplete[:1]]
     info: dict[str, Any] = {
         "weights": f"file {name}",
         "layout": layout.name if layout else "state_dict",
         "dropped_keys": dropped,
         "num_classes": options["num_classes"] or None,
-        "place": whole
-        + (f" ({kind}; also there: {others})" if found.others else f" ({kind})" * (kind != "plain")),
+        "place": whole + f" ({'; '.join(told)})" * bool(told),
         "checkpoint": {
             "container": ".".join(place.container),
             "prefix": place.prefix,
