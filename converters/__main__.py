@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vtabjax import files, specs
+from vtabjax import artefacts, files
 from vtabjax.specs import SpecError
 
 
@@ -118,7 +118,9 @@ def _convert(args: argparse.Namespace, say: Callable) -> int:
         gc.collect()  # a batch may hold hundreds of models
         seconds = round(time.monotonic() - start, 2)
         record = {"spec": spec, "status": status, "path": path and str(path), "message": message}
-        say({**record, "seconds": seconds}, f"{status:<10} {spec}  {path or message}  ({seconds:.1f} s)")
+        text = f"{status:<10} {spec}  {path or message}  ({seconds:.1f} s)"
+        notes = artefacts.notes(artefacts.read_info(path)) if status == "converted" else []
+        say({**record, "seconds": seconds}, "\n".join([text, *(f"           {note}" for note in notes)]))
     return 1 if failed else 0
 
 
@@ -140,13 +142,12 @@ def _expand(patterns: list[str], say: Callable) -> tuple[list[str], int]:
 
 def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
     from converters import sources
+    from converters.convert import convert, folder
 
     size = args.input_size or sources.describe(spec)["input_size"][1]
-    path = Path(args.out) / f"{specs.slug(spec)}-{size}"
+    path = folder(args.out, spec, size)
     if (path / "model.json").exists():
         return "present", path
-    from converters.convert import convert
-
     return "converted", convert(spec, args.out, input_size=args.input_size, verify=not args.no_verify)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from vtabjax import files
 
+STORE = "files"  # the folder, beside what is made from weight files, that remembers their hashes
 # What a folder of weights holds, the first that is there: names of transformers, timm and open_clip.
 _IN_FOLDERS = (
     "model.safetensors",

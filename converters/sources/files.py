@@ -342,7 +342,7 @@ def _dropped(found: Found, module: nn.Module) -> list[str]:
     """Names in the dict whose tensors are not in the module."""
     own = set(module.state_dict())
     if found.layout is not None:
-        return [*found.dropped, *(k for k in found.state if k not in own)]
+        return [*found.dropped, *(found.place.prefix + k for k in found.state if k not in own)]
     place = found.place
     used = {v.data_ptr() for k, v in found.state.items() if k in own}
     return [
