@@ -53,12 +53,8 @@ def convert(
     if specs.parse(spec).file is not None:
         info["sanity"] = sanity.check(graph, variables, info)
         info["dropped_keys"] = info["dropped_keys"][:_LISTED]
-    return save(folder(out_dir, spec, graph.input_size[1]), graph, variables, info)
-
-
-def folder(out_dir: str | os.PathLike, spec: str, size: int) -> Path:
-    """Where the artefact of a spec lies."""
-    return Path(out_dir) / f"{specs.slug(spec, Path(out_dir) / weight_files.STORE)}-{size}"
+    slug = specs.slug(spec, Path(out_dir) / weight_files.STORE)
+    return save(Path(out_dir) / f"{slug}-{graph.input_size[1]}", graph, variables, info)
 
 
 def _width(graph: Graph, variables: Mapping[str, np.ndarray], output: str) -> int | None:

@@ -8,7 +8,6 @@ import functools
 import importlib
 import inspect
 import io
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ import timm
 
 from converters.sources import Source, did_you_mean, files
 from converters.sources.download import downloading
+from converters.sources.provenance import provenance
 from converters.sources.size import refuse_size, runs_at
 from vtabjax.specs import Spec, SpecError
 
@@ -224,66 +224,3 @@ def size_options(name: str, size: int) -> dict[str, Any] | None:
             return None
         return options if runs_at(module, size) else None
     return None
-
-
-# What the parts of timm's tags say. The order within a tag is the order of training.
-_DATA = {
-    "in1k": "ImageNet-1k",
-    "in12k": "ImageNet-12k",
-    "in21k": "ImageNet-21k",
-    "in22k": "ImageNet-21k",
-    "inw21k": "ImageNet-21k (winter)",
-    "lvd142m": "LVD-142M",
-    "lvd1689m": "LVD-1689M",
-    "sat493m": "SAT-493M",
-    "laion400m": "LAION-400M",
-    "laion2b": "LAION-2B",
-    "laiona": "LAION-A",
-    "openai": "OpenAI WIT-400M",
-    "datacompxl": "DataComp-1B",
-    "datacomp1b": "DataComp-1B",
-    "dfn2b": "DFN-2B",
-    "dfn5b": "DFN-5B",
-    "merged2b": "Merged-2B",
-    "m30m": "Merged-30M",
-    "m38m": "Merged-38M",
-    "webli": "WebLI",
-    "cc12m": "CC-12M",
-    "yfcc15m": "YFCC-15M",
-    "yfcc100m": "YFCC-100M",
-    "ig1b": "Instagram-1B",
-    "swag": "Instagram-3.6B",
-    "jft": "JFT-300M",
-    "sa1b": "SA-1B",
-    "bamboo": "Bamboo",
-    "dfndr2b": "DFNDR-2B",
-}
-_SELF_SUPERVISED = set("dino dinov3 mae mim fcmae ijepa seer lvd142m lvd1689m sat493m".split())
-_SEMI_SUPERVISED = {"ssl", "swsl", "ns"}
-_IMAGE_TEXT = set(
-    "clip openai laion400m laion2b laiona datacompxl datacomp1b dfn2b dfn5b merged2b webli cc12m yfcc15m "
-    "mclip mclip2 metaclip metaclip2 tinyclip dfndr2b".split()
-)
-_TRAINED_ON_IMAGENET = {"dino", "mae", "fcmae"}  # the official releases' data, which the tag leaves out
-
-
-def provenance(tag: str) -> tuple[str | None, str | None]:
-    """Training method and data, as far as one of timm's weight tags tells; None for what it does not."""
-    parts = tag.lower().split("_")
-    found = [_DATA[p] for p in parts if p in _DATA]
-    fine_tuned = "ft" in parts and any(re.fullmatch(r"in\d+k", p) for p in parts[parts.index("ft") :])
-    if _SEMI_SUPERVISED & set(parts):
-        method = "semi-supervised"
-    elif fine_tuned:
-        method = "supervised"
-    elif _SELF_SUPERVISED & set(parts):
-        method = "self-supervised"
-    elif _IMAGE_TEXT & set(parts):
-        method = "image-text"
-    elif any(p.startswith("in") and p in _DATA for p in parts):
-        method = "supervised"
-    else:
-        method = None
-    if _TRAINED_ON_IMAGENET & set(parts) and not found[:1] == ["ImageNet-1k"]:
-        found.insert(0, "ImageNet-1k")
-    return method, ", ".join(dict.fromkeys(found)) or None
