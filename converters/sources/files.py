@@ -238,6 +238,11 @@ def _from_arrays(
             "place": "the whole file",
             "checkpoint": {"container": "", "prefix": "", "kind": "plain", "share": 1.0, "others": []},
         }
+        own = getattr(module, "pos_embed", None)
+        given = next((v for k, v in arrays.items() if k.endswith("pos_embedding")), None)
+        if own is not None and given is not None and own.shape != given.shape:
+            shapes = {"from": list(given.shape), "to": list(own.shape)}
+            info["positions"] = {"resampled": {"pos_embed": shapes}, "method": "bilinear"}
         return module, info
     raise CheckpointError(
         f"{path} holds NumPy arrays with other names than {architecture.name} has, and timm does not read them into "
