@@ -18,7 +18,7 @@ from vtabjax.model import apply, normalise
 from vtabjax.specs import Spec, SpecError
 
 TASK, SPLIT = "digits", "train800"
-_BATCH = 50
+_EXAMPLES, _BATCH = 300, 50
 _WARNING = (
     "no better than random weights, within what chance gives: these may not be the weights they should be"
 )
@@ -34,8 +34,8 @@ def check(
       info: what is known of it, as in model.json.
 
     Returns:
-      {"task", "examples", "accuracy", "random", "warning"}, fractions; warning None where the weights do better. None
-      for models that do not take square pictures in colour.
+      {"task", "examples", "accuracy", "random", "warning"}: fractions, "random" being the best of a few seeds; warning
+      None where the weights do better. None for models that do not take square pictures in colour.
     """
     from vtabjax import data
     from vtabjax.protocols import knn
@@ -52,7 +52,9 @@ def check(
         return apply(graph, weights, normalise(batch / np.float32(255), info))[0]["features"]
 
     found = []
-    for weights in (dict(variables), _random(info, variables)):
+    # Small networks with random weights differ much: the best of a few is what has to be beaten.
+    seeds = range(3 if count == _EXAMPLES else 1)
+    for weights in (dict(variables), *(_random(info, variables, seed) for seed in seeds)):
         rows = [features(weights, images[i : i + _BATCH]) for i in range(0, count, _BATCH)]
         found.append(np.concatenate([np.asarray(row) for row in rows]))
     if not all(np.isfinite(rows).all() for rows in found):
@@ -64,34 +66,35 @@ def check(
             "warning": "features are not finite",
         }
     right = [np.asarray(knn.leave_one_out(rows, labels).predictions) == labels for rows in found]
-    won, lost = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    best = max(right[1:], key=lambda bits: bits.sum())
+    won, lost = int((right[0] & ~best).sum()), int((best & ~right[0]).sum())
     # The difference on the same pictures has the standard error sqrt(won + lost).
     worse = won - lost <= 2 * (won + lost) ** 0.5
     return {
         "task": TASK,
         "examples": count,
         "accuracy": float(right[0].mean()),
-        "random": float(right[1].mean()),
+        "random": float(best.mean()),
         "warning": _WARNING if worse else None,
     }
 
 
 def _examples(parameters: int, size: int) -> int:
     """Fewer where each costs much; a multiple of the batch, so that one program is compiled."""
-    return 100 if parameters * size**2 > 25e6 * 112**2 else 300
+    return 100 if parameters * size**2 > 25e6 * 112**2 else _EXAMPLES
 
 
-def _random(info: Mapping[str, Any], variables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _random(info: Mapping[str, Any], variables: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """The variables as the architecture initialises them; what it does not have so, with its numbers shuffled."""
     from converters import sources
 
     source = "torchvision" if info["source"] == "openselfsup" else info["source"]
     try:
-        spec = Spec(source, info["architecture"], seed=0)
+        spec = Spec(source, info["architecture"], seed=seed)
         fresh = sources.build(spec, info["input_size"][1]).module.state_dict()
     except SpecError:  # a source without random initialisation
         fresh = {}
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     state = {k: v.numpy() for k, v in fresh.items()}
     return {
         k: state[k].astype(v.dtype)
