@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vtabjax import files, specs
+from vtabjax import artefacts, files, specs, weight_files
 from vtabjax.specs import SpecError
 
 
@@ -118,8 +118,14 @@ def _convert(args: argparse.Namespace, say: Callable) -> int:
         gc.collect()  # a batch may hold hundreds of models
         seconds = round(time.monotonic() - start, 2)
         record = {"spec": spec, "status": status, "path": path and str(path), "message": message}
-        say({**record, "seconds": seconds}, f"{status:<10} {spec}  {path or message}  ({seconds:.1f} s)")
+        text = f"{status:<10} {spec}  {path or message}  ({seconds:.1f} s)"
+        notes = _notes(path) if path is not None and status == "converted" else []
+        say({**record, "seconds": seconds}, "\n".join([text, *(f"           {note}" for note in notes)]))
     return 1 if failed else 0
+
+
+def _notes(path: Path) -> list[str]:
+    return artefacts.notes(json.loads((path / "model.json").read_text(encoding="utf-8")))
 
 
 def _expand(patterns: list[str], say: Callable) -> tuple[list[str], int]:
@@ -142,7 +148,7 @@ def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
     from converters import sources
 
     size = args.input_size or sources.describe(spec)["input_size"][1]
-    path = Path(args.out) / f"{specs.slug(spec)}-{size}"
+    path = Path(args.out) / f"{specs.slug(spec, Path(args.out) / weight_files.STORE)}-{size}"
     if (path / "model.json").exists():
         return "present", path
     from converters.convert import convert

@@ -1,4 +1,4 @@
-"""Reads checkpoint files without executing what is in them, and fits their tensors to a module."""
+"""Reads checkpoint files, whatever their format, without executing what is in them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
+from vtabjax import weight_files
 from vtabjax.specs import SpecError
 
 # Pickled objects of other modules are replaced by inert stand-ins. These modules' functions do something when a
@@ -73,26 +74,52 @@ class Stub:
         return id(self)
 
 
-def read(path: str | Path) -> Any:
-    """The content of a checkpoint file (.pth, .pt, .pth.tar, .safetensors): nested dicts with tensors, on the CPU.
+class Arrays(dict[str, torch.Tensor]):
+    """What a NumPy archive (.npz) holds: JAX releases have other names and layouts than PyTorch's."""
 
-    Objects that are neither tensors nor plain containers and numbers come back as `Stub`s.
+
+def read(path: str | Path) -> Any:
+    """The content of a checkpoint: nested dicts with tensors, on the CPU. The content decides the format, not the name.
+
+    A path may be a file (torch.save's two formats, safetensors, a NumPy archive), an index of shards with these
+    beside it, or a folder with one of them. Objects that are neither tensors nor plain containers and numbers come
+    back as `Stub`s.
 
     Raises:
-      CheckpointError: the file is missing, truncated, no checkpoint, or pickled with code in it.
+      CheckpointError: the file is missing, truncated, not a checkpoint, or pickled with code in it.
     """
-    path = Path(path)
+    try:
+        index, *shards = weight_files.parts(path)
+    except weight_files.WeightFileError as e:
+        raise CheckpointError(str(e)) from e
+    if not shards:
+        return _read_file(index)
+    state: dict[str, Any] = {}
+    for shard in shards:
+        content = _read_file(shard)
+        if not isinstance(content, Mapping):
+            raise CheckpointError(
+                f"{shard}, a shard of {index}, holds a {type(content).__name__}, not tensors"
+            )
+        state.update(content)
+    missing = [name for name in weight_files.read_index(index) or {} if name not in state]
+    if missing:
+        raise CheckpointError(f"{index} is an index of shards that lack {_some(missing)}")
+    return state
+
+
+def _read_file(path: Path) -> Any:
     try:
         with open(path, "rb") as f:
             start = f.read(512)
     except OSError as e:
         raise CheckpointError(f"cannot read the weight file {path}: {e.strerror}") from e
-    _refuse_other_files(path, start)
-    if path.suffix == ".safetensors":
+    if is_safetensors(start):
         return _read_safetensors(path)
+    _refuse_other_files(path, start)
     archive = start.startswith(b"PK\x03\x04")
-    if archive:
-        _refuse_other_archives(path)
+    if archive and _check_archive(path):
+        return _read_arrays(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError:
@@ -107,6 +134,11 @@ def read(path: str | Path) -> Any:
         raise _truncated(path, e) from e
 
 
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file that begins so is a safetensors file: the length of a header, and the header, which is JSON."""
+    return len(start) > 8 and start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= 100_000_000
+
+
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -117,31 +149,98 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise _truncated(path, e) from e
 
 
+def _read_arrays(path: Path) -> Arrays:
+    found = Arrays()
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for name in archive.files:
+                array = archive[name]
+                if array.dtype == np.dtype("V2"):  # bfloat16, which NumPy does not know
+                    found[name] = torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+                elif array.dtype.kind in "fiub":
+                    found[name] = torch.from_numpy(np.ascontiguousarray(array))
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as e:
+        if "allow_pickle" in str(e):
+            raise CheckpointError(
+                f"{path} is a NumPy archive with pickled objects, which are not opened"
+            ) from e
+        raise _truncated(path, e) from e
+    return found
+
+
+# What other files begin with, and what to say of them.
+_STARTS = (
+    (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
+    (b"BZh", "is compressed with bzip2; unpack it first"),
+    (b"\xfd7zXZ", "is compressed with xz; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd; unpack it first"),
+    (b"\x89HDF", "is an HDF5 file, as Keras writes; use a release for PyTorch"),
+    (b"GGUF", "is a GGUF file; use a release for PyTorch"),
+    (b"\x93NUMPY", "holds one NumPy array, not a state_dict"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the checkpoint itself; run `git lfs pull`"),
+    (b"/annex/objects/", "is a git-annex pointer, not the checkpoint itself; run `git annex get`"),
+    (b"{", "is a JSON text, not a checkpoint; name the file of the weights"),
+    (b"[", "is a JSON text, not a checkpoint; name the file of the weights"),
+)
+
+
 def _refuse_other_files(path: Path, start: bytes) -> None:
-    if not start:
-        raise CheckpointError(f"{path} is empty; download it again")
     if start.lstrip()[:1] == b"<":
         raise CheckpointError(
             f"{path} is a web page, not a checkpoint (download pages of file hosts are saved so); download it again"
         )
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the checkpoint itself; run `git lfs pull`")
+    for magic, text in _STARTS:
+        if start.startswith(magic):
+            raise CheckpointError(f"{path} {text}")
+    if b"onnx" in start[:64] or start.startswith(b"\x08") and b"pytorch" in start[:64]:
+        raise CheckpointError(f"{path} is an ONNX program; save the module's state_dict() with torch.save")
+    if path.suffix.lower() == ".msgpack":
+        raise CheckpointError(f"{path} is a Flax file (msgpack); use a release for PyTorch")
+    if start[257:262] == b"ustar":
+        raise CheckpointError(f"{path} is a tar archive; unpack it and name the file of the weights")
 
 
-def _refuse_other_archives(path: Path) -> None:
+# Tensors do not compress well. More than that is a file made to fill the memory.
+_MAX_COMPRESSION = 100
+
+
+def _check_archive(path: Path) -> bool:
+    """Whether a zip archive is NumPy's; raises CheckpointError where it is not torch.save's either."""
     if not zipfile.is_zipfile(path):
         raise _truncated(path, "its end is missing")
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    declared, there = sum(entry.file_size for entry in entries), path.stat().st_size
+    if declared > _MAX_COMPRESSION * there + (1 << 20):
+        raise CheckpointError(
+            f"{path} has {there / 1e6:.1f} MB and would unpack to {declared / 1e6:,.0f} MB, as no checkpoint does; "
+            "it was not opened"
+        )
     if any(n.endswith("/constants.pkl") for n in names):
         raise CheckpointError(f"{path} is a TorchScript program; save its state_dict() with torch.save")
-    if all(n.endswith(".npy") for n in names):
-        raise CheckpointError(f"{path} holds NumPy arrays with other names; use a release for PyTorch")
+    if any(n.endswith(("serialized_exported_program.json", "/archive_format")) for n in names):
+        raise CheckpointError(
+            f"{path} is a program of torch.export; save the module's state_dict() with torch.save"
+        )
+    if names and all(n.endswith(".npy") for n in names):
+        return True
+    if not any(n.endswith("data.pkl") for n in names):
+        raise CheckpointError(
+            f"{path} is a zip archive without a checkpoint ({_some(names)}); unpack it and name the file of the weights"
+        )
+    return False
 
 
 def _truncated(path: Path, reason: object) -> CheckpointError:
     text = " ".join(str(reason).split())[:160]
     return CheckpointError(f"{path} is truncated or damaged ({text}); download it again")
+
+
+def _some(keys: Iterable[str], n: int = 3) -> str:
+    keys = list(keys)
+    more = f" and {len(keys) - n} more" if len(keys) > n else ""
+    return ", ".join(keys[:n]) + more
 
 
 class _StubbingUnpickler(pickle._Unpickler):
@@ -188,43 +287,3 @@ _stubbing = types.SimpleNamespace(
     load=lambda file, **kwargs: _StubbingUnpickler(file, **kwargs).load(),
     __name__="stubbing",
 )
-
-
-def fit(module: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, architecture: str) -> None:
-    """Fills the module with a state_dict that must have exactly its names and shapes, in float32.
-
-    Counters of batch normalisation (num_batches_tracked), which some releases leave out, may be missing.
-
-    Raises:
-      CheckpointError: a name or shape differs.
-    """
-    own = module.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    extra = [k for k in state if k not in own]
-    wrong = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if len(missing) > len(own) // 2:
-        raise CheckpointError(
-            f"{path} is of another architecture than {architecture}: it lacks {_some(missing)} "
-            f"and has {_some(extra)}; name the architecture it was made with"
-        )
-    if missing:
-        raise CheckpointError(f"{path} lacks {_some(missing)}, which {architecture} has")
-    if extra:
-        raise CheckpointError(f"{path} has {_some(extra)}, which {architecture} has not")
-    if wrong:
-        first = wrong[0]
-        more = f" and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
-        raise CheckpointError(
-            f"{path}: {first} has shape {list(state[first].shape)}, {architecture} wants "
-            f"{list(own[first].shape)}{more}; name the architecture the file was made with"
-        )
-    broken = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-    if broken:
-        raise CheckpointError(f"{path} holds numbers that are not finite in {_some(broken)}")
-    module.load_state_dict({**own, **{k: v.to(own[k].dtype) for k, v in state.items()}}, strict=True)
-
-
-def _some(keys: Iterable[str], n: int = 3) -> str:
-    keys = list(keys)
-    more = f" and {len(keys) - n} more" if len(keys) > n else ""
-    return ", ".join(keys[:n]) + more

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vtabjax import __version__, specs
+from vtabjax import __version__, specs, weight_files
 from vtabjax.graph import Graph
 from vtabjax.model import save
 
+_LISTED = 50  # names of tensors that were left out; "checkpoint" has their number
 _PACKAGES = ("torch", "torchvision", "timm")
 
 
@@ -35,7 +36,7 @@ def convert(
       converters.ExportError, vtabjax.ops.UnknownOperatorError: the model cannot be turned into a graph.
       converters.ParityError: the Flax model differs from the torch model; nothing is saved.
     """
-    from converters import sources
+    from converters import sanity, sources
     from converters.export import from_torch
     from converters.verify import verify as measure
 
@@ -49,8 +50,11 @@ def convert(
         "parity": measure(source.module, graph, variables) if verify else None,
         "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in _PACKAGES}},
     }
-    path = Path(out_dir) / f"{specs.slug(spec)}-{graph.input_size[1]}"
-    return save(path, graph, variables, info)
+    if specs.parse(spec).file is not None:
+        info["sanity"] = sanity.check(graph, variables, info)
+        info["dropped_keys"] = info["dropped_keys"][:_LISTED]
+    slug = specs.slug(spec, Path(out_dir) / weight_files.STORE)
+    return save(Path(out_dir) / f"{slug}-{graph.input_size[1]}", graph, variables, info)
 
 
 def _width(graph: Graph, variables: Mapping[str, np.ndarray], output: str) -> int | None:

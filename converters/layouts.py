@@ -2,7 +2,7 @@
 
 The table below was made from the code that saves and loads these files in each repository. A layout says
 where the state_dict lies, which prefix the backbone has, and which other keys belong to the method and are
-dropped; whatever is left over is an error (`converters.checkpoints.fit`). Momentum copies are never taken.
+dropped. Momentum copies are never taken. What no layout fits is searched (`converters.search`).
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Backbone(NamedTuple):
 
     Attributes:
       state: state_dict with timm's or torchvision's names, exactly as in the file otherwise.
-      layout: the layout it was recognised by, or None for a plain state_dict of an architecture.
+      layout: the layout it was recognised by.
       dropped: keys of the file's state_dict that were left behind.
     """
 
     state: dict[str, torch.Tensor]
-    layout: Layout | None
+    layout: Layout
     dropped: list[str]
 
     @property
@@ -82,12 +82,6 @@ class Backbone(NamedTuple):
         """Whether its first layer wants the two channels of a Sobel filter (DeepCluster)."""
         stem = self.state.get("conv1.weight")
         return stem is not None and stem.ndim == 4 and stem.shape[1] == 2
-
-    @property
-    def width(self) -> int | None:
-        """A ViT's width."""
-        token = self.state.get("cls_token")
-        return None if token is None else token.shape[-1]
 
 
 _MM_DROP = (
@@ -122,7 +116,11 @@ _SWAV = dict(
     license="cc-by-nc-4.0",
 )
 _DINO_DROP = (r"(module\.)?(head|dino_head|ibot_head)\..+", r"(module\.)?backbone\.(masked_embed|mask_token)")
-_DINO = dict(container=("teacher",), drop=_DINO_DROP, interpolation="bicubic", license="apache-2.0")
+# DINOv3's names are those of its predecessors, and its positions and registers its own.
+_DINO3 = r"(.+\.)?(storage_tokens|rope_embed\..+)"
+_DINO = dict(
+    container=("teacher",), lacks=(_DINO3,), drop=_DINO_DROP, interpolation="bicubic", license="apache-2.0"
+)
 _VISSL = dict(
     prefix="_feature_blocks.", stem="resnet", drop=(r"(_feature_blocks\.)?heads\..+",), license="mit"
 )
@@ -198,8 +196,8 @@ LAYOUTS: tuple[Layout, ...] = (
            only_top=True, drop=(r"masked_embed",), interpolation="bicubic"),
     Layout("mae_pretrain_vitb16", "facebookresearch/mae", ("model",), "", "vit", lacks=(*_NO_HEAD, r"fc_norm\..+"),
            drop=(r"decoder_.+", r"mask_token"), interpolation="bicubic", license="cc-by-nc-4.0"),
-    Layout("dinov2_vits14", "facebookresearch/dinov2", (), "", "vit", lacks=(r"decoder_.+",), has=("mask_token",),
-           drop=("mask_token",), interpolation="bicubic", license="apache-2.0"),
+    Layout("dinov2_vits14", "facebookresearch/dinov2", (), "", "vit", lacks=(r"decoder_.+", _DINO3),
+           has=("mask_token",), drop=("mask_token",), interpolation="bicubic", license="apache-2.0"),
     Layout("vissl_r50", "facebookresearch/vissl", ("classy_state_dict", "base_model", "model", "trunk"), **_VISSL),
     Layout("vissl_r50", "facebookresearch/vissl", ("model_state_dict",), **_VISSL),
     Layout("vissl_r50", "facebookresearch/vissl", (), **_VISSL),
@@ -214,7 +212,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("barlowtwins_released", "facebookresearch/barlowtwins, vicreg, or any bare ResNet-50", (), "", "resnet",
            lacks=_NO_HEAD, when=_flat_resnet50, method=None),
     Layout("dino_backbone_vits16", "facebookresearch/dino, or any bare ViT", (), "", "vit",
-           lacks=(*_NO_HEAD, r"fc_norm\..+"), interpolation="bicubic", method=None),
+           lacks=(*_NO_HEAD, r"(fc_norm|norm_pre|attn_pool)\..+", r"(reg|dist)_token", _DINO3),
+           interpolation="bicubic", method=None),
 )  # fmt: skip
 
 _STEMS = {
@@ -222,46 +221,36 @@ _STEMS = {
     "vit": ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
     "mm": ("patch_embed.projection.weight", "layers.0.attn.qkv.weight"),
 }
-_MOMENTUM = re.compile(
-    r"(module\.)?(encoder_k|momentum_encoder|target_net|target_encoder|teacher_backbone)\."
-)
-_CONTAINERS = ("state_dict", "model", "teacher", "model_state_dict", "resnet", "state_dict_ema", "model_ema")
 
 
-def backbone(tree: Any, path: str) -> Backbone:
-    """Takes the backbone out of a checkpoint's content.
+def backbone(tree: Any, path: str) -> Backbone | None:
+    """Takes the backbone out of a checkpoint whose layout is known; None for any other file.
 
     Args:
       tree: what `converters.checkpoints.read` gives.
       path: the file, for messages.
 
     Raises:
-      CheckpointError: there is no state_dict, only a momentum copy, keys with ``module.`` twice, or copies that
-        contradict each other.
+      CheckpointError: copies in the file contradict each other, or a method's file has keys that do not belong there.
     """
     if not isinstance(tree, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(tree).__name__}, not a state_dict; save model.state_dict()"
-        )
-    if tree.get("type") == "shard_list":
-        raise CheckpointError(
-            f"{path} is one index of a sharded VISSL checkpoint; consolidate it with VISSL first"
-        )
+        return None
     for layout in LAYOUTS:
-        state = _descend(tree, layout.container)
+        state = descend(tree, layout.container)
         if state is not None and _fits(layout, tree, state):
             return _take(layout, state, path)
-    return _plain(tree, path)
+    return None
 
 
-def _descend(tree: Any, container: tuple[str, ...]) -> State | None:
+def descend(tree: Any, container: tuple[str, ...]) -> State | None:
+    """The tensors of the dict that a path of keys leads to; None where there is none."""
     for key in container:
         if not isinstance(tree, Mapping) or key not in tree:
             return None
         tree = tree[key]
     if not isinstance(tree, Mapping):
         return None
-    return {k: v for k, v in tree.items() if isinstance(v, torch.Tensor)} or None
+    return {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, torch.Tensor)} or None
 
 
 def _fits(layout: Layout, tree: Mapping, state: State) -> bool:
@@ -275,14 +264,15 @@ def _fits(layout: Layout, tree: Mapping, state: State) -> bool:
     )
 
 
-def _take(layout: Layout, state: State, path: str) -> Backbone:
+def _take(layout: Layout, state: State, path: str) -> Backbone | None:
     if layout.alias:
         _refuse_swapped(layout, state, path)
     dropped = [k for k in state if any(re.fullmatch(p, k) for p in layout.drop)]
     dropped_set = set(dropped)
     kept = {k: v for k, v in state.items() if k not in dropped_set}
-    _refuse_double_module(kept, path)
     strangers = [k for k in kept if not k.startswith(layout.prefix)]
+    if strangers and layout.momentum is None:
+        return None  # the prefix is a common one; somebody else's file
     if strangers:
         raise CheckpointError(
             f"{path} looks like {layout.name} ({layout.family}) but has {len(strangers)} keys that do not belong "
@@ -317,37 +307,6 @@ def _refuse_swapped(layout: Layout, state: State, path: str) -> None:
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and bool(torch.equal(a, b))
-
-
-def _refuse_double_module(state: State, path: str) -> None:
-    doubled = next((k for k in state if k.startswith("module.module.")), None)
-    if doubled:
-        raise CheckpointError(
-            f"{path}: its keys begin with 'module.' twice ({doubled}): a wrapped model was wrapped again before "
-            "saving; save model.module.state_dict()"
-        )
-
-
-def _plain(tree: Mapping, path: str) -> Backbone:
-    """A state_dict of an architecture, on its own or in a training checkpoint, perhaps of a wrapped model."""
-    containers = [(c,) for c in _CONTAINERS if isinstance(tree.get(c), Mapping)] or [()]
-    state = next((s for c in containers if (s := _descend(tree, c))), None)
-    if state is None:
-        raise CheckpointError(
-            f"{path} holds no tensors where a state_dict would be; its keys are {', '.join(map(str, list(tree)[:8]))}"
-        )
-    _refuse_double_module(state, path)
-    momentum = [k for k in state if _MOMENTUM.match(k)]
-    stems = [stem[0] for stem in _STEMS.values()]
-    if any(k.endswith(tuple(stems)) for k in momentum):
-        raise CheckpointError(
-            f"{path} has a momentum copy ({momentum[0]}, ...) but no trained encoder beside it; "
-            "the momentum copy is not the model and is not used"
-        )
-    for prefix in ("module.", "model.", "backbone.", "encoder.", "_orig_mod."):
-        if all(k.startswith(prefix) for k in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return Backbone(dict(state), None, [])
 
 
 _MM_NAMES = (

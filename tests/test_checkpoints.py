@@ -82,7 +82,7 @@ def test_simclr_is_told_from_a_trained_model_by_its_batch_counters(tmp_path):
     for k in tree["state_dict"]:
         if k.endswith("num_batches_tracked"):
             tree["state_dict"][k] = torch.tensor(1000)
-    assert layouts.backbone(tree, "f").layout is None
+    assert layouts.backbone(tree, "f") is None
 
 
 def test_openmmlab_vit_has_twelve_heads_under_timm_names(tmp_path):

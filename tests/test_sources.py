@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from converters import sources
-from converters.sources import embedded, timm, torchvision
+from converters.sources import embedded, provenance, timm, torchvision
 from vtabjax.specs import SpecError
 
 INFO = set(
@@ -175,6 +175,15 @@ def test_what_timms_tags_say(tag, method, data):
     found, where = timm.provenance(tag)
     assert found == method
     assert where == data or set(where.split(", ")) == set(data.split(", "))
+
+
+def test_every_tag_of_timm_is_known_or_known_to_be_unknown():
+    tags = {name.partition(".")[2] for name in timm._pretrained()} - {""}
+    lost = {tag for tag in tags if None in timm.provenance(tag) and not provenance.unknown(tag)}
+    assert not lost, "give each a row in converters/sources/provenance.py"
+    assert timm.provenance("metaclip_400m") == ("image-text", "MetaCLIP-400M")
+    assert timm.provenance("qwen3_vl_8b") == ("image-text", None)
+    assert timm.provenance("seer") == ("self-supervised", "Instagram-1B")
 
 
 def test_pixels_are_the_image_averaged_to_16x16():

@@ -20,6 +20,11 @@ from vtabjax.specs import Spec, SpecError
         ("openselfsup/simclr@/p/a@b.pth", Spec("openselfsup", "simclr", file="/p/a@b.pth")),
         ("embedded/sprites_resnet", Spec("embedded", "sprites_resnet")),
         (" baseline/pixels ", Spec("baseline", "pixels")),
+        ("timm/r@/p/a.pth#weights=ema", Spec("timm", "r", file="/p/a.pth", options=(("weights", "ema"),))),
+        ("timm/r@/p/run#2/a#b.pth", Spec("timm", "r", file="/p/run#2/a#b.pth")),
+        ("timm/r@/p/run#lr=1/a.pth", Spec("timm", "r", file="/p/run#lr=1/a.pth")),
+        ("timm/r@/p/lr#lr=0.1.pth#", Spec("timm", "r", file="/p/lr#lr=0.1.pth")),
+        ("timm/r@/p/a##", Spec("timm", "r", file="/p/a#")),
         ("timm/vit*.augreg*", Spec("timm", "vit*", tag="augreg*")),
     ],
 )
@@ -40,6 +45,13 @@ def test_parse(text, spec):
         ("timm/resnet50@random:x", "the seed 'x' is not a whole number"),
         ("timm/resnet50@random:-1", "the seed '-1' is not a whole number"),
         ("timm/resnet50.a1_in1k@random", "both a weight tag"),
+        ("timm/resnet50@random:18446744073709551616", "has more than 64 bits"),
+        ("timm/resnet50@random:" + "9" * 5000, "has more than 64 bits"),
+        ("timm/r@/p/a.pth#pol=avg", "no option 'pol' after '#'; there are weights"),
+        ("timm/r@/p/a.pth#weights=", "option weights has no value"),
+        ("timm/r@/p/a.pth#weights=a+weights=b", "gives an option twice"),
+        ("timm/r@random#weights=ema", "chooses among the sets of weights in a file"),
+        ("timm/r#ema", "not of the form key=value"),
     ],
 )
 def test_parse_errors(text, message):
@@ -78,8 +90,25 @@ def test_slug_of_files_is_their_content(tmp_path):
     assert slugs[0] == "timm--resnet18@a.pth-6b86b273" and " " not in slugs[2]
     a.write_bytes(b"3")
     assert specs.slug(f"timm/resnet18@{a}") != slugs[0]
-    with pytest.raises(SpecError, match="cannot read the weight file .*/gone.pth: No such file"):
+    with pytest.raises(SpecError, match="there is no weight file .*/gone.pth"):
         specs.slug(f"timm/resnet18@{tmp_path}/gone.pth")
+    chosen = specs.slug(f"timm/resnet18@{a}#weights=ema")
+    assert chosen == specs.slug(f"timm/resnet18@{a}") + "+weights=ema"
+
+
+@pytest.mark.parametrize("text", ["timm/r@random", "timm/r@random:0", "timm/r@random:00"])
+def test_one_random_model_has_one_name(text):
+    assert str(specs.parse(text)) == "timm/r@random" and specs.slug(text) == "timm--r@random"
+
+
+def test_slugs_of_different_models_never_meet(tmp_path):
+    file = tmp_path / "random"
+    file.write_bytes(b"1")
+    names = ["a:b", "a-b", "a/b", "a--b", "a b", "a~b", "a:b/c", f"a@{file}", "a@random:6", "a@random"]
+    names += [f"a@{file}#weights={value}" for value in ("x.y", "x y", "x-y")]
+    slugs = [specs.slug(f"timm/{name}") for name in names]
+    assert len(set(slugs)) == len(names)
+    assert all(c not in slug for slug in slugs for c in "/:# ")
 
 
 @given(st.lists(st.text("ab ", max_size=3), max_size=6))

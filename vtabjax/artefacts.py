@@ -14,11 +14,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import files, specs
+from vtabjax import files, specs, weight_files
 
 _log = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,8 @@ class ConversionError(RuntimeError):
 
 def folder(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path:
     """Where a model converted at that image size lies."""
-    return files.as_path(models_dir) / f"{specs.slug(spec)}-{image_size}"
+    models_dir = files.as_path(models_dir)
+    return models_dir / f"{specs.slug(spec, models_dir / weight_files.STORE)}-{image_size}"
 
 
 def find(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path | None:
@@ -80,6 +81,33 @@ def read_info(path: str | os.PathLike) -> dict[str, Any]:
     path = files.as_path(path)
     info = json.loads((path / "model.json").read_text(encoding="utf-8"))
     return {**info, "graph_hash": hashlib.sha256((path / "graph.json").read_bytes()).hexdigest()[:16]}
+
+
+def notes(info: Mapping[str, Any]) -> list[str]:
+    """What a person should know of a model from a checkpoint file: which weights, what was left out, a first look."""
+    found = []
+    if "checkpoint" in info:
+        found.append(
+            f"weights: {info['place']}; all of the architecture's tensors, features pooled by {info['pooling']}"
+        )
+        dropped = info["checkpoint"].get("dropped", {"count": 0})
+        if dropped["count"]:
+            names = ", ".join(dropped["names"][:3]) + (", ..." if dropped["count"] > 3 else "")
+            found.append(f"left out: {dropped['count']} tensors of the file ({names})")
+        if info["checkpoint"].get("head", "").startswith("left out"):
+            found.append(f"classifier {info['checkpoint']['head']}")
+    for name, shapes in info.get("positions", {}).get("resampled", {}).items():
+        old, new = ("x".join(map(str, shapes[k])) for k in ("from", "to"))
+        found.append(f"positions resampled: {name} from {old} to {new} ({info['positions']['method']})")
+    look = info.get("sanity")
+    if look and look["accuracy"] is not None:
+        found.append(
+            f"first look: nearest neighbours on {look['examples']} {look['task']}: {100 * look['accuracy']:.1f} %, "
+            f"with random weights {100 * look['random']:.1f} %"
+        )
+    if look and look["warning"]:
+        found.append(f"WARNING: {look['warning']}")
+    return found
 
 
 def check(models: Sequence[str]) -> dict[str, str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, distributed, files, specs, tasks
+from vtabjax import artefacts, cells, distributed, files, specs, tasks, weight_files
 from vtabjax.results import Cell
 
 MAX_IMAGE_SIZE = 2048
@@ -40,8 +41,23 @@ def all_cells(config: Any, workdir: Path) -> list[Cell]:
         models = distributed.from_first(lambda: artefacts.expand(models, workdir / "cache" / "patterns.json"))
     except (ValueError, artefacts.ConversionError, distributed.OtherProcessError) as e:
         raise UsageError(str(e)) from e
+    models = _once(models, workdir)
     by_task = {task: _cell_settings(settings, task, config) for task in names}
     return [Cell(config.protocol, model, task, by_task[task]) for model in models for task in names]
+
+
+def _once(models: list[str], workdir: Path) -> list[str]:
+    """Models without those that are others under another path: the same weights are one row, not two."""
+    found: dict[str, str] = {}
+    for model in models:
+        try:
+            name = specs.slug(model, workdir / "cache" / weight_files.STORE)
+        except specs.SpecError as e:
+            raise UsageError(f"config.models: {e}") from e
+        first = found.setdefault(name, model)
+        if first != model and distributed.first():
+            print(f"{model} has the same weights as {first} and is left out", file=sys.stderr, flush=True)
+    return list(found.values())
 
 
 class Share(NamedTuple):
@@ -222,12 +238,10 @@ def _models(config: Any) -> list[str]:
         raise UsageError(
             "config.models is empty; for example --config.models=timm/resnet50.a1_in1k,baseline/pixels"
         )
-    for model in models:
-        try:
-            specs.parse(model)
-        except specs.SpecError as e:
-            raise UsageError(f"config.models: {e}") from e
-    return models
+    try:
+        return list(dict.fromkeys(str(specs.parse(model)) for model in models))  # @random:00 is @random
+    except specs.SpecError as e:
+        raise UsageError(f"config.models: {e}") from e
 
 
 def _tasks(config: Any) -> list[str]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtabjax import __version__, files, specs
+from vtabjax import __version__, files, specs, weight_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,8 @@ SOURCE = (
     "architecture",
     "family",
     "weights",
+    "place",
+    "pooling",
     "method",
     "pretraining_data",
     "license",
@@ -78,7 +80,7 @@ class Cell:
 
     def folder(self, workdir: str | Path) -> Path:
         """Where the cell's files lie."""
-        return files.as_path(workdir) / "results" / self.protocol / _slug(self.model)
+        return files.as_path(workdir) / "results" / self.protocol / _slug(self.model, str(workdir))
 
     def error_path(self, workdir: str | Path) -> Path:
         """The file that says why the cell failed, if it did."""
@@ -87,15 +89,16 @@ class Cell:
     def scratch(self, workdir: str | Path) -> Path:
         """A folder for what a protocol keeps while it works (checkpoints) or beside the result (curves)."""
         name = f"{file_name(self.task)}.{self.hash[:8]}"
-        return files.as_path(workdir) / "cells" / self.protocol / _slug(self.model) / name
+        return files.as_path(workdir) / "cells" / self.protocol / _slug(self.model, str(workdir)) / name
 
     def __str__(self) -> str:
         return f"{self.protocol} {self.model} {self.task}"
 
 
 @functools.cache
-def _slug(model: str) -> str:
-    return specs.slug(model)  # reads the whole weight file, where there is one
+def _slug(model: str, workdir: str) -> str:
+    # Reads a weight file once. With what is remembered, results stay readable when the file was moved away.
+    return specs.slug(model, files.as_path(workdir) / "cache" / weight_files.STORE)
 
 
 def file_name(task: str) -> str:

@@ -1,4 +1,4 @@
-"""Model specs: ``source/name[.tag][@weights]`` as text, taken apart."""
+"""Model specs: ``source/name[.tag][@weights][#key=value[+key=value...]]`` as text, taken apart."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from vtabjax import weight_files
+
 
 class SpecError(ValueError):
     """A model spec that cannot be used; the message says why and what to write instead."""
+
+
+# What may follow the '#'. A source that knows more of them adds its own here.
+OPTIONS = ("weights",)
+_MAX_SEED = 2**64 - 1  # what torch's generator takes
 
 
 class Spec(NamedTuple):
@@ -23,6 +30,7 @@ class Spec(NamedTuple):
       tag: which of its published weights, or None for the source's default.
       file: path of a checkpoint file, or None.
       seed: seed of a random initialisation, or None.
+      options: (key, value) pairs in alphabetical order.
     """
 
     source: str
@@ -30,19 +38,35 @@ class Spec(NamedTuple):
     tag: str | None = None
     file: str | None = None
     seed: int | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def random(self) -> bool:
         """Whether the weights are a random initialisation."""
         return self.seed is not None
 
-    def __str__(self) -> str:
-        text = f"{self.source}/{self.name}" + (f".{self.tag}" if self.tag else "")
+    @property
+    def weights(self) -> str | None:
+        """Which of several sets of weights in the file, or None."""
+        return dict(self.options).get("weights")
+
+    @property
+    def suffix(self) -> str:
+        """What follows name and tag: "@random:7", "@/path/to/file#weights=ema"."""
+        text = ""
         if self.file is not None:
-            return f"{text}@{self.file}"
-        if self.random:
-            return f"{text}@random" + (f":{self.seed}" if self.seed else "")
-        return text
+            text = f"@{self.file}"
+        elif self.random:
+            text = "@random" + (f":{self.seed}" if self.seed else "")
+        if self.options:
+            return f"{text}#" + "+".join(f"{key}={value}" for key, value in self.options)
+        # A path that would be read as a path with options is closed by an empty list of them.
+        return (
+            f"{text}#" if self.file is not None and _split_options("@" + self.file)[1] is not None else text
+        )
+
+    def __str__(self) -> str:
+        return f"{self.source}/{self.name}" + (f".{self.tag}" if self.tag else "") + self.suffix
 
 
 _FORM = "a model spec is source/name[.tag][@weights], such as timm/resnet50.a1_in1k or timm/resnet18@random"
@@ -54,7 +78,8 @@ def parse(text: str) -> Spec:
     Raises:
       SpecError: the text does not have a spec's form.
     """
-    body, at, weights = text.strip().partition("@")
+    whole, options_text = _split_options(text.strip())
+    body, at, weights = whole.partition("@")
     source, slash, name = body.partition("/")
     if not slash or not source or not name:
         raise SpecError(f"model {text!r} has no source: {_FORM}")
@@ -65,46 +90,105 @@ def parse(text: str) -> Spec:
     name, _, tag = name.partition(".")
     seed = file = None
     if weights == "random" or weights.startswith("random:"):
-        digits = weights.removeprefix("random").removeprefix(":") or "0"
-        if not digits.isdecimal():
-            raise SpecError(f"model {text!r}: the seed {digits!r} is not a whole number; write @random:7")
-        seed = int(digits)
+        seed = _seed(weights.removeprefix("random").removeprefix(":") or "0", text)
     elif at:
         file = os.path.expanduser(weights)
     if tag and seed is not None:
         raise SpecError(f"model {text!r} has both a weight tag ({tag}) and @random; leave one out")
-    return Spec(source, name, tag or None, file, seed)
+    options = _options(options_text or "", text)
+    if "weights" in dict(options) and file is None:
+        raise SpecError(
+            f"model {text!r}: #weights= chooses among the sets of weights in a file, and it names no file; "
+            "write @/path/to/file#weights=..."
+        )
+    return Spec(source, name, tag or None, file, seed, options)
+
+
+def _seed(digits: str, text: str) -> int:
+    if not digits.isdecimal():
+        raise SpecError(f"model {text!r}: the seed {digits!r} is not a whole number; write @random:7")
+    if len(digits.lstrip("0")) > 20 or int(digits) > _MAX_SEED:
+        raise SpecError(
+            f"model {text!r}: the seed {digits} has more than 64 bits; write one up to {_MAX_SEED}"
+        )
+    return int(digits)
+
+
+def _split_options(text: str) -> tuple[str, str | None]:
+    """A spec without its options, and these; None where there are none: a '#' may also be part of a path.
+
+    Options follow the last '#', hold no '/', and each has a '='. A '#' at the very end is an empty list of options.
+    """
+    before, hash_sign, after = text.rpartition("#")
+    if not hash_sign or "/" in after:
+        return text, None
+    if not after or re.fullmatch(r"[a-z_]+=[^+]*(\+[a-z_]+=[^+]*)*", after):
+        return before, after
+    if "@" in before:
+        return text, None
+    raise SpecError(
+        f"model {text!r}: what follows '#' is not of the form key=value[+key=value...]; keys are {', '.join(OPTIONS)}"
+    )
+
+
+def _options(text: str, spec: str) -> tuple[tuple[str, str], ...]:
+    pairs = [(item.partition("=")[0], item.partition("=")[2]) for item in text.split("+")] if text else []
+    for key, value in pairs:
+        if key not in OPTIONS:
+            raise SpecError(
+                f"model {spec!r}: there is no option {key!r} after '#'; there are {', '.join(OPTIONS)} "
+                "(where the '#' is part of a file's path, end the spec with another '#')"
+            )
+        if not value:
+            raise SpecError(f"model {spec!r}: the option {key} has no value")
+    if len(dict(pairs)) < len(pairs):
+        raise SpecError(f"model {spec!r} gives an option twice; leave one out")
+    return tuple(sorted(pairs))
 
 
 def is_pattern(text: str) -> bool:
     """Whether a spec's name holds a glob pattern."""
-    return any(c in text.partition("@")[0] for c in "*?[")
+    return any(c in re.split("[@#]", text, maxsplit=1)[0] for c in "*?[")
 
 
-def file_hash(path: str) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def file_hash(path: str, store: str | os.PathLike | None = None) -> str:
+    """SHA-256 of a weight file's content, in hexadecimal; see `vtabjax.weight_files.digest`."""
+    return weight_files.digest(path, store)
 
 
-def slug(text: str) -> str:
+def slug(text: str, store: str | os.PathLike | None = None) -> str:
     """A spec as a file name: the same weights have the same, different weights different ones.
 
     ``timm/resnet50.a1_in1k`` -> ``timm--resnet50.a1_in1k``; a checkpoint file is named by its file name and the
-    first eight digits of its content's SHA-256.
+    first eight digits of its content's SHA-256; options follow as ``+weights=ema``.
+
+    Args:
+      text: the spec.
+      store: the folder that remembers the hashes of weight files (`vtabjax.weight_files.digest`).
 
     Raises:
-      SpecError: the text is no spec, or its checkpoint file cannot be read.
+      SpecError: the text is not a spec, or its checkpoint file cannot be read.
     """
     spec = parse(text)
-    if spec.file is None:
-        return str(spec).replace("/", "--").replace(":", "-")
-    try:
-        digest = file_hash(spec.file)
-    except OSError as e:
-        raise SpecError(f"model {text!r}: cannot read the weight file {spec.file}: {e.strerror}") from e
-    stem = re.sub(r"[^\w.-]+", "_", os.path.basename(spec.file))
-    return f"{str(spec._replace(file=None)).replace('/', '--')}@{stem}-{digest[:8]}"
+    body = _safe(f"{spec.name}.{spec.tag}" if spec.tag else spec.name)
+    if spec.file is not None:
+        try:
+            digest = file_hash(spec.file, store)
+        except weight_files.WeightFileError as e:
+            raise SpecError(f"model {text!r}: {e}") from e
+        stem = re.sub(r"[^\w.-]+", "_", os.path.basename(os.path.normpath(spec.file)))
+        body += f"@{'_' if stem == 'random' else ''}{stem}-{digest[:8]}"
+    elif spec.random:
+        body += "@random" + (f"-{spec.seed}" if spec.seed else "")
+    return f"{_safe(spec.source)}--{body}" + "".join(f"+{key}={_safe(value)}" for key, value in spec.options)
+
+
+def _safe(name: str) -> str:
+    """A name with the characters of a file name; where that changed it, with a hash, so that it stays unique."""
+    safe = re.sub(r"[^\w.-]", "-", name)
+    if safe == name and "--" not in name:
+        return name
+    return f"{safe}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def split_list(text: str) -> list[str]:

@@ -171,6 +171,9 @@ def _converted(model: str, session: Session) -> tuple[str, float]:
     if path is not None:
         return str(path), 0.0
     found = session.conversions.result(model)
+    if found.seconds:
+        for note in artefacts.notes(artefacts.read_info(found.path)):
+            session.progress.say(f"{model}: {note}")
     return str(found.path), found.seconds
 
 

@@ -107,9 +107,8 @@ def list_models(pattern: str) -> list[str]:
     if spec.file is not None:
         raise SpecError(f"model {pattern!r}: a weight file belongs to one architecture; write its name")
     _known(spec)
-    weights = str(spec)[len(str(spec._replace(seed=None))) :]  # "", "@random" or "@random:SEED"
     found = [
-        f"{source}/{name}{weights}"
+        f"{source}/{name}{spec.suffix}"
         for source in fnmatch.filter(SOURCES, spec.source)
         for name in _module(source).names(spec)
     ]

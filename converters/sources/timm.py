@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
-import re
+import importlib
+import inspect
+import io
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -13,6 +17,7 @@ from torch import nn
 
 from converters.sources import Source, did_you_mean, files
 from converters.sources.download import downloading
+from converters.sources.provenance import provenance
 from converters.sources.size import refuse_size, runs_at
 from vtabjax.specs import Spec, SpecError
 
@@ -101,14 +106,68 @@ def build(spec: Spec, input_size: int | None) -> Source:
             module = timm.create_model(spec.name, **options)
     elif spec.file is not None:
         module, found = files.build(
-            spec, functools.partial(timm.create_model, spec.name, **options), _heads(spec)
+            spec,
+            functools.partial(timm.create_model, spec.name, **options),
+            _heads(spec),
+            rename=_renaming(spec.name, options),
         )
         info.update(found)
     else:
         with downloading(spec, hub=bool(config(_full_name(spec)).hf_hub_id)):
             module = _pretrained_model(spec, input_size, options)
     info["num_classes"] = module.num_classes or None
+    info["pooling"] = pooling(module)
     return Source(module, info)
+
+
+def pooling(module: nn.Module) -> str | None:
+    """How an architecture of timm makes one vector of tokens or of a map: "avg", "token", ...; None: unknown."""
+    for owner in (module, getattr(module, "head", None)):
+        found = getattr(owner, "global_pool", None)
+        found = found if isinstance(found, str) else getattr(found, "pool_type", None)
+        if isinstance(found, str):
+            return found or "none"
+    return None
+
+
+class _Renaming:
+    """timm's own function from a release's tensors to its names. `method`: how it resamples positions."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        given = {k: p.default for k, p in inspect.signature(function).parameters.items()}
+        if "interpolation" in given:
+            self.method = f"{given['interpolation']}{', antialiased' * bool(given.get('antialias'))}"
+        else:
+            self.method = "as timm does"
+
+    def __call__(self, state: dict[str, torch.Tensor], module: nn.Module) -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):  # some print what they do
+            try:
+                return self.function(state, module)
+            except TypeError:
+                return self.function(state)
+
+
+def _renaming(name: str, options: dict[str, Any]) -> _Renaming | None:
+    """What timm would pass an architecture's downloaded weights through; None where it takes them as they are."""
+    # Each family hands its function to one loader, and nothing else names it.
+    found: list[Callable[..., Any] | None] = []
+    builder = importlib.import_module("timm.models._builder")
+    loader = builder.load_pretrained
+
+    def remember(*args: Any, filter_fn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
+        found.append(filter_fn)
+
+    builder.load_pretrained = remember
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, pretrained=True, **options)
+    except RuntimeError:  # no weights were ever published
+        return None
+    finally:
+        builder.load_pretrained = loader
+    return _Renaming(found[0]) if found and found[0] is not None else None
 
 
 def parameters(spec: Spec) -> int:
@@ -161,66 +220,3 @@ def size_options(name: str, size: int) -> dict[str, Any] | None:
             return None
         return options if runs_at(module, size) else None
     return None
-
-
-# What the parts of timm's tags say. The order within a tag is the order of training.
-_DATA = {
-    "in1k": "ImageNet-1k",
-    "in12k": "ImageNet-12k",
-    "in21k": "ImageNet-21k",
-    "in22k": "ImageNet-21k",
-    "inw21k": "ImageNet-21k (winter)",
-    "lvd142m": "LVD-142M",
-    "lvd1689m": "LVD-1689M",
-    "sat493m": "SAT-493M",
-    "laion400m": "LAION-400M",
-    "laion2b": "LAION-2B",
-    "laiona": "LAION-A",
-    "openai": "OpenAI WIT-400M",
-    "datacompxl": "DataComp-1B",
-    "datacomp1b": "DataComp-1B",
-    "dfn2b": "DFN-2B",
-    "dfn5b": "DFN-5B",
-    "merged2b": "Merged-2B",
-    "m30m": "Merged-30M",
-    "m38m": "Merged-38M",
-    "webli": "WebLI",
-    "cc12m": "CC-12M",
-    "yfcc15m": "YFCC-15M",
-    "yfcc100m": "YFCC-100M",
-    "ig1b": "Instagram-1B",
-    "swag": "Instagram-3.6B",
-    "jft": "JFT-300M",
-    "sa1b": "SA-1B",
-    "bamboo": "Bamboo",
-    "dfndr2b": "DFNDR-2B",
-}
-_SELF_SUPERVISED = set("dino dinov3 mae mim fcmae ijepa seer lvd142m lvd1689m sat493m".split())
-_SEMI_SUPERVISED = {"ssl", "swsl", "ns"}
-_IMAGE_TEXT = set(
-    "clip openai laion400m laion2b laiona datacompxl datacomp1b dfn2b dfn5b merged2b webli cc12m yfcc15m "
-    "mclip mclip2 metaclip metaclip2 tinyclip dfndr2b".split()
-)
-_TRAINED_ON_IMAGENET = {"dino", "mae", "fcmae"}  # the official releases' data, which the tag leaves out
-
-
-def provenance(tag: str) -> tuple[str | None, str | None]:
-    """Training method and data, as far as one of timm's weight tags tells; None for what it does not."""
-    parts = tag.lower().split("_")
-    found = [_DATA[p] for p in parts if p in _DATA]
-    fine_tuned = "ft" in parts and any(re.fullmatch(r"in\d+k", p) for p in parts[parts.index("ft") :])
-    if _SEMI_SUPERVISED & set(parts):
-        method = "semi-supervised"
-    elif fine_tuned:
-        method = "supervised"
-    elif _SELF_SUPERVISED & set(parts):
-        method = "self-supervised"
-    elif _IMAGE_TEXT & set(parts):
-        method = "image-text"
-    elif any(p.startswith("in") and p in _DATA for p in parts):
-        method = "supervised"
-    else:
-        method = None
-    if _TRAINED_ON_IMAGENET & set(parts) and not found[:1] == ["ImageNet-1k"]:
-        found.insert(0, "ImageNet-1k")
-    return method, ", ".join(dict.fromkeys(found)) or None

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
-from torchvision.models.vision_transformer import interpolate_embeddings
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from converters.sources import Source, did_you_mean, files
 from converters.sources.download import downloading
@@ -90,12 +90,27 @@ def build(spec: Spec, input_size: int | None) -> Source:
             module = make(spec.name, size)
     elif spec.file is not None:
         architecture = functools.partial(make, spec.name, size)
-        module, found = files.build(spec, architecture, (_classifier(spec.name),), _AUXILIARY)
+        module, found = files.build(
+            spec, architecture, (_classifier(spec.name),), _AUXILIARY, rename=_resample_positions
+        )
         info.update(found)
     else:
         with downloading(spec):
             module = _pretrained(spec, _enum(spec), size, own)
+    info["pooling"] = "token" if spec.name.startswith("vit_") else "avg"
     return Source(module, info)
+
+
+def _resample_positions(state: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor] | None:
+    """A ViT's position embedding for the module's image size, as torchvision does it."""
+    key = "encoder.pos_embedding"
+    if key not in state or not isinstance(module, VisionTransformer):
+        return None
+    old = {key: state[key].float()}
+    return {**state, key: interpolate_embeddings(module.image_size, module.patch_size, old)[key]}
+
+
+_resample_positions.method = "bicubic"  # type: ignore[attr-defined]
 
 
 def parameters(spec: Spec) -> int:
