@@ -233,13 +233,11 @@ def test_skip_broken_changes_nothing_where_nothing_is_broken(pictures):
 
 
 def test_a_changed_picture_is_noticed(pictures, tmp_path):
-    from vtabjax.data import folder
-
     before = _load(pictures, cache_dir=tmp_path / "cache")
     name = before.ids[0]
     _picture(pictures / name, (255, 255, 255))
     os.utime(pictures / name, ns=(1, 1))
-    folder._task.cache_clear()  # a folder is looked through once per process
+    tasks.forget_folders()  # a folder is looked through once per process
     after = _load(pictures, cache_dir=tmp_path / "cache")
     assert after.fingerprint != before.fingerprint
     assert (after.images[0] == 255).all() and (before.images[0] != 255).any()
