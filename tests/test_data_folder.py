@@ -148,7 +148,7 @@ def _empty_class(root):
     _fill(root, cat=4, dog=4)
     (root / "bird").mkdir()
     (root / "bird" / "list.txt").write_text("")
-    return r"no pictures in bird/ \(known are \.bmp"
+    return r"no pictures in bird/ \(known are \.apng"
 
 
 def _both_layouts(root):
@@ -161,7 +161,7 @@ def _both_layouts(root):
 def _unknown_test_class(root):
     _fill(root / "train", cat=4, dog=4)
     _fill(root / "test", cat=4, bird=4)
-    return "test/ has the classes bird, which train/ has not"
+    return "test/ has the classes bird, which train/ does not have"
 
 
 @pytest.mark.parametrize(

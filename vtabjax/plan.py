@@ -235,6 +235,7 @@ def _tasks(config: Any) -> list[str]:
     if not names:
         raise UsageError("config.tasks is empty; for example --config.tasks=digits")
     try:
+        tasks.check_commas(config.tasks)
         return list(dict.fromkeys(tasks.get(name).name for name in names))  # folders by their absolute path
     except ValueError as e:
         raise UsageError(f"config.tasks: {e}") from e

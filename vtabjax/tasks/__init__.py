@@ -7,6 +7,8 @@ of the benchmark's released code, github.com/google-research/task_adaptation (VT
 
 from __future__ import annotations
 
+import os
+
 from vtabjax import specs
 from vtabjax.tasks import _folder
 from vtabjax.tasks._folder import forget_folders
@@ -45,6 +47,7 @@ __all__ = [
     "Range",
     "Task",
     "TaskError",
+    "check_commas",
     "clevr_count",
     "clevr_distance",
     "dsprites_location",
@@ -72,7 +75,22 @@ def get(name: str) -> Task:
     if name not in TASKS:
         near = specs.nearest(name, TASKS)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
+        if os.path.isdir(os.path.expanduser(name)):
+            hint = f"did you mean folder:{name}? "
         raise TaskError(
             f"unknown task {name!r}; {hint}Tasks: {', '.join(TASKS)}; your own pictures: folder:/path"
         )
     return TASKS[name]
+
+
+def check_commas(text: str) -> None:
+    """Raises TaskError where a comma-separated list of tasks may hold a folder whose path has a comma."""
+    pieces = [piece.strip() for piece in text.split(",")]
+    for i, piece in enumerate(pieces):
+        for j in range(i + 2, len(pieces) + 1) if piece.startswith("folder:") else ():
+            whole = ",".join(pieces[i:j]).removeprefix("folder:")
+            if os.path.isdir(os.path.expanduser(whole)):
+                raise TaskError(
+                    f"{text!r}: a comma separates tasks, and the folder {whole} has one in its path; rename it, or "
+                    f"name a link to it: ln -s '{whole}' {whole.replace(',', '-').replace(' ', '-')}"
+                )

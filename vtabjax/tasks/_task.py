@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -36,14 +37,16 @@ class PictureFile(NamedTuple):
     """A picture of a folder task.
 
     Attributes:
-      name: path relative to the folder, with slashes.
+      name: path relative to the folder, with slashes, in Unicode's composed form (NFC).
       label: number of its class.
       stamp: size and time of the last change.
+      path: where it lies.
     """
 
     name: str
     label: int
     stamp: str
+    path: pathlib.Path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +69,8 @@ class Task:
       manual: what has to be downloaded by hand, and where in the manual folder it goes.
       class_names: names of the classes, where the data set itself does not carry them.
       files: split -> its pictures in order, of a folder of pictures.
+      problems: path -> why it cannot be read (links to nowhere, directories without permission), of a folder.
+      notes: what a folder holds, what was taken for what, what was left out; JSON.
     """
 
     name: str
@@ -83,6 +88,8 @@ class Task:
     manual: str = ""
     class_names: tuple[str, ...] = ()
     files: Mapping[str, tuple[PictureFile, ...]] = dataclasses.field(default_factory=dict)
+    problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def chance(self) -> float:
