@@ -5,20 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import fill_with_pictures as _fill
+from conftest import picture as _picture
 from PIL import Image
 
 from vtabjax import data, tasks
-
-
-def _picture(path, colour=(10, 20, 30), size=(9, 6)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-
-
-def _fill(root, **classes):
-    for cls, n in classes.items():
-        for i in range(n):
-            _picture(root / cls / f"{i:03d}.png", (i, 100, 0))
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def digest(everything: Sequence[Cell]) -> str:
 
 def _settings(config: Any) -> dict[str, Any]:
     """The settings of all cells that can change their numbers, checked."""
-    from vtabjax.data import images
+    from vtabjax.data import images, pictures
 
     if config.protocol not in cells.PROTOCOLS:
         raise UsageError(
@@ -190,6 +190,14 @@ def _settings(config: Any) -> dict[str, Any]:
         raise UsageError(f"config.batch_size={config.batch_size} must be at least 1")
     if config.resize not in images.METHODS:
         raise UsageError(f"config.resize={config.resize!r} is not known; choose {', '.join(images.METHODS)}")
+    try:
+        pictures.parse_colour(config.background)
+    except ValueError as e:
+        raise UsageError(
+            f"config.background={config.background!r} is not a colour ({e}); write a name such as white, or '#rrggbb'"
+        ) from e
+    if config.max_pixels < 1:
+        raise UsageError(f"config.max_pixels={config.max_pixels} must be at least 1")
     if config.dtype not in ("float32", "bfloat16"):
         raise UsageError(f"config.dtype={config.dtype!r} is not known; choose float32 or bfloat16")
     try:
@@ -212,8 +220,36 @@ def _cell_settings(settings: Mapping[str, Any], task: str, config: Any) -> dict[
 
         found = tasks.get(task)
         versions = [folder.open_source(found, tasks.ranges(found, s)).version for s in settings["splits"]]
-        settings |= {"skip_broken": config.skip_broken, "pictures": [version[:16] for version in versions]}
+        settings |= {
+            "skip_broken": config.skip_broken,
+            "background": config.background,
+            "pictures": [version[:16] for version in versions],
+        }
+        _check_size(found, config.protocol, settings)
     return settings
+
+
+def _check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> None:
+    """Refuses a folder that is too small for a protocol."""
+    about = (
+        f"config.tasks: {task.name} has {task.notes['pictures']:,} pictures in {task.num_classes:,} classes"
+    )
+    for split in settings["splits"]:
+        files = [f for r in tasks.ranges(task, split) for f in task.files[r.split][r.start : r.stop]]
+        if not files:
+            raise UsageError(
+                f"{about}, so that the split {split}, which {protocol} uses, is empty; add pictures"
+            )
+        # What predicts an example from the others of its class cannot be right with one example per class.
+        if len(settings["splits"]) == 1 and len({f.label for f in files}) == len(files):
+            raise UsageError(
+                f"{about}: none of the {len(files):,} in {split}, which {protocol} uses, has another one of its class "
+                "there; add pictures, or leave classes out"
+            )
+        if settings.get("k", 1) >= len(files):
+            raise UsageError(
+                f"config.k={settings['k']}: {task.name} has {len(files):,} pictures in {split}, so that k must be less"
+            )
 
 
 def _models(config: Any) -> list[str]:
