@@ -246,6 +246,31 @@ def test_names_that_are_no_folder(tmp_path, monkeypatch):
     assert tasks.get("folder:a b/").name == f"folder:{tmp_path}/a b"
 
 
+def test_a_picture_linked_from_two_classes_is_a_copy(tmp_path):
+    fill(tmp_path, cat=5)
+    for i in range(5):
+        picture(tmp_path / "dog" / f"{i}.png", (200, i, 0))
+    os.symlink("../cat/003.png", tmp_path / "dog" / "link.png")
+    assert data.look_through(f"folder:{tmp_path}")["copies"]["classes"] == 1
+
+
+def test_classes_that_differ_in_case_are_told(tmp_path):
+    fill(tmp_path, A=3, a=3, b=3)
+    assert get(tmp_path).num_classes == 3 and get(tmp_path).notes["classes_alike"] == [["A", "a"]]
+
+
+def test_names_that_are_no_unicode(tmp_path):
+    root = os.fsencode(tmp_path) + b"/v\xe9lo"
+    for cls in (b"caf\xe9", b"dog"):
+        os.makedirs(root + b"/" + cls)
+        for i in range(4):
+            picture(tmp_path / "one.png")
+            os.rename(tmp_path / "one.png", root + b"/" + cls + b"/\xe9%d.png" % i)
+    name = f"folder:{os.fsdecode(root)}"
+    examples = data.load(name, "trainval", image_size=8, cache_dir=tmp_path / "cache")
+    assert len(examples.ids) == 8 and tasks.get(name).num_classes == 2
+
+
 def test_devices_are_never_opened(tmp_path):
     fill(tmp_path, cat=5, dog=5)
     os.symlink("/dev/zero", tmp_path / "cat" / "zero.png")

@@ -266,6 +266,8 @@ def stream(
             f"batch_size {batch_size}, process {process} of {count}: there is no such batch or process"
         )
     source = _open(task, split, data_dir)
+    if task.problems and not skip_broken:
+        raise pipeline.broken_error(task.name, split, dict(task.problems))
     made = streaming.batches(
         source,
         _format(task, image_size, resize, background, max_pixels, None),

@@ -7,6 +7,7 @@ in the image cache under the files' names, sizes and times.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import json
 import os
@@ -60,6 +61,7 @@ def _all(task: Task) -> Iterator[tuple[str, PictureFile]]:
     return ((split, file) for split, own in task.files.items() for file in own)
 
 
+@functools.lru_cache(maxsize=32)
 def _key(task: Task, reading: Reading) -> str:
     listed = [[split, f.name, f.label, f.stamp] for split, f in _all(task)]
     text = json.dumps([1, task.name, reading.background, reading.max_pixels, listed])

@@ -75,6 +75,7 @@ def line(task: Task, made: Mapping[str, Any], protocol: str = "", splits: Sequen
 
 def _taken(made: Mapping[str, Any]) -> list[str]:
     parts = [f"read from {made['read_from']}/"] if "read_from" in made else []
+    parts += [f"{' and '.join(group)} are {len(group)} classes" for group in made.get("classes_alike", [])]
     if "taken" in made:
         parts += [
             f"{where}/ is the {split} split" for split, where in made["taken"].items() if where != split

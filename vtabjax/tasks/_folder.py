@@ -162,6 +162,8 @@ def _notes(
         "smallest_class": [layout.classes[smallest], int(counts[smallest])],
         "largest_class": [layout.classes[largest], int(counts[largest])],
     }
+    if alike := _names.alike(layout.classes):
+        notes["classes_alike"] = alike
     if layout.base.where:
         notes["read_from"] = layout.base.where
     if _layout.ALL not in layout.splits:

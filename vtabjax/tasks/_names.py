@@ -62,6 +62,14 @@ def hidden_role(name: str) -> tuple[str, str] | None:
     return roles.pop(), " ".join(w for w in words if w not in _ROLE_OF)
 
 
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ in case, blanks or punctuation only."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(_plain(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def same_but_for_spelling(name: str, names: Iterable[str]) -> list[str]:
     """Those of `names` that differ from `name` in case, blanks or punctuation only, or else are much like it."""
     names = sorted(names)

@@ -103,7 +103,7 @@ class Task:
             return self.name
         path = self.name.removeprefix("folder:").rstrip("/")
         stem = re.sub(r"[^\w.-]+", "_", path.rsplit("/", 1)[-1])
-        return f"folder-{stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        return f"folder-{stem}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 # Split arithmetic.
