@@ -104,9 +104,9 @@ def _wrapped(base: Directory) -> Directory | None:
 
 
 def _unwrap_split(split: Directory) -> Directory:
-    """A split's directory, or the one of nearly the same name in it: seg_train/seg_train."""
+    """A split's directory, or the one of the same split in it: train/train."""
     inside = _with_pictures(split)
-    if len(inside) == 1 and _names.same_but_for_spelling(inside[0].name, [split.name]) and inside[0].children:
+    if len(inside) == 1 and _names.role(inside[0].name) == _names.role(split.name) and inside[0].children:
         return inside[0]
     return split
 

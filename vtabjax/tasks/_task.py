@@ -103,7 +103,8 @@ class Task:
             return self.name
         path = self.name.removeprefix("folder:").rstrip("/")
         stem = re.sub(r"[^\w.-]+", "_", path.rsplit("/", 1)[-1])
-        return f"folder-{stem}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+        digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
+        return f"folder-{stem}-{digest[:8]}"
 
 
 # Split arithmetic.
