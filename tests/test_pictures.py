@@ -232,6 +232,52 @@ def test_what_is_too_large_is_no_damage(folder):
     assert data.look_through(name, skip_broken=True)["broken"]["count"] == 1
 
 
+def test_pictures_that_show_nothing_are_told(folder):
+    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(folder / "a" / "empty.tga")
+    notes = data.look_through(f"folder:{folder}")
+    assert notes["transparent_everywhere"] == {"count": 1, "first": ["a/empty.tga"]}
+    assert "1 transparent everywhere" in describe.line(tasks.get(f"folder:{folder}"), notes)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_deep_pictures_are_turned_upright(kind):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for values in (GREY16, (GREY16 / 65535).astype(np.float32)):
+        if values.dtype == np.float32 and kind == "PNG":
+            continue
+        turned = decode(encode(Image.fromarray(values), kind, exif=exif))[..., 0]
+        np.testing.assert_array_equal(turned, np.rint(GREY16 / 257)[::-1, ::-1])
+
+
+def test_16_bits_with_transparency():
+    """Grey and colours of 16 bits with an alpha channel: the upper 8 bits count."""
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 4, 0, 0, 0)
+    row = b"\0" + struct.pack(">4H", 0x8000, 0xFFFF, 0x8000, 0)
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    content = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(row))
+        + chunk(b"IEND", b"")
+    )
+    assert decode(content, background=(9, 8, 7)).tolist() == [[[128] * 3, [9, 8, 7]]]
+
+
+def test_several_pictures_in_a_file():
+    frames = [Image.new("RGBA", (6, 6), colour) for colour in ((200, 0, 0, 255), (0, 200, 0, 255))]
+    for kind in ("PNG", "WEBP", "GIF", "TIFF"):
+        content = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert abs(decode(content).astype(int) - [200, 0, 0]).max() <= 4, kind
+    frames = [frame.convert("RGB") for frame in frames]
+    content = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert abs(decode(content).astype(int) - [200, 0, 0]).max() <= 4
+
+
 def test_background_of_a_folder(tmp_path):
     for cls in "ab":
         (tmp_path / cls).mkdir()

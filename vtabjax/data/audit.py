@@ -33,6 +33,7 @@ class _Look(NamedTuple):
 
     hash: int = 0
     depth: Depth | None = None
+    nothing: bool = False  # every pixel is transparent
     broken: str = ""
     too_large: str = ""
 
@@ -40,12 +41,12 @@ class _Look(NamedTuple):
 def _look(path: Path, reading: Reading) -> _Look:
     try:
         image, raw_mode = pictures.load(path.read_bytes(), upright=True, max_pixels=reading.max_pixels)
-        depth = pictures.depth(image, raw_mode)
+        depth, nothing = pictures.depth(image, raw_mode), pictures.shows_nothing(image)
         if depth is None or depth.kind == "colour":
             array = images.to_array(pictures.flatten(image, raw_mode, reading._replace(bits=16)))
         else:  # by how many bits they are scaled is not known yet
             array = np.ascontiguousarray(np.asarray(image)[:, :, None]).view(np.uint8)
-        return _Look(copies.pixel_hash(array), depth)
+        return _Look(copies.pixel_hash(array), depth, nothing)
     except pictures.TooLargeError as e:
         return _Look(too_large=str(e))
     except (OSError, ValueError) as e:
@@ -91,7 +92,8 @@ def record(task: Task, reading: Reading, cache_dir: str | os.PathLike | None = N
 
     Returns:
       {"broken", "too_large": {name: reason}, "bits": see `Reading`, "depth_error": why the values cannot be read or "",
-      "deep": {"pictures", "highest"} of those with more than 8 bits, "copies": see `vtabjax.data.copies.count`}
+      "deep": {"pictures", "highest"} of those with more than 8 bits, "copies": see `vtabjax.data.copies.count`,
+      "transparent": names of those that are transparent everywhere}
     """
     key = _key(task, reading)
     path = record_path(task, reading, cache_dir)
@@ -134,6 +136,7 @@ def _make(task: Task, reading: Reading, key: str, path: Path | None) -> dict[str
         "depth_error": error,
         "deep": {"pictures": len(deep), "highest": max(d.high for d in deep.values())} if deep else {},
         "copies": copies.count(splits),
+        "transparent": [name for name, look in good.items() if look.nothing],
     }
     if path is not None:
         try:

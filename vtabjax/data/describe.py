@@ -35,6 +35,8 @@ def notes(
     broken = {**task.problems, **found["broken"]}
     if broken:
         made["broken"] = {"count": len(broken), "first": dict(list(broken.items())[:3])}
+    if names := found["transparent"]:
+        made["transparent_everywhere"] = {"count": len(names), "first": names[:3]}
     made["copies"] = found["copies"]
     return made
 
@@ -68,6 +70,11 @@ def line(task: Task, made: Mapping[str, Any], protocol: str = "", splits: Sequen
         parts.append(f"{made['depth']['pictures']:,} of more than 8 bits")
     if "broken" in made:
         parts.append(f"{made['broken']['count']:,} that cannot be read left out")
+    if "transparent_everywhere" in made:
+        names = made["transparent_everywhere"]
+        parts.append(
+            f"{names['count']:,} transparent everywhere, which show the background only ({names['first'][0]})"
+        )
     if text := copies.said(made.get("copies")):
         parts.append(text)
     return f"{task.name}: " + "; ".join(parts)

@@ -158,6 +158,13 @@ def depth(image: Image, raw_mode: str) -> Depth | None:
     return None
 
 
+def shows_nothing(image: Image) -> bool:
+    """Whether every pixel of a picture is transparent, as in files whose writer left the alpha channel empty."""
+    if not image.has_transparency_data or image.mode[0] in "IF":
+        return False
+    return image.convert("LA" if image.mode == "La" else "RGBA").getchannel("A").getextrema()[1] == 0
+
+
 def _extrema(image: Image) -> list[tuple[int, int]]:
     found = image.getextrema()
     bands = found if isinstance(found[0], tuple) else (found,)
