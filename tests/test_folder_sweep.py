@@ -34,7 +34,7 @@ def test_what_was_found_is_said_and_kept(folder, config, converters, tmp_path, c
     ((_, record),) = results.records(tmp_path / "w")
     notes = record["data_notes"]
     assert notes["taken"] == {"train": "Training", "test": "valid"} and notes["background"] == "#ffffff"
-    assert notes["left_out"] == {"unread": {".heic": 1}} and notes["copies"]["classes"] == 12
+    assert notes["left_out"] == {"unread": {".heic": 1}} and notes["copies"]["classes"] == 10
     assert record["settings"]["background"] == "white"
     config.background = "black"
     assert sweep.run(config, tmp_path / "w") == 0 and len(results.collect(tmp_path / "w")) == 2
@@ -93,6 +93,21 @@ def test_folders_too_small_for_a_protocol(config, tmp_path, protocol, sizes, mes
     config.models, config.tasks, config.dry_run = "baseline/pixels", f"folder:{tmp_path}/small", True
     with pytest.raises(plan.UsageError, match=message):
         sweep.run(config, tmp_path / "w")
+
+
+def test_classes_that_are_not_trained_on_are_told(tmp_path):
+    from vtabjax.data import describe
+
+    for cls in range(850):
+        (tmp_path / str(cls)).mkdir()
+        for i in range(3):
+            (tmp_path / str(cls) / f"{i}.png").touch()
+    task = tasks.get(f"folder:{tmp_path}")
+    line = describe.line(task, describe.notes(task), "linear", ["train800", "val200", "test"])
+    assert (
+        "linear works with 800 (train800), 200 (val200), 850 (test); 50 classes without a picture in train800"
+        in line
+    )
 
 
 def test_more_neighbours_than_pictures(folder, config, tmp_path):

@@ -60,6 +60,7 @@ def line(task: Task, made: Mapping[str, Any], protocol: str = "", splits: Sequen
     if splits:
         used = [f"{sum(r.stop - r.start for r in tasks.ranges(task, s)):,} ({s})" for s in splits]
         parts.append(f"{protocol} works with {', '.join(used)}")
+        parts += _missing_classes(task, splits)
     parts += _taken(made) + _left_out(made.get("left_out", {}))
     if "depth" in made and made["depth"]["bits"]:
         depth = made["depth"]
@@ -78,6 +79,17 @@ def line(task: Task, made: Mapping[str, Any], protocol: str = "", splits: Sequen
     if text := copies.said(made.get("copies")):
         parts.append(text)
     return f"{task.name}: " + "; ".join(parts)
+
+
+def _missing_classes(task: Task, splits: Sequence[str]) -> list[str]:
+    """What is trained on may lack classes: the thousand examples of a folder with thousands of classes."""
+    parts = []
+    for split in splits:
+        labels = {f.label for r in tasks.ranges(task, split) for f in task.files[r.split][r.start : r.stop]}
+        missing = task.num_classes - len(labels)
+        if missing and split.startswith("train"):
+            parts.append(f"{missing:,} class{'es' * (missing != 1)} without a picture in {split}")
+    return parts
 
 
 def _taken(made: Mapping[str, Any]) -> list[str]:
