@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, distributed, files, specs, tasks
+from vtabjax import artefacts, cells, distributed, files, folders, specs, tasks
 from vtabjax.results import Cell
 
 MAX_IMAGE_SIZE = 2048
@@ -225,31 +225,11 @@ def _cell_settings(settings: Mapping[str, Any], task: str, config: Any) -> dict[
             "background": config.background,
             "pictures": [version[:16] for version in versions],
         }
-        _check_size(found, config.protocol, settings)
+        try:
+            folders.check_size(found, config.protocol, settings)
+        except ValueError as e:
+            raise UsageError(str(e)) from e
     return settings
-
-
-def _check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> None:
-    """Refuses a folder that is too small for a protocol."""
-    about = (
-        f"config.tasks: {task.name} has {task.notes['pictures']:,} pictures in {task.num_classes:,} classes"
-    )
-    for split in settings["splits"]:
-        files = [f for r in tasks.ranges(task, split) for f in task.files[r.split][r.start : r.stop]]
-        if not files:
-            raise UsageError(
-                f"{about}, so that the split {split}, which {protocol} uses, is empty; add pictures"
-            )
-        # What predicts an example from the others of its class cannot be right with one example per class.
-        if len(settings["splits"]) == 1 and len({f.label for f in files}) == len(files):
-            raise UsageError(
-                f"{about}: none of the {len(files):,} in {split}, which {protocol} uses, has another one of its class "
-                "there; add pictures, or leave classes out"
-            )
-        if settings.get("k", 1) >= len(files):
-            raise UsageError(
-                f"config.k={settings['k']}: {task.name} has {len(files):,} pictures in {split}, so that k must be less"
-            )
 
 
 def _models(config: Any) -> list[str]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, costs, distributed, files, plan, results, tables, watch, work
+from vtabjax import artefacts, costs, distributed, files, folders, plan, results, tables, watch, work
 from vtabjax.plan import UsageError
 from vtabjax.progress import duration
 from vtabjax.results import Cell
@@ -171,9 +171,16 @@ def check(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
     """
     try:
         distributed.together(lambda: _check_tasks(todo, config))
-        _look_through_folders(todo, config, workdir)
+        folders.look_through(
+            todo,
+            _say,
+            background=config.background,
+            max_pixels=config.max_pixels,
+            skip_broken=config.skip_broken,
+            cache_dir=work.image_cache(config, workdir),
+        )
         unknown = distributed.from_first(lambda: artefacts.check(work.to_convert(todo, config, workdir)))
-    except (artefacts.ConversionError, distributed.OtherProcessError) as e:
+    except (ValueError, artefacts.ConversionError, distributed.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
         raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))
@@ -203,29 +210,6 @@ def _check_tasks(todo: Sequence[Cell], config: Any) -> None:
             "downloaded by hand)"
             + (f"\nOr run the others: --config.tasks={','.join(there)}" if there else "")
         )
-
-
-def _look_through_folders(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
-    """Says what folders of pictures hold, and refuses those with pictures that cannot be read."""
-    from vtabjax import data, tasks
-    from vtabjax.data import describe
-
-    for name, cell in {cell.task: cell for cell in todo if cell.task.startswith("folder:")}.items():
-
-        def notes(name: str = name) -> dict[str, Any]:
-            return data.look_through(
-                name,
-                background=config.background,
-                max_pixels=config.max_pixels,
-                cache_dir=work.image_cache(config, workdir),
-                skip_broken=config.skip_broken,
-            )
-
-        try:
-            found = distributed.from_first(notes)
-        except (data.DataError, ValueError) as e:
-            raise UsageError(str(e)) from e
-        _say(describe.line(tasks.get(name), found, config.protocol, cell.settings["splits"]))
 
 
 def _run(state: State, config: Any, workdir: Path, share: plan.Share | None) -> None:
@@ -260,13 +244,8 @@ def _count(n: int, thing: str) -> str:
 
 def _foretell(state: State, config: Any, workdir: Path) -> None:
     """What would run, and how long it would take by what such cells took here."""
-    from vtabjax import tasks
-    from vtabjax.data import describe
-
     todo = state.todo
-    for name, cell in {cell.task: cell for cell in todo if cell.task.startswith("folder:")}.items():
-        task = tasks.get(name)
-        _say(describe.line(task, describe.notes(task), config.protocol, cell.settings["splits"]))
+    folders.foretell(todo, _say)
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
     for cell in todo:
         by_model[cell.model].append(cell)
