@@ -104,6 +104,21 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def picture(path: Path, colour: tuple[int, int, int] = (10, 20, 30), size: tuple[int, int] = (9, 6)) -> None:
+    """Saves a picture of one colour, in the kind that the name's ending says."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def fill_with_pictures(root: Path, **classes: int) -> None:
+    """Puts `n` different pictures into each class's folder."""
+    for cls, n in classes.items():
+        for i in range(n):
+            picture(root / cls / f"{i:03d}.png", (i, 100, 0))
+
+
 def tiny_graph(head: bool = False, size: int = 16):
     """Average-pooled to 4x4, flattened, a linear layer to 24 features; with `head` one to 5 logits."""
     from vtabjax.graph import Graph, Node, Ref, Variable

@@ -5,20 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import fill_with_pictures as _fill
+from conftest import picture as _picture
 from PIL import Image
 
 from vtabjax import data, tasks
-
-
-def _picture(path, colour=(10, 20, 30), size=(9, 6)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-
-
-def _fill(root, **classes):
-    for cls, n in classes.items():
-        for i in range(n):
-            _picture(root / cls / f"{i:03d}.png", (i, 100, 0))
 
 
 @pytest.fixture
@@ -148,7 +139,7 @@ def _empty_class(root):
     _fill(root, cat=4, dog=4)
     (root / "bird").mkdir()
     (root / "bird" / "list.txt").write_text("")
-    return r"no pictures in bird/ \(known are \.bmp"
+    return r"no pictures in bird/ \(known are \.apng"
 
 
 def _both_layouts(root):
@@ -161,7 +152,7 @@ def _both_layouts(root):
 def _unknown_test_class(root):
     _fill(root / "train", cat=4, dog=4)
     _fill(root / "test", cat=4, bird=4)
-    return "test/ has the classes bird, which train/ has not"
+    return "test/ has the classes bird, which train/ does not have"
 
 
 @pytest.mark.parametrize(
@@ -233,13 +224,11 @@ def test_skip_broken_changes_nothing_where_nothing_is_broken(pictures):
 
 
 def test_a_changed_picture_is_noticed(pictures, tmp_path):
-    from vtabjax.data import folder
-
     before = _load(pictures, cache_dir=tmp_path / "cache")
     name = before.ids[0]
     _picture(pictures / name, (255, 255, 255))
     os.utime(pictures / name, ns=(1, 1))
-    folder._task.cache_clear()  # a folder is looked through once per process
+    tasks.forget_folders()  # a folder is looked through once per process
     after = _load(pictures, cache_dir=tmp_path / "cache")
     assert after.fingerprint != before.fingerprint
     assert (after.images[0] == 255).all() and (before.images[0] != 255).any()

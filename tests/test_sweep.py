@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtabjax import artefacts, cells, inputs, results, status, sweep
+from vtabjax import artefacts, cells, inputs, results, status, sweep, tasks
 
 
 def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
@@ -227,8 +227,6 @@ def test_other_settings_are_told(config, converters, tmp_path, capsys):
 def test_folder_of_pictures(config, converters, tmp_path, monkeypatch):
     from PIL import Image
 
-    from vtabjax.data import folder
-
     pictures, rng = tmp_path / "my birds", np.random.default_rng(0)
     for name in ("crow", "wren"):
         (pictures / name).mkdir(parents=True)
@@ -244,7 +242,7 @@ def test_folder_of_pictures(config, converters, tmp_path, monkeypatch):
 
     # A picture more: what is there says nothing about it.
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(pictures / "crow" / "new.png")
-    folder._task.cache_clear()
+    tasks.forget_folders()
     assert sweep.run(config, tmp_path / "w") == 0
     assert len(results.collect(tmp_path / "w")) == 2
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, distributed, files, specs, tasks, weight_files
+from vtabjax import artefacts, cells, distributed, files, folders, specs, tasks, weight_files
 from vtabjax.results import Cell
 
 MAX_IMAGE_SIZE = 2048
@@ -191,7 +191,7 @@ def digest(everything: Sequence[Cell]) -> str:
 
 def _settings(config: Any) -> dict[str, Any]:
     """The settings of all cells that can change their numbers, checked."""
-    from vtabjax.data import images
+    from vtabjax.data import images, pictures
 
     if config.protocol not in cells.PROTOCOLS:
         raise UsageError(
@@ -206,6 +206,14 @@ def _settings(config: Any) -> dict[str, Any]:
         raise UsageError(f"config.batch_size={config.batch_size} must be at least 1")
     if config.resize not in images.METHODS:
         raise UsageError(f"config.resize={config.resize!r} is not known; choose {', '.join(images.METHODS)}")
+    try:
+        pictures.parse_colour(config.background)
+    except ValueError as e:
+        raise UsageError(
+            f"config.background={config.background!r} is not a colour ({e}); write a name such as white, or '#rrggbb'"
+        ) from e
+    if config.max_pixels < 1:
+        raise UsageError(f"config.max_pixels={config.max_pixels} must be at least 1")
     if config.dtype not in ("float32", "bfloat16"):
         raise UsageError(f"config.dtype={config.dtype!r} is not known; choose float32 or bfloat16")
     try:
@@ -228,7 +236,15 @@ def _cell_settings(settings: Mapping[str, Any], task: str, config: Any) -> dict[
 
         found = tasks.get(task)
         versions = [folder.open_source(found, tasks.ranges(found, s)).version for s in settings["splits"]]
-        settings |= {"skip_broken": config.skip_broken, "pictures": [version[:16] for version in versions]}
+        settings |= {
+            "skip_broken": config.skip_broken,
+            "background": config.background,
+            "pictures": [version[:16] for version in versions],
+        }
+        try:
+            folders.check_size(found, config.protocol, settings)
+        except ValueError as e:
+            raise UsageError(str(e)) from e
     return settings
 
 
@@ -249,6 +265,7 @@ def _tasks(config: Any) -> list[str]:
     if not names:
         raise UsageError("config.tasks is empty; for example --config.tasks=digits")
     try:
+        tasks.check_commas(config.tasks)
         return list(dict.fromkeys(tasks.get(name).name for name in names))  # folders by their absolute path
     except ValueError as e:
         raise UsageError(f"config.tasks: {e}") from e

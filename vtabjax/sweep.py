@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, costs, distributed, files, plan, results, tables, watch, work
+from vtabjax import artefacts, costs, distributed, files, folders, plan, results, tables, watch, work
 from vtabjax.plan import UsageError
 from vtabjax.progress import duration
 from vtabjax.results import Cell
@@ -171,8 +171,16 @@ def check(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
     """
     try:
         distributed.together(lambda: _check_tasks(todo, config))
+        folders.look_through(
+            todo,
+            _say,
+            background=config.background,
+            max_pixels=config.max_pixels,
+            skip_broken=config.skip_broken,
+            cache_dir=work.image_cache(config, workdir),
+        )
         unknown = distributed.from_first(lambda: artefacts.check(work.to_convert(todo, config, workdir)))
-    except (artefacts.ConversionError, distributed.OtherProcessError) as e:
+    except (ValueError, artefacts.ConversionError, distributed.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
         raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))
@@ -237,6 +245,7 @@ def _count(n: int, thing: str) -> str:
 def _foretell(state: State, config: Any, workdir: Path) -> None:
     """What would run, and how long it would take by what such cells took here."""
     todo = state.todo
+    folders.foretell(todo, _say)
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
     for cell in todo:
         by_model[cell.model].append(cell)

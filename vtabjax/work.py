@@ -45,6 +45,13 @@ def models_dir(config: Any, workdir: Path) -> Path:
     return files.as_path(config.models_dir) if config.models_dir else workdir / "models"
 
 
+def image_cache(config: Any, workdir: Path) -> str:
+    """Where decoded images are kept."""
+    return config.cache_dir or str(
+        artefacts.local_cache() / "images" if files.is_remote(workdir) else workdir / "cache" / "images"
+    )
+
+
 def to_convert(todo: Sequence[Cell], config: Any, workdir: Path) -> list[str]:
     """The models of cells that are not converted yet."""
     folder = models_dir(config, workdir)
@@ -97,9 +104,7 @@ def prepare(config: Any, workdir: Path) -> inputs.Run:
 
     cache = workdir / "cache" / "xla"
     parallel.use_compilation_cache(str(cache if files.is_remote(cache) else cache.absolute()))
-    images_dir = config.cache_dir or str(
-        artefacts.local_cache() / "images" if files.is_remote(workdir) else workdir / "cache" / "images"
-    )
+    images_dir = image_cache(config, workdir)
 
     @functools.cache
     def examples(task: str, split: str, image_size: int) -> data.Examples:
@@ -111,6 +116,8 @@ def prepare(config: Any, workdir: Path) -> inputs.Run:
             data_dir=config.data_dir or None,
             cache_dir=images_dir,
             skip_broken=config.skip_broken,
+            background=config.background,
+            max_pixels=config.max_pixels,
         )
 
     mesh = parallel.data_mesh()
@@ -237,9 +244,28 @@ def _save(
             "copies": given.copies(),
             "passes": dict(given.passes),
             "device": parallel.describe_devices(),
+            **_data_notes(cell, session),
         },
         seconds=stages.seconds,
     )
+
+
+def _data_notes(cell: Cell, session: Session) -> dict[str, Any]:
+    """What a folder of pictures held and how it was read, for the record."""
+    if not cell.task.startswith("folder:"):
+        return {}
+    from vtabjax import data
+
+    config = session.config
+    return {
+        "data_notes": data.look_through(
+            cell.task,
+            background=config.background,
+            max_pixels=config.max_pixels,
+            cache_dir=image_cache(config, session.workdir),
+            skip_broken=True,
+        )
+    }
 
 
 def _fault(error: Exception, stage: str) -> Fault:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vtabjax import tasks
-from vtabjax.data import cache, images, pipeline, streaming
+from vtabjax.data import cache, images, pictures, pipeline, streaming
 from vtabjax.data.base import BrokenImageError, CacheError, DataError, Examples, NotPreparedError, Source
 from vtabjax.data.streaming import Batch
 
@@ -27,6 +27,7 @@ __all__ = [
     "NotPreparedError",
     "check",
     "load",
+    "look_through",
     "stream",
 ]
 
@@ -71,6 +72,55 @@ def check(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> 
         tfds_source.open_whole(task, data_dir)
 
 
+def look_through(
+    task: tasks.Task | str,
+    *,
+    background: str = "white",
+    max_pixels: int = pictures.MAX_PIXELS,
+    cache_dir: str | os.PathLike | None = None,
+    skip_broken: bool = False,
+) -> dict:
+    """Looks through all pictures of a folder task, once; later calls find what was found.
+
+    Args:
+      task: a folder task or its name.
+      background, max_pixels, skip_broken: as in `load`.
+      cache_dir: where what was found is kept; if None it is found anew by the next process.
+
+    Returns:
+      What the folder holds, what was taken for what, what was left out, copies: see docs/data.md; JSON.
+
+    Raises:
+      BrokenImageError: pictures that cannot be read (unless skip_broken) or are too large, all of them at once.
+    """
+    from vtabjax.data import audit, describe
+
+    task = _resolve(task)
+    wanted = pictures.Reading(pictures.parse_colour(background), max_pixels=max_pixels)
+    found = audit.record(task, wanted, cache_dir)
+    path = audit.record_path(task, wanted, cache_dir)
+    audit.check(task, found, skip_broken=skip_broken, path=path)
+    return describe.notes(task, found, wanted)
+
+
+def _format(
+    task: tasks.Task,
+    image_size: int,
+    resize: str,
+    background: str,
+    max_pixels: int,
+    cache_dir: str | os.PathLike | None,
+) -> pipeline.Format:
+    """What the decoded images of a task look like."""
+    form = pipeline.Format(image_size, resize, task.scale)
+    if task.group != "Folder":
+        return form
+    from vtabjax.data import audit
+
+    wanted = pictures.Reading(pictures.parse_colour(background), max_pixels=max_pixels)
+    return form._replace(upright=True, reading=audit.reading(task, wanted, cache_dir))
+
+
 def _key(task: tasks.Task, split: str, source: Source, form: pipeline.Format) -> str:
     """SHA-256 of everything that determines the images and the labels, short of the data themselves."""
     parts = [1, task.name, split, source.version, *form[:4], task.num_classes, source.ids]
@@ -91,6 +141,8 @@ def load(
     data_dir: str | os.PathLike | None = None,
     cache_dir: str | os.PathLike | None = None,
     skip_broken: bool = False,
+    background: str = "white",
+    max_pixels: int = pictures.MAX_PIXELS,
 ) -> Examples:
     """A task's split, decoded and resized.
 
@@ -102,6 +154,8 @@ def load(
       data_dir: where data sets are prepared; tfds's default if None.
       cache_dir: where decoded images are kept, memory-mapped; if None they are decoded anew, into memory.
       skip_broken: leave images out that cannot be decoded, with a word, instead of raising.
+      background: colour under transparent parts of the pictures of a folder: a name, or ``#rrggbb``.
+      max_pixels: pictures with more are refused.
 
     Returns:
       Examples: images `[N, S, S, 3]` uint8, labels `[N]` int32, ids, fingerprint, hashes.
@@ -113,7 +167,9 @@ def load(
     task = _resolve(task)
     images.check_form(image_size, resize)
     source = _open(task, split, data_dir)
-    form = pipeline.Format(image_size, resize, task.scale, upright=task.group == "Folder")
+    form = _format(task, image_size, resize, background, max_pixels, cache_dir)
+    if task.problems and not skip_broken:
+        raise pipeline.broken_error(task.name, split, dict(task.problems))
     key = _key(task, split, source, form)
     n = len(source.ids)
 
@@ -188,6 +244,8 @@ def stream(
     workers: int | None = None,
     prefetch: int = 2,
     skip_broken: bool = False,
+    background: str = "white",
+    max_pixels: int = pictures.MAX_PIXELS,
     progress: bool = False,
 ) -> Iterator[Batch]:
     """A task's split in batches, for what is too large to hold: full training sets, large test sets.
@@ -209,6 +267,7 @@ def stream(
       workers: decoding threads; one per processor by default.
       prefetch: batches made ahead.
       skip_broken: leave pictures out that cannot be decoded (masked), with a word, instead of raising.
+      background, max_pixels: as in `load`.
       progress: show a bar with the rate and the time left.
 
     Yields:
@@ -224,9 +283,11 @@ def stream(
             f"batch_size {batch_size}, process {process} of {count}: there is no such batch or process"
         )
     source = _open(task, split, data_dir)
+    if task.problems and not skip_broken:
+        raise pipeline.broken_error(task.name, split, dict(task.problems))
     made = streaming.batches(
         source,
-        pipeline.Format(image_size, resize, task.scale, upright=task.group == "Folder"),
+        _format(task, image_size, resize, background, max_pixels, None),
         batch_size=batch_size,
         epochs=epochs,
         seed=seed,

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vtabjax.data import pictures
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from vtabjax.data.pictures import Reading
 
 METHODS = ("vtab", "bilinear", "bicubic")
 
 
-def decode(data: bytes, *, upright: bool = False) -> Image:
+def decode(data: bytes, *, upright: bool = False, reading: Reading | None = None) -> Image:
     """Decodes an image file to a Pillow image of one channel ("L") or three ("RGB").
 
     Args:
       data: content of a JPEG, PNG, ... file.
-      upright: turn the image as its EXIF orientation says (cameras write it; TensorFlow ignores it).
+      upright: read the image as its owner sees it: turned as its EXIF orientation says (cameras write it; TensorFlow
+        ignores it), transparent parts on a background, values of more than 8 bits scaled.
+      reading: how, for a data set whose pictures are read alike.
 
     Raises:
-      OSError: the content is no image or is cut off.
+      pictures.TooLargeError: it has more pixels than allowed.
+      OSError: the content is no image, is cut off, or has values without an agreed black and white.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if not data:
-        raise OSError("the file is empty")
+    reading = reading or pictures.Reading()
+    image, raw_mode = pictures.load(data, upright=upright, max_pixels=reading.max_pixels)
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
         if upright:
-            ImageOps.exif_transpose(image, in_place=True)
+            return pictures.flatten(image, raw_mode, reading)
         mode = "L" if image.mode in ("1", "L") else "RGB"
         return (
             image if image.mode == mode else image.convert(mode)
         )  # convert() always copies, and takes its time
-    except UnidentifiedImageError as e:
-        raise OSError("not an image of a known kind") from e
-    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
-        # Pillow's other ways to say so.
+    except ValueError as e:  # Pillow's way to say so
         raise OSError(str(e)) from e
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtabjax.data import copies, images
+from vtabjax.data import copies, images, pictures
 from vtabjax.data.base import BrokenImageError, Raw
 
 _CHUNK = 16  # examples per unit of work: one by one, small images would spend their time on hand-over
@@ -25,12 +25,14 @@ class Format(NamedTuple):
       resize: one of `images.METHODS`.
       scale: what stored pixel values are multiplied by.
       upright: heed the EXIF orientation.
+      reading: background and depth, of pictures that are read as their owner sees them.
     """
 
     size: int
     resize: str = "vtab"
     scale: int = 1
     upright: bool = False
+    reading: pictures.Reading | None = None
 
 
 class Chunk(NamedTuple):
@@ -81,7 +83,7 @@ def _decode_chunk(raws: list[Raw], form: Format, hashed: bool) -> Chunk:
                 with open(image, "rb") as f:
                     image = f.read()
             if not isinstance(image, np.ndarray):
-                image = images.decode(image, upright=form.upright)
+                image = images.decode(image, upright=form.upright, reading=form.reading)
             if form.scale != 1:
                 image = image if isinstance(image, np.ndarray) else images.to_array(image)
                 image = image * np.uint8(form.scale)
@@ -90,6 +92,9 @@ def _decode_chunk(raws: list[Raw], form: Format, hashed: bool) -> Chunk:
                 hashes[i] = copies.pixel_hash(array)
                 image = array if form.resize == "vtab" else image  # which works on arrays
             out[i] = images.resize(image, form.size, form.resize)
+        except pictures.TooLargeError as e:  # no damage, so that nothing skips it
+            name = raw.image if isinstance(raw.image, os.PathLike) else "a picture"
+            raise BrokenImageError(f"{name}: {e}; make it smaller, or raise the limit max_pixels") from e
         except OSError as e:
             broken[i], out[i] = str(e), 0
     return Chunk(out, np.asarray([raw.label for raw in raws], np.int32), broken, hashes)

@@ -1,0 +1,129 @@
+"""What is said of a folder of pictures: a line before the work, a record in the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vtabjax import tasks
+from vtabjax.data import copies
+from vtabjax.data.pictures import Reading
+from vtabjax.tasks import Task
+
+_SHOWN = 4  # kinds of files that the line names
+
+
+def notes(
+    task: Task, found: Mapping[str, Any] | None = None, reading: Reading | None = None
+) -> dict[str, Any]:
+    """What a folder holds, what was taken for what, what was left out; JSON.
+
+    Args:
+      task: a folder task.
+      found: its `audit.record`, if its pictures have been looked through.
+      reading: how they are read.
+    """
+    made: dict[str, Any] = dict(task.notes)
+    if task.majority is not None:
+        made["majority"] = {"split": "test", "share": round(task.majority, 6)}
+    if reading is not None:
+        made["background"] = "#{:02x}{:02x}{:02x}".format(*reading.background)
+    if found is None:
+        return made
+    if found["deep"]:
+        made["depth"] = {"bits": found["bits"], **found["deep"]}
+    broken = {**task.problems, **found["broken"]}
+    if broken:
+        made["broken"] = {"count": len(broken), "first": dict(list(broken.items())[:3])}
+    if names := found["transparent"]:
+        made["transparent_everywhere"] = {"count": len(names), "first": names[:3]}
+    made["copies"] = found["copies"]
+    return made
+
+
+def line(task: Task, made: Mapping[str, Any], protocol: str = "", splits: Sequence[str] = ()) -> str:
+    """The `notes` of a folder in a line.
+
+    Args:
+      task: a folder task.
+      made: its `notes`.
+      protocol: what it is used for.
+      splits: those that the protocol uses.
+    """
+    sizes = ", ".join(f"{split} {n:,}" for split, n in made["splits"].items())
+    smallest, largest = made["smallest_class"], made["largest_class"]
+    parts = [
+        f"{made['classes']:,} classes, {made['pictures']:,} pictures ({sizes})",
+        f"smallest class {smallest[0]} {smallest[1]:,}, largest {largest[0]} {largest[1]:,} "
+        f"({largest[1] / made['pictures']:.1%})",
+    ]
+    if splits:
+        used = [f"{sum(r.stop - r.start for r in tasks.ranges(task, s)):,} ({s})" for s in splits]
+        parts.append(f"{protocol} works with {', '.join(used)}")
+        parts += _missing_classes(task, splits)
+    parts += _taken(made) + _left_out(made.get("left_out", {}))
+    if "depth" in made and made["depth"]["bits"]:
+        depth = made["depth"]
+        parts.append(
+            f"{depth['pictures']:,} of more than 8 bits, read as {depth['bits']} bits ({depth['highest']:,})"
+        )
+    elif "depth" in made:
+        parts.append(f"{made['depth']['pictures']:,} of more than 8 bits")
+    if "broken" in made:
+        parts.append(f"{made['broken']['count']:,} that cannot be read left out")
+    if "transparent_everywhere" in made:
+        names = made["transparent_everywhere"]
+        parts.append(
+            f"{names['count']:,} transparent everywhere, which show the background only ({names['first'][0]})"
+        )
+    if text := copies.said(made.get("copies")):
+        parts.append(text)
+    return f"{task.name}: " + "; ".join(parts)
+
+
+def _missing_classes(task: Task, splits: Sequence[str]) -> list[str]:
+    """What is trained on may lack classes: the thousand examples of a folder with thousands of classes."""
+    parts = []
+    for split in splits:
+        labels = {f.label for r in tasks.ranges(task, split) for f in task.files[r.split][r.start : r.stop]}
+        missing = task.num_classes - len(labels)
+        if missing and split.startswith("train"):
+            parts.append(f"{missing:,} class{'es' * (missing != 1)} without a picture in {split}")
+    return parts
+
+
+def _taken(made: Mapping[str, Any]) -> list[str]:
+    parts = [f"read from {made['read_from']}/"] if "read_from" in made else []
+    parts += [f"{' and '.join(group)} are {len(group)} classes" for group in made.get("classes_alike", [])]
+    if "taken" in made:
+        parts += [
+            f"{where}/ is the {split} split" for split, where in made["taken"].items() if where != split
+        ]
+        if "val" not in made["taken"]:
+            parts.append("a fifth of train is val")
+    return parts
+
+
+def _left_out(left_out: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if kinds := left_out.get("unread"):
+        shown = [f"{n:,} {kind}" for kind, n in list(kinds.items())[:_SHOWN]]
+        if len(kinds) > _SHOWN:
+            shown.append(f"{sum(list(kinds.values())[_SHOWN:]):,} of other kinds")
+        parts.append(", ".join(shown))
+    for name, what in (
+        ("outside_classes", "outside class folders"),
+        ("masks", "in folders of masks or labels"),
+    ):
+        if found := left_out.get(name):
+            parts.append(f"{found['count']:,} pictures {what} ({found['first'][0]})")
+    if found := left_out.get("folders_without_pictures"):
+        parts.append(f"folders without pictures ({', '.join(found['first'])})")
+    if hidden := left_out.get("hidden"):
+        parts.append(f"{hidden:,} hidden or left by systems")
+    for link, place in list(left_out.get("links", {}).items())[:_SHOWN]:
+        parts.append(f"the link {link} (it leads to {place}, which is read once)")
+    told = [f"left out: {', '.join(parts)}"] if parts else []
+    if found := left_out.get("two_forms"):
+        told.append(f"{', '.join(found['first'])} is there in two Unicode forms, read as one class")
+    return told

@@ -1,0 +1,66 @@
+"""Folders of pictures in a sweep: what is said of them before the work, and what stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vtabjax import distributed, tasks
+from vtabjax.results import Cell
+
+
+def _of(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """Task -> a cell of it, of folders."""
+    return {cell.task: cell for cell in cells if cell.task.startswith("folder:")}
+
+
+def foretell(cells: Sequence[Cell], say: Callable[[str], None]) -> None:
+    """Says what folders hold, without a look into their pictures."""
+    from vtabjax.data import describe
+
+    for name, cell in _of(cells).items():
+        task = tasks.get(name)
+        say(describe.line(task, describe.notes(task), cell.protocol, cell.settings["splits"]))
+
+
+def look_through(cells: Sequence[Cell], say: Callable[[str], None], **options: Any) -> None:
+    """Says what folders hold; the first of several processes looks through their pictures.
+
+    Args:
+      cells: those to run.
+      say: writes a line.
+      **options: of `vtabjax.data.look_through`.
+
+    Raises:
+      ValueError: pictures cannot be read or are too large.
+    """
+    from vtabjax import data
+    from vtabjax.data import describe
+
+    for name, cell in _of(cells).items():
+        try:
+            found = distributed.from_first(lambda name=name: data.look_through(name, **options))
+        except data.DataError as e:
+            raise ValueError(str(e)) from e
+        say(describe.line(tasks.get(name), found, cell.protocol, cell.settings["splits"]))
+
+
+def check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where a folder is too small for a protocol."""
+    about = f"{task.name} has {task.notes['pictures']:,} pictures in {task.num_classes:,} classes"
+    for split in settings["splits"]:
+        files = [f for r in tasks.ranges(task, split) for f in task.files[r.split][r.start : r.stop]]
+        if not files:
+            raise ValueError(
+                f"config.tasks: {about}, so that the split {split}, which {protocol} uses, is empty; add pictures"
+            )
+        # What predicts an example from the others of its class cannot be right with one example per class.
+        if len(settings["splits"]) == 1 and len({f.label for f in files}) == len(files):
+            raise ValueError(
+                f"config.tasks: {about}: none of the {len(files):,} in {split}, which {protocol} uses, has another one "
+                "of its class there; add pictures, or leave classes out"
+            )
+        if settings.get("k", 1) >= len(files):
+            raise ValueError(
+                f"config.k={settings['k']}: {task.name} has {len(files):,} pictures in {split}, so that k must be less"
+            )
