@@ -40,6 +40,9 @@ def convert(
     from converters.verify import verify as measure
 
     source = sources.build(spec, input_size)
+    path = Path(out_dir) / f"{specs.slug(spec)}-{source.info['input_size'][1]}"
+    # One that appears meanwhile stays: whoever made it may be reading it.
+    replace = (path / "model.json").exists()
     graph, variables = from_torch(source.module, tuple(source.info["input_size"]))
     info = {
         **source.info,
@@ -49,8 +52,7 @@ def convert(
         "parity": measure(source.module, graph, variables) if verify else None,
         "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in _PACKAGES}},
     }
-    path = Path(out_dir) / f"{specs.slug(spec)}-{graph.input_size[1]}"
-    return save(path, graph, variables, info)
+    return save(path, graph, variables, info, replace=replace)
 
 
 def _width(graph: Graph, variables: Mapping[str, np.ndarray], output: str) -> int | None:
