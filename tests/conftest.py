@@ -81,7 +81,8 @@ else:
             shutil.copytree(os.path.join(templates, f"{{kind}}-16"), made)
             folder = pathlib.Path(made)
             # Each model has a graph of its own, so that their features are told apart.
-            graph = (folder / "graph.json").read_text().replace('"name": "fc", ', f'"name": "fc", "module": "{{model}}", ')
+            graph = (folder / "graph.json").read_text()
+            graph = graph.replace('"name": "fc", ', f'"name": "fc", "module": "{{model}}", ')
             info = {{**json.loads((folder / "model.json").read_text()), "spec": model}}
             info["artefact_hash"] = integrity.artefact_hash(graph.encode(), info)
             (folder / "graph.json").write_text(graph)

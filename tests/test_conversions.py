@@ -1,6 +1,5 @@
 """Converters as child processes: limits, failures, a few models ahead of the cells."""
 
-import json
 import time
 
 import pytest
@@ -70,6 +69,15 @@ def test_conversions_stay_a_few_models_ahead(tmp_path, converters):
         assert converted(6)
     assert [e[0] for e in told] == models and all(b <= c and well for _, b, c, well in told)
     assert converters.calls() == [["convert", model] for model in models]
+
+
+def test_no_model_ahead(tmp_path, converters):
+    with conversions.Conversions(["tiny/a", "tiny/b"], tmp_path, 16, Limits(60), ahead=0) as queue:
+        assert queue.result("tiny/a").path.is_dir()
+        assert not queue.ready("tiny/b")
+        assert queue.result("tiny/b").path.is_dir()
+    with pytest.raises(ValueError, match="ahead=-1 must be at least 0"):
+        conversions.Conversions(["tiny/a"], tmp_path, 16, Limits(60), ahead=-1)
 
 
 def test_models_that_are_there_are_computed_first(config, converters, tmp_path, capsys):

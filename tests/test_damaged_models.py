@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-
 from conftest import tiny_parts
+
 from vtabjax import artefacts, integrity
 from vtabjax import model as vm
 from vtabjax.integrity import DamagedModelError
@@ -54,7 +54,13 @@ def test_a_flipped_bit_is_told_or_without_effect(seed, saved, tmp_path):
 
 @pytest.mark.parametrize(
     "field, value",
-    [("mean", [0.5, 0.4, 0.4]), ("std", [1, 1, 1]), ("input_size", [3, 8, 8]), ("spec", "tiny/b"), ("parity", 0)],
+    [
+        ("mean", [0.5, 0.4, 0.4]),
+        ("std", [1, 1, 1]),
+        ("input_size", [3, 8, 8]),
+        ("spec", "tiny/b"),
+        ("parity", 0),
+    ],
 )
 def test_an_edited_description(field, value, copy):
     info = json.loads((copy / "model.json").read_text())

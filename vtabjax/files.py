@@ -186,7 +186,7 @@ def upload_tree(source: Path, target: Path, last: str) -> None:
 
 
 def download_tree(source: Path, target: Path, last: str) -> None:
-    """Copies a folder of an object store to a local one, which appears when it is complete (and has the file `last`)."""
+    """Copies a folder of an object store to a local one, which appears when it is complete and has a file `last`."""
     with replacing_folder(target, unless=last) as temporary:
         pending = [source]
         while pending:

@@ -257,7 +257,7 @@ def weight_hash(variables: Mapping[str, Array]) -> str:
     for name in sorted(variables):
         array = np.ascontiguousarray(variables[name])
         digest.update(f"{name}:{array.dtype.name}:{array.shape};".encode())
-        digest.update(array.reshape(-1).view(np.uint8))  # without a copy
+        digest.update(memoryview(array.reshape(-1).view(np.uint8)))  # without a copy
     return digest.hexdigest()
 
 
@@ -286,14 +286,14 @@ def save(
     variables = {name: np.asarray(value) for name, value in variables.items()}
     text = graph.to_json().encode()
     # As it will be read: a tuple comes back as a list.
-    info = json.loads(json.dumps({**info, "weight_hash": weight_hash(variables)}))
-    info[integrity.FIELD] = integrity.artefact_hash(text, info)
+    written = json.loads(json.dumps({**info, "weight_hash": weight_hash(variables)}))
+    written[integrity.FIELD] = integrity.artefact_hash(text, written)
     with files.replacing_folder(path, unless="" if replace else "model.json") as temporary:
         (temporary / "graph.json").write_bytes(text)
         if variables:
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(temporary / "variables", variables)
-        (temporary / "model.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+        (temporary / "model.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return Path(path).absolute()
 
 
