@@ -57,3 +57,12 @@ def describe_devices() -> dict[str, object]:
         "count": len(devices),
         "processes": jax.process_count(),
     }
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, the devices' or this machine's: half of a batch may still fit."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, jax.errors.JaxRuntimeError) and (
+        "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+    )
