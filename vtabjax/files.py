@@ -20,7 +20,7 @@ from pathlib import Path
 
 # Temporary files and folders carry the writer's host and process, so that what a killed run left can be told from
 # what another worker is writing now.
-_OWNER = re.compile(r"\.(?P<host>[^.]+)\.(?P<pid>\d+)(\.tmp|\.orbax-checkpoint-tmp)?$")
+_OWNER = re.compile(r"\.(?P<host>[^.]+)\.(?P<pid>\d+)(\.tmp|\.orbax-checkpoint-tmp.*)?$")
 
 
 def as_path(path: str | os.PathLike) -> Path:

@@ -80,7 +80,7 @@ class Journal:
             digest = content.pop("digest")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, AttributeError, KeyError) as e:
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
             self._say(f"{path} cannot be read ({type(e).__name__}: {e}): starting from the beginning")
             return None
         if digest != _digest(content):
