@@ -1,4 +1,4 @@
-"""What may happen to a run: killed anywhere, full disks, damaged caches. `pytest -n 0 -m faults`
+"""What may happen to a run: killed anywhere, full disks, damaged caches. `pytest -n 0 -m faults`.
 
 Everything is real here: main.py in a process of its own, PyTorch's models, signals, file systems. Moments and bits are
 random; the seed is printed, and FAULTS_SEED=N repeats it (moments are fractions of what an undisturbed run takes).

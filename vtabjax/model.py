@@ -257,7 +257,7 @@ def weight_hash(variables: Mapping[str, Array]) -> str:
     for name in sorted(variables):
         array = np.ascontiguousarray(variables[name])
         digest.update(f"{name}:{array.dtype.name}:{array.shape};".encode())
-        digest.update(memoryview(array.reshape(-1).view(np.uint8)))  # without a copy
+        digest.update(array.reshape(-1).view(np.uint8).data)  # without a copy
     return digest.hexdigest()
 
 
