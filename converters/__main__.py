@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 
         try:
             return args.run(args, say)
-        except (SpecError, FileNotFoundError, ValueError) as e:
+        except (SpecError, OSError, ValueError, RuntimeError) as e:
             print(f"error: {_one_line(e)}", file=sys.stderr)
             return 1
 
@@ -233,7 +233,7 @@ def _audit(args: argparse.Namespace, say: Callable) -> int:
 def _require_artefact(path: str) -> None:
     if not (Path(path) / "model.json").is_file():
         raise FileNotFoundError(
-            f"{path} is no converted model: it has no model.json; name the artefact's folder"
+            f"{path} is not a converted model: it has no model.json; name the artefact's folder"
         )
 
 

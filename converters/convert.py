@@ -41,6 +41,10 @@ def convert(
     from converters.verify import verify as measure
 
     source = sources.build(spec, input_size)
+    slug = specs.slug(spec, Path(out_dir) / weight_files.STORE)
+    path = Path(out_dir) / f"{slug}-{source.info['input_size'][1]}"
+    # One that appears meanwhile stays: whoever made it may be reading it.
+    replace = (path / "model.json").exists()
     graph, variables = from_torch(source.module, tuple(source.info["input_size"]))
     info = {
         **source.info,
@@ -53,8 +57,7 @@ def convert(
     if specs.parse(spec).file is not None:
         info["sanity"] = sanity.check(graph, variables, info)
         info["dropped_keys"] = info["dropped_keys"][:_LISTED]
-    slug = specs.slug(spec, Path(out_dir) / weight_files.STORE)
-    return save(Path(out_dir) / f"{slug}-{graph.input_size[1]}", graph, variables, info)
+    return save(path, graph, variables, info, replace=replace)
 
 
 def _width(graph: Graph, variables: Mapping[str, np.ndarray], output: str) -> int | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -81,6 +82,7 @@ def compare(
     batch: int = BATCH,
     seed: int = 0,
     compiler_options: Mapping[str, Any] | None = None,
+    outputs: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Relative errors of the graph's outputs against the module's, on `batch` random images.
 
@@ -91,6 +93,7 @@ def compare(
       batch: how many images.
       seed: of the images.
       compiler_options: XLA's.
+      outputs: of the module to compare; all by default.
 
     Returns:
       {"features": error} and, with a classifier, "logits".
@@ -102,6 +105,8 @@ def compare(
         ours = run.compile(compiler_options and dict(compiler_options))(dict(variables), images)
         ours = {k: np.asarray(v) for k, v in ours.items()}
     theirs = reference(module, as_torch(images))
+    if outputs is not None:
+        theirs = {k: v for k, v in theirs.items() if k in outputs}
     if set(theirs) != set(ours):
         raise ParityError(f"the graph's outputs are {sorted(ours)}, the module's {sorted(theirs)}")
     return {k: relative_error(v, theirs[k]) for k, v in ours.items()}
@@ -154,18 +159,82 @@ def _describe(parity: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def verify_artefact(path: str | os.PathLike) -> dict[str, Any]:
-    """Measures an artefact against the torch model of its spec, built anew.
+    """Measures an artefact's own graph and weights against the torch model of its spec, built anew.
 
-    The artefact's weights are put into the torch architecture, so a fine-tuned artefact is compared as well.
+    The weights have to be the source's, to the bit. Those of a fine-tuned artefact are put into the architecture
+    instead, which also gets a head of its number of classes; where that has no place for it, features are compared.
+
+    Returns:
+      {"spec": ..., "float32 features": relative error, "float64 features": ..., and the same of "logits"}.
 
     Raises:
-      ParityError: they differ.
+      FileNotFoundError, vtabjax.integrity.DamagedModelError: there is no artefact, or not the one that was saved.
+      ParityError: weights, outputs or errors that are not the torch model's.
     """
     from converters import sources
 
     parts = load_parts(path)
-    source = sources.build(parts.info["spec"], parts.graph.input_size[1])
-    state = {k: torch.from_numpy(np.array(v)) for k, v in parts.variables.items()}
-    source.module.load_state_dict(state, strict=True)
-    parity = verify(source.module, parts.graph, parts.variables, float64=True)
-    return {"spec": parts.info["spec"], **{f"{d} {k}": e for d, es in parity.items() for k, e in es.items()}}
+    spec, size = parts.info["spec"], parts.graph.input_size[1]
+    module = sources.build(spec, size).module
+    outputs = set(parts.graph.outputs)
+    if parts.info.get("finetuned"):
+        if not _take_weights(module, parts.variables):
+            outputs = {"features"}
+    else:
+        _require_weights(path, module, parts.variables)
+    graph = dataclasses.replace(parts.graph, outputs={k: parts.graph.outputs[k] for k in sorted(outputs)})
+    # The graph itself in float64, not one exported anew: there an edited number cannot hide in rounding.
+    wide = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in parts.variables.items()}
+    try:
+        parity = {
+            graph.dtype: compare(module, graph, parts.variables, outputs=outputs),
+            "float64": compare(
+                double(module), graph, wide, outputs=outputs, compiler_options=quick_compilation()
+            ),
+        }
+    except ParityError:
+        raise
+    except Exception as e:  # a graph that somebody edited may fail in any operator
+        raise ParityError(f"{path}: its graph cannot be run: {type(e).__name__}: {e}") from e
+    if _beyond({"float64": parity["float64"]}) and _is_exported(parts.graph, module):
+        # Constants are in it in float32; the same graph exported in float64 has them in full.
+        wide_module = double(module)
+        exported = from_torch(wide_module, parts.graph.input_size)
+        parity["float64"] = compare(wide_module, *exported, compiler_options=quick_compilation())
+    # In float32 a deep network may lose more to rounding, in both programs.
+    if _beyond({"float64": parity["float64"]}):
+        raise ParityError(f"{path} differs from {spec} in PyTorch: {_describe(parity)}")
+    return {"spec": spec, **{f"{d} {k}": e for d, es in parity.items() for k, e in es.items()}}
+
+
+def _is_exported(graph: Graph, module: nn.Module) -> bool:
+    return from_torch(module, graph.input_size)[0].to_json() == graph.to_json()
+
+
+def _require_weights(path: str | os.PathLike, module: nn.Module, variables: Mapping[str, np.ndarray]) -> None:
+    wanted = {k: v.numpy() for k, v in module.state_dict().items()}
+    other = sorted(wanted.keys() ^ variables.keys())
+    if other:
+        raise ParityError(f"{path} and its source do not have the same weights: {', '.join(other[:3])}, ...")
+    changed = [
+        k for k, v in wanted.items() if not np.array_equal(v, variables[k], equal_nan=v.dtype.kind == "f")
+    ]
+    if changed:
+        raise ParityError(
+            f"{path}: {len(changed)} of {len(wanted)} weights are not those of its source, such as {changed[0]}; "
+            "convert the model again"
+        )
+
+
+def _take_weights(module: nn.Module, variables: Mapping[str, np.ndarray]) -> bool:
+    """Puts fine-tuned weights into the architecture; whether the head has a place there."""
+    state = module.state_dict()
+    for name, value in variables.items():
+        if name in state and state[name].shape != value.shape:  # a head for another number of classes
+            owner, _, own = name.rpartition(".")
+            setattr(module.get_submodule(owner), own, nn.Parameter(torch.empty(value.shape)))
+    beside = variables.keys() - state.keys()
+    module.load_state_dict(
+        {k: torch.from_numpy(np.array(v)) for k, v in variables.items() if k not in beside}
+    )
+    return not beside

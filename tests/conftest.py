@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # weights, crash* dies, hang* sleeps, eat* takes memory, slow* takes a second, nan* has NaN weights, head* has a
 # classifier; unknown* does not exist.
 _CONVERTERS = """
-import json, os, queue, shutil, signal, sys, threading, time
+import json, os, pathlib, queue, shutil, signal, sys, threading, time
 sys.path.insert(0, {root!r})
-from vtabjax import specs
+from vtabjax import integrity, specs
 lines = queue.SimpleQueue()
 def read():
     for line in sys.stdin:
@@ -79,10 +79,14 @@ else:
         if not os.path.exists(os.path.join(target, "model.json")):
             made = f"{{target}}.{{os.getpid()}}"
             shutil.copytree(os.path.join(templates, f"{{kind}}-16"), made)
-            with open(os.path.join(made, "model.json")) as f:
-                info = json.load(f)
-            with open(os.path.join(made, "model.json"), "w") as f:
-                json.dump({{**info, "spec": model, "weight_hash": model}}, f)
+            folder = pathlib.Path(made)
+            # Each model has a graph of its own, so that their features are told apart.
+            graph = (folder / "graph.json").read_text()
+            graph = graph.replace('"name": "fc", ', f'"name": "fc", "module": "{{model}}", ')
+            info = {{**json.loads((folder / "model.json").read_text()), "spec": model}}
+            info["artefact_hash"] = integrity.artefact_hash(graph.encode(), info)
+            (folder / "graph.json").write_text(graph)
+            (folder / "model.json").write_text(json.dumps(info))
             os.rename(made, target)
         say(model, status="converted", path=target, message="", seconds=0.5)
 """

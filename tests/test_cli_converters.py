@@ -126,9 +126,9 @@ def test_check(run):
 
 def test_artefacts_that_are_not_there(run, tmp_path):
     status, _, err = run("verify", str(tmp_path))
-    assert status == 1 and "is no converted model" in err and "Traceback" not in err
+    assert status == 1 and "is not a converted model" in err and "Traceback" not in err
     status, _, err = run("export", str(tmp_path), str(tmp_path / "x.safetensors"))
-    assert status == 1 and "is no converted model" in err
+    assert status == 1 and "is not a converted model" in err
     status, _, err = run("export", str(tmp_path), str(tmp_path / "x.pth"))
     assert status == 1 and "*.safetensors" in err
 

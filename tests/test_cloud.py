@@ -12,7 +12,7 @@ from etils.epath import backend, gpath, stat_utils
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import finetune
-from vtabjax import artefacts, files, plan, results, status, sweep
+from vtabjax import artefacts, conversions, files, plan, results, status, sweep
 
 
 class Store(backend.Backend):
@@ -136,6 +136,42 @@ def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkey
     assert status.main(None, workdir) == 1  # the first sweep's failures
     assert "1 of 3 cells done, 2 failed, 0 missing" in capsys.readouterr().out
     assert not (tmp_path / "gs:").exists()
+
+
+def test_uploads_that_fail_lose_one_model_at_most(converters, store, monkeypatch):
+    """A connection that is reset once is tried again; one that stays broken costs its model, not the others."""
+    upload_tree, broken = files.upload_tree, {"tiny--once-16": 1, "tiny--never-16": 99}
+
+    def flaky(source, target, last):
+        if broken.get(target.name, 0) > 0:
+            broken[target.name] -= 1
+            raise ConnectionResetError("connection reset by peer")
+        upload_tree(source, target, last)
+
+    monkeypatch.setattr(files, "upload_tree", flaky)
+    models = ["tiny/a", "tiny/once", "tiny/never", "tiny/b"]
+    with conversions.Conversions(models, "gs://bucket/models", 16, conversions.Limits(60)) as queue:
+        for model in ("tiny/a", "tiny/once", "tiny/b"):
+            assert (queue.result(model).path / "model.json").exists()
+        with pytest.raises(artefacts.ConversionError, match="could not be sent to gs://.*reset by peer"):
+            queue.result("tiny/never")
+
+
+def test_an_error_in_between_ends_the_converters(converters, store, monkeypatch):
+    """Whatever it is, nobody waits for ever: everyone who asks hears it."""
+    told = iter([None])
+
+    def tell(*_):
+        next(told)  # raises at the second model
+
+    models = [f"tiny/m{i}" for i in range(3)]
+    with conversions.Conversions(
+        models, "gs://bucket/models", 16, conversions.Limits(60), told=tell
+    ) as queue:
+        queue.result("tiny/m0")
+        for model in models[1:]:
+            with pytest.raises(artefacts.ConversionError, match="the converters cannot run"):
+                queue.result(model)
 
 
 def test_shares_in_a_bucket_need_no_agreement(config, converters, store):

@@ -1,11 +1,13 @@
 """Converters as child processes: limits, failures, a few models ahead of the cells."""
 
-import json
+import os
+import subprocess
+import sys
 import time
 
 import pytest
 
-from vtabjax import artefacts, conversions, sweep, work
+from vtabjax import artefacts, conversions, files, sweep, work
 from vtabjax.conversions import Limits
 
 
@@ -18,8 +20,6 @@ def test_conversion_that_hangs(tmp_path, converters):
 
 
 def test_converters_that_cannot_run(tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setattr(artefacts, "COMMAND", [sys.executable, "-c", "import no_such_torch"])
     with conversions.Conversions(["tiny/a", "tiny/b"], tmp_path, 16, Limits(60)) as queue:
         for model in ("tiny/a", "tiny/b"):
@@ -72,6 +72,15 @@ def test_conversions_stay_a_few_models_ahead(tmp_path, converters):
     assert converters.calls() == [["convert", model] for model in models]
 
 
+def test_no_model_ahead(tmp_path, converters):
+    with conversions.Conversions(["tiny/a", "tiny/b"], tmp_path, 16, Limits(60), ahead=0) as queue:
+        assert queue.result("tiny/a").path.is_dir()
+        assert not queue.ready("tiny/b")
+        assert queue.result("tiny/b").path.is_dir()
+    with pytest.raises(ValueError, match="ahead=-1 must be at least 0"):
+        conversions.Conversions(["tiny/a"], tmp_path, 16, Limits(60), ahead=-1)
+
+
 def test_models_that_are_there_are_computed_first(config, converters, tmp_path, capsys):
     config.models = "tiny/b"
     assert sweep.run(config, tmp_path) == 0
@@ -106,4 +115,34 @@ def test_info_has_the_graph_in_it(tmp_path, converters):
     with conversions.Conversions(["tiny/a", "tiny/head"], tmp_path, 16, Limits(60)) as queue:
         infos = [artefacts.read_info(queue.result(m).path) for m in ("tiny/a", "tiny/head")]
     assert len({i["graph_hash"] for i in infos}) == 2
-    assert json.loads((tmp_path / "tiny--a-16" / "model.json").read_text())["weight_hash"] == "tiny/a"
+    assert infos[0]["spec"] == "tiny/a"
+
+
+def test_what_a_killed_conversion_left_goes(tmp_path, converters):
+    """A folder that was half saved, of a process that is gone; not one that is being saved."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f".tiny--a-16.1234.{files.host()}.{ended.pid}.tmp"
+    (left / "variables").mkdir(parents=True)
+    at_work = tmp_path / f".tiny--b-16.1234{files.owner()}.tmp"
+    elsewhere = tmp_path / f".tiny--b-16.1234.elsewhere.{ended.pid}.tmp"
+    at_work.mkdir()
+    elsewhere.mkdir()
+    with conversions.Conversions(["tiny/a"], tmp_path, 16, Limits(60)) as queue:
+        queue.result("tiny/a")
+    assert not left.exists() and at_work.is_dir() and elsewhere.is_dir()
+
+
+def test_several_that_save_the_same_model(tmp_path):
+    """Each succeeds, and one folder is there, whole; a reader's stays where it should."""
+    target = tmp_path / "m"
+    for unless, wanted in (("", "second"), ("model.json", "first")):
+        with files.replacing_folder(target) as one:
+            (one / "model.json").write_text("first")
+            with files.replacing_folder(target) as other:
+                (other / "model.json").write_text("earlier")
+        assert (target / "model.json").read_text() == "first"
+        with files.replacing_folder(target, unless) as two:
+            (two / "model.json").write_text("second")
+        assert (target / "model.json").read_text() == wanted
+    assert os.listdir(tmp_path) == ["m"]

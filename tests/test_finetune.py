@@ -374,3 +374,58 @@ def test_settings_are_the_published_sweep():
     wanted = {"learning_rates": (0.1, 0.01), "steps": (2500, 10000), "batch_size": 512, "momentum": 0.9}
     assert wanted.items() <= published.items()
     assert (published["decay_at"], published["decay_factor"]) == ((0.3, 0.6, 0.9), 0.1)
+
+
+def saved_after_each_call(monkeypatch, folder):
+    from vtabjax.protocols import _finetune_journal
+
+    monkeypatch.setattr(_finetune_journal, "CHECKPOINT_SECONDS", 0.0)
+    return finetune.Journal(folder, {"weights": "a"})
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_out_of_memory_after_a_checkpoint_ends(on_disk, monkeypatch, tmp_path):
+    """Memory that another process takes in the middle of a run: what was saved does not set the micro-batch back."""
+    made = trainer(settings(batch_size=24, steps=(6,)))
+    advance, calls = made.advance, []
+
+    def small(state, data, run, n):
+        calls.append(made.micro_batch)
+        assert len(calls) < 60
+        if len(calls) > 2 and made.micro_batch > 6:
+            raise out_of_memory()
+        return advance(state, data, run, n)
+
+    monkeypatch.setattr(made, "advance", small)
+    journal = saved_after_each_call(monkeypatch, tmp_path / "cell" if on_disk else None)
+    splits = examples(30, 3), examples(10, 3, 1), examples(20, 3, 2)
+    found = finetune.evaluate(made, *splits, classes=3, journal=journal)
+    assert calls[:5] == [24, 24, 24, 12, 6] and set(calls[5:]) == {6}
+    assert found.grid[0].micro_batch == 6
+    assert [p.name for p in tmp_path.glob("cell/*")] == ["progress.json"] * on_disk
+
+
+def test_memory_that_runs_out_without_end(monkeypatch, tmp_path):
+    made = trainer(settings(batch_size=24, steps=(6,)))
+    advance, calls = made.advance, []
+
+    def never_again(state, data, run, n):
+        calls.append(made.micro_batch)
+        if len(calls) > 1:
+            raise MemoryError("cannot allocate")
+        return advance(state, data, run, n)
+
+    monkeypatch.setattr(made, "advance", never_again)
+    with pytest.raises(ValueError, match="the fewest that 1 device"):
+        journal = saved_after_each_call(monkeypatch, tmp_path / "cell")
+        finetune.evaluate(made, examples(30, 3), examples(10, 3), examples(9, 3), classes=3, journal=journal)
+    assert calls == [24, 24, 12, 6, 3, 1]
+
+
+def test_rates_that_agree_in_six_digits_are_told_apart():
+    own = settings(learning_rates=(0.1, 0.1000001), steps=(3,))
+    found = finetune.evaluate(
+        trainer(own), examples(30, 3), examples(10, 3, 1), examples(20, 3, 2), classes=3
+    )
+    assert [p.learning_rate for p in found.grid] == [0.1, 0.1000001]
+    assert len({p["run"] for p in found.curves}) == 3

@@ -75,6 +75,27 @@ def test_training_statistics_equal_torchs():
     assert variables["bn.num_batches_tracked"] == 3
 
 
+def test_a_batch_norm_that_is_used_twice_counts_both_batches():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return {"features": self.bn(self.conv(self.bn(x))).mean((2, 3))}
+
+    torch.manual_seed(0)
+    net = randomise(Twice().eval()).double()
+    graph, variables = from_torch(net, (3, 8, 8))
+    x = _images(dtype=np.float64)
+    with jax.enable_x64(True):
+        _, updates = vm.apply(graph, variables, x, train=True)
+    net.train()(_torch(x))
+    assert int(updates["bn.num_batches_tracked"]) == int(net.bn.num_batches_tracked) == 2
+    for name, value in updates.items():
+        np.testing.assert_allclose(value, net.state_dict()[name], rtol=1e-12, err_msg=name)
+
+
 def test_evaluation_updates_nothing_and_uses_the_running_statistics():
     net = _net()
     graph, variables = from_torch(net, (3, 8, 8))
@@ -213,3 +234,39 @@ def test_an_artefact_runs_without_torch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(json.loads(done.stdout), vm.load(path)(_images()), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (np.zeros((2, 8, 8, 3), np.uint8), "images are uint8; .* divide by 255"),
+        (np.zeros((2, 8, 8, 3), np.int64), "images are int64"),
+        (np.zeros((2, 8, 8, 3), bool), "images are bool"),
+        (jnp.zeros((2, 8, 8, 3), jnp.uint8), "images are uint8"),
+        (255 * _images(), r"images range from .* to 25.*; .* in \[0, 1\]"),
+        (jnp.asarray(255 * _images()), "images range from"),
+        ((_images() - 0.5) / 0.2, "images range from -2.* and leave out any normalisation"),
+        (np.full((2, 8, 8, 3), np.nan, np.float32), "images range from nan"),
+        (np.zeros((2, 3, 8, 8), np.float32), r"channels first; this model takes \[B, 8, 8, 3\]"),
+        (np.zeros((2, 3, 8, 8), np.uint8), "channels first"),
+        (np.zeros((8, 8, 3), np.float32), "a single image"),
+        (np.zeros((2, 9, 8, 3), np.float32), "convert the model again"),
+    ],
+)
+def test_images_that_people_pass_by_mistake(images, message):
+    graph, variables = from_torch(_net(), (3, 8, 8))
+    with pytest.raises(ValueError, match=message):
+        vm.Model(graph, variables, INFO)(images)
+
+
+def test_images_that_are_right():
+    graph, variables = from_torch(_net(), (3, 8, 8))
+    model = vm.Model(graph, variables, INFO)
+    wanted = model(_images())
+    np.testing.assert_allclose(model(jnp.asarray(_images())), wanted)
+    np.testing.assert_allclose(model(_images().tolist()), wanted, rtol=1e-5)
+    assert model(_images() * 1.3 - 0.15).shape == wanted.shape  # resampling overshoots a little
+    assert model(_images(0)).shape == (0, 8)
+    np.testing.assert_allclose(jax.jit(lambda x: model(x))(_images()), wanted, rtol=1e-5)
+    with pytest.raises(ValueError, match="images are uint8"):
+        jax.jit(lambda x: model(x))(np.zeros((2, 8, 8, 3), np.uint8))

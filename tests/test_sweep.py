@@ -44,7 +44,9 @@ def test_record_of_a_cell(config, converters, tmp_path):
         "dtype": "float32",
         "task": "digits",
     }
-    assert record["weight_hash"] == "tiny/a" and record["input"]["mean"] == [0.5, 0.4, 0.3]
+    made = artefacts.read_info(tmp_path / "models" / "tiny--a-16")
+    assert [record[k] for k in ("weight_hash", "graph_hash")] == [made["weight_hash"], made["graph_hash"]]
+    assert record["input"]["mean"] == [0.5, 0.4, 0.3]
     assert set(record["data"]) == {"train800", "val200"} and all(record["data"].values())
     assert {split: n["images"] for split, n in record["passes"].items()} == {"train800": 800, "val200": 200}
     assert all(n["seconds"] > 0 for n in record["passes"].values())

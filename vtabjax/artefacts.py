@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import files, specs, weight_files
+from vtabjax import files, integrity, specs, weight_files
 
 _log = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,8 @@ def local(path: Path) -> Path:
     digest = hashlib.sha256((path / "model.json").read_text().encode()).hexdigest()[:16]
     here = local_cache() / "models" / f"{path.name}-{digest}"
     if not here.is_dir():
-        files.download_tree(path, here)
+        files.sweep_temporaries(here.parent)
+        files.download_tree(path, here, last="model.json")
     return here
 
 
@@ -77,10 +78,13 @@ def local_cache() -> Path:
 
 
 def read_info(path: str | os.PathLike) -> dict[str, Any]:
-    """A converted model's model.json, with "graph_hash" added; reads no weights."""
-    path = files.as_path(path)
-    info = json.loads((path / "model.json").read_text(encoding="utf-8"))
-    return {**info, "graph_hash": hashlib.sha256((path / "graph.json").read_bytes()).hexdigest()[:16]}
+    """A converted model's model.json, with "graph_hash" added; reads no weights.
+
+    Raises:
+      integrity.DamagedModelError: it or the graph is not what was written.
+    """
+    graph, info = integrity.read(files.as_path(path))
+    return {**info, "graph_hash": hashlib.sha256(graph).hexdigest()[:16]}
 
 
 def notes(info: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,8 @@ from vtabjax import artefacts, files, memory, specs
 from vtabjax.artefacts import ConversionError
 
 AHEAD = 3  # converted models that wait for their turn, at most; they take disk, and the next run may not want them
+_LAST = "model.json"  # the file that says that the others are there
+_TO_END = 60.0  # seconds a process has that has nothing more to say
 _POLL = 0.25  # seconds between two looks at a process's memory
 
 
@@ -68,10 +70,16 @@ class Conversions:
           models_dir: where the artefacts go.
           image_size: edge in pixels; 0: each model's own.
           limits: for one model.
-          ahead: converted models that nobody has asked for yet, at most.
+          ahead: converted models that nobody has asked for yet, at most; 0 converts each when it is asked for.
           told: called from another thread with every model, when its conversion began and ended (time.time()), and
             whether it succeeded.
+
+        Raises:
+          ValueError: `ahead` is negative: then no model would ever have its turn.
+          OSError: the folder cannot be written.
         """
+        if ahead < 0:
+            raise ValueError(f"ahead={ahead} must be at least 0")
         self._models, self._dir, self._size, self._limits = (
             list(models),
             files.as_path(models_dir),
@@ -91,6 +99,7 @@ class Conversions:
             return
         if files.is_remote(self._dir):  # converted here, then sent there
             self._staging = tempfile.TemporaryDirectory(prefix="vtabjax-models-")
+        files.sweep_temporaries(self._dir)  # it may lie outside of the workdir
         self._out = Path(self._staging.name) if self._staging else self._dir
         self.log = self._out / "logs" / f"{files.host()}.{os.getpid()}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -177,12 +186,19 @@ class Conversions:
                 answered = True
                 self._answer(model, line, began)
                 del remaining[0]
+        except BaseException:  # it would wait for its next line, and the wait below for its end
+            process.kill()
+            raise
         finally:
             guard.end()
             guard.stop()
             if self._closed or not remaining:
                 process.kill()  # it waits for more
-            status = process.wait()
+            try:
+                status = process.wait(_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait()
             for pipe in (process.stdin, process.stdout):
                 try:
                     pipe.close()
@@ -203,24 +219,35 @@ class Conversions:
 
     def _answer(self, model: str, line: dict[str, Any], began: float) -> None:
         future = self._futures[model]
-        problem = None
+        problem, path = None, Path(line.get("path") or "")
         if line.get("status") == "failed":
             problem = line.get("message") or "no reason given"
         elif not line.get("path"):
             problem = f"the converters named no folder: {line}"
-        if problem is None:
-            path = Path(line["path"])
-            if self._staging is not None:
-                here, path = path, self._dir / path.name
-                if not (path / "model.json").exists():
-                    files.upload_tree(here, path, last="model.json")
-                shutil.rmtree(here, ignore_errors=True)
+        elif self._staging is not None:
+            try:
+                path = self._send(path)
+            except Exception as e:  # of whatever kind the object store has; the next model may get through
+                problem = f"it was converted, but could not be sent to {self._dir}: {type(e).__name__}: {e}"
         self._told(model, began, time.time(), problem is None)
         if problem is not None:
             future.set_exception(ConversionError(problem))
         else:
             seconds = 0.0 if line["status"] == "present" else float(line.get("seconds") or 0)
             future.set_result(Converted(path, seconds))
+
+    def _send(self, here: Path) -> Path:
+        """Moves a converted model into the object store; what fails is tried once more."""
+        there = self._dir / here.name
+        try:
+            if not (there / _LAST).exists():
+                try:
+                    files.upload_tree(here, there, last=_LAST)
+                except Exception:  # most are gone the next moment: a connection that was reset
+                    files.upload_tree(here, there, last=_LAST)
+        finally:
+            shutil.rmtree(here, ignore_errors=True)
+        return there
 
 
 class _Guard:

@@ -114,8 +114,8 @@ def extractor(
             try:
                 step = step or compile_for(size)
                 return _batches(step, images, array, size)
-            except jax.errors.JaxRuntimeError as e:
-                if "RESOURCE_EXHAUSTED" not in str(e):
+            except (jax.errors.JaxRuntimeError, MemoryError) as e:
+                if not parallel.out_of_memory(e):
                     raise
                 if not images.give_way():
                     if size <= mesh.size:

@@ -16,14 +16,15 @@ import re
 import shutil
 import socket
 import tempfile
+import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# Temporary files carry the writer's host and process, so that what a killed run left can be told from what
-# another worker is writing now.
-_TEMPORARY = re.compile(r"^\..*\.(?P<host>[^.]+)\.(?P<pid>\d+)\.tmp$")
+# Temporary files and folders carry the writer's host and process, so that what a killed run left can be told from
+# what another worker is writing now.
+_OWNER = re.compile(r"\.(?P<host>[^.]+)\.(?P<pid>\d+)(\.tmp|\.orbax-checkpoint-tmp.*)?$")
 
 
 def as_path(path: str | os.PathLike) -> Path:
@@ -45,8 +46,27 @@ def host() -> str:
     return re.sub(r"[^\w-]", "_", socket.gethostname()) or "host"
 
 
+def owner() -> str:
+    """This process, as the end of the name of what it alone may remove while it lives."""
+    return f".{host()}.{os.getpid()}"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether the process that `owner` put into a file's name ran on this machine and is gone."""
+    match = _OWNER.search(name)
+    return match is not None and match["host"] == host() and not _alive(int(match["pid"]))
+
+
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{host()}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}{owner()}.tmp")
+
+
+def _temporary_folder(path: Path) -> Path:
+    """A new folder beside `path`."""
+    # Not tempfile: its folders are their owner's alone, and models are shared.
+    folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{owner()}.tmp")
+    folder.mkdir()
+    return folder
 
 
 @contextlib.contextmanager
@@ -69,6 +89,43 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike, unless: str = "") -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, which becomes `path` when the block ends well.
+
+    Missing folders are made. Nothing stays behind when the block raises. Of several writers at once each succeeds.
+
+    Args:
+      path: the folder; one that is there is replaced.
+      unless: a folder that has a file of this name stays: somebody else was faster, and may be reading it.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_folder(path)
+    try:
+        yield temporary
+        while not _renamed(temporary, path):
+            if unless and (path / unless).exists():
+                break
+            old = _temporary_folder(path)
+            with contextlib.suppress(FileNotFoundError):  # another writer moved it away
+                path.rename(old / "old")
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _renamed(source: Path, target: Path) -> bool:
+    """Renames a folder; whether that went, or there was another one."""
+    try:
+        source.rename(target)
+        return True
+    except OSError as e:
+        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -132,11 +189,9 @@ def upload_tree(source: Path, target: Path, last: str) -> None:
         upload(path, target / path.relative_to(source).as_posix())
 
 
-def download_tree(source: Path, target: Path) -> None:
-    """Copies a folder of an object store to a local one, which appears when it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    try:
+def download_tree(source: Path, target: Path, last: str) -> None:
+    """Copies a folder of an object store to a local one, which appears when it is complete and has a file `last`."""
+    with replacing_folder(target, unless=last) as temporary:
         pending = [source]
         while pending:
             folder = pending.pop()
@@ -148,29 +203,27 @@ def download_tree(source: Path, target: Path) -> None:
                 here.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("rb") as f, open(here, "wb") as g:
                     shutil.copyfileobj(f, g, 1 << 24)
-        temporary.chmod(0o755)
-        try:
-            temporary.rename(target)
-        except OSError:  # another process was faster
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sweep_temporaries(folder: str | os.PathLike) -> int:
-    """Removes temporary files that dead processes of this machine left under `folder`; returns how many."""
+    """Removes temporary files and folders that dead processes of this machine left under `folder`; returns how many."""
     removed = 0
     if is_remote(folder):
         return removed  # nothing is ever half there
-    for root, _, names in os.walk(folder):
-        for name in names:
-            match = _TEMPORARY.match(name)
-            if match and match["host"] == host() and not _alive(int(match["pid"])):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(root, name))
-                    removed += 1
+    for root, folders, names in os.walk(folder):
+        for name in [n for n in folders if _is_leftover(n)]:
+            folders.remove(name)  # nothing to look for in there
+            shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+            removed += 1
+        for name in filter(_is_leftover, names):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(root, name))
+                removed += 1
     return removed
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp") and is_abandoned(name)
 
 
 def _alive(pid: int) -> bool:

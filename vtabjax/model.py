@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vtabjax import cpu, ops
+from vtabjax import cpu, files, integrity, ops
 from vtabjax.graph import DType, Graph, Node, Ref, map_refs, node_refs
+from vtabjax.integrity import DamagedModelError
 from vtabjax.ops import channels_last
 
 Array = jax.Array | np.ndarray
@@ -126,7 +124,8 @@ def _count_batch(
 ) -> None:
     name = node.args[3].name.removesuffix("running_mean") + "num_batches_tracked"
     if name in graph.variables and name in variables:
-        updates[name] = jnp.asarray(variables[name]) + 1
+        # A layer that is used twice counts twice.
+        updates[name] = jnp.asarray(updates.get(name, variables[name])) + 1
 
 
 def _drop(name: str, args: tuple, key: jax.Array | None) -> jax.Array:
@@ -196,7 +195,12 @@ class Model(nnx.Module):
         """ "features" [B, D] and, where there is a classifier, "logits" [B, K] of images [B, H, W, C] in [0, 1].
 
         Under `train` the running statistics are updated in place.
+
+        Raises:
+          ValueError: images of another shape or dtype, or with values far beyond [0, 1] (under jit nobody looks at
+            values).
         """
+        _check_images(images, self.graph.input_size)
         outputs, updates = apply(
             self.graph, self.variables, normalise(images, self.info), train=train, rng=rng
         )
@@ -205,8 +209,38 @@ class Model(nnx.Module):
         return outputs
 
     def __call__(self, images: Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
-        """Features [B, D] of images [B, H, W, C] in [0, 1]."""
+        """Features [B, D] of images [B, H, W, C] in [0, 1]. Errors: those of `outputs`."""
         return self.outputs(images, train=train, rng=rng)["features"]
+
+
+# Resampling overshoots [0, 1] a little; images of 0 to 255 and normalised ones are far beyond.
+_LOWEST, _HIGHEST = -0.5, 1.5
+
+
+def _check_images(images: Array, input_size: tuple[int, ...]) -> None:
+    """Refuses what people pass by mistake: bytes, images that are normalised already, channels first."""
+    images = images if hasattr(images, "dtype") else np.asarray(images)
+    channels, height, width = input_size
+    taken = f"this model takes [B, {height}, {width}, {channels}]"
+    shape = tuple(images.shape)
+    if shape[1:] == input_size and shape[1:] != (height, width, channels):
+        raise ValueError(
+            f"images have shape {list(shape)}, channels first; {taken}: np.moveaxis(images, 1, -1)"
+        )
+    if shape == (height, width, channels):
+        raise ValueError(f"images have shape {list(shape)}, a single image; {taken}: images[None]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype}; a model takes floating-point images in [0, 1]: divide by 255 (images / 255)"
+        )
+    if isinstance(images, jax.core.Tracer) or not images.size:
+        return
+    least, most = float(images.min()), float(images.max())
+    if not (least >= _LOWEST and most <= _HIGHEST):
+        raise ValueError(
+            f"images range from {least:.4g} to {most:.4g}; a model takes images in [0, 1] and normalises them itself: "
+            "divide 0 ... 255 by 255, and leave out any normalisation"
+        )
 
 
 class Parts(NamedTuple):
@@ -223,70 +257,81 @@ def weight_hash(variables: Mapping[str, Array]) -> str:
     for name in sorted(variables):
         array = np.ascontiguousarray(variables[name])
         digest.update(f"{name}:{array.dtype.name}:{array.shape};".encode())
-        digest.update(array.tobytes())
+        digest.update(array.reshape(-1).view(np.uint8).data)  # without a copy
     return digest.hexdigest()
 
 
 def save(
-    path: str | os.PathLike, graph: Graph, variables: Mapping[str, Array], info: Mapping[str, Any]
+    path: str | os.PathLike,
+    graph: Graph,
+    variables: Mapping[str, Array],
+    info: Mapping[str, Any],
+    *,
+    replace: bool = True,
 ) -> Path:
     """Writes an artefact: a folder with graph.json, variables/ (orbax) and model.json.
 
-    The folder appears complete or not at all; one that is there is replaced.
+    The folder appears complete or not at all. model.json gets the hashes that `load_parts` compares: weight_hash, and
+    artefact_hash over graph.json and model.json itself.
+
+    Args:
+      path: the folder.
+      graph: the computation.
+      variables: {state_dict name: array}.
+      info: what else model.json holds.
+      replace: replaces an artefact that is there; otherwise that one stays.
     """
     import orbax.checkpoint as ocp
 
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
     variables = {name: np.asarray(value) for name, value in variables.items()}
-    info = {**info, "weight_hash": weight_hash(variables)}
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        temporary.chmod(
-            0o755
-        )  # mkdtemp's 0700 would hide the artefact from the other users of a shared folder
-        (temporary / "graph.json").write_text(graph.to_json(), encoding="utf-8")
+    text = graph.to_json().encode()
+    # As it will be read: a tuple comes back as a list.
+    written = json.loads(json.dumps({**info, "weight_hash": weight_hash(variables)}))
+    written[integrity.FIELD] = integrity.artefact_hash(text, written)
+    with files.replacing_folder(path, unless="" if replace else "model.json") as temporary:
+        (temporary / "graph.json").write_bytes(text)
         if variables:
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(temporary / "variables", variables)
-        (temporary / "model.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(old / "artefact")
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return path
+        (temporary / "model.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return Path(path).absolute()
 
 
 def load_parts(path: str | os.PathLike) -> Parts:
-    """Reads an artefact's graph, variables and model.json.
+    """Reads an artefact's graph, variables and model.json, and compares them with the hashes in model.json.
 
     Raises:
       FileNotFoundError: there is no artefact at `path`.
+      DamagedModelError: it is not what was saved.
       ValueError: it was written in another format.
     """
-    import orbax.checkpoint as ocp
-
     path = Path(path).absolute()
     if not (path / "model.json").is_file() or not (path / "graph.json").is_file():
         raise FileNotFoundError(
             f"{path} is not a converted model (it has no model.json and graph.json); make one with "
             f"`python -m converters convert SPEC --out=DIR`"
         )
-    info = json.loads((path / "model.json").read_text(encoding="utf-8"))
-    graph = Graph.from_json((path / "graph.json").read_text(encoding="utf-8"))
-    variables: dict[str, np.ndarray] = {}
-    if graph.variables:
-        target = {k: np.empty(v.shape, v.dtype) for k, v in graph.variables.items()}
+    text, info = integrity.read(path)
+    graph = Graph.from_json(text.decode("utf-8"))
+    variables = _restore(path, graph) if graph.variables else {}
+    if weight_hash(variables) != info.get("weight_hash"):
+        raise DamagedModelError(path, "the weights do not fit the weight_hash in model.json")
+    return Parts(graph, variables, info)
+
+
+def _restore(path: Path, graph: Graph) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    target = {k: np.empty(v.shape, v.dtype) for k, v in graph.variables.items()}
+    try:
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(path / "variables", target)
-        variables = {k: np.asarray(restored[k]) for k in graph.variables}
-    return Parts(graph, variables, info)
+    except MemoryError:
+        raise
+    except Exception as e:  # orbax and the libraries below it have errors of many kinds
+        why = " ".join(str(e).split())[:200]
+        raise DamagedModelError(path, f"its weights cannot be read: {type(e).__name__}: {why}") from e
+    return {k: np.asarray(restored[k]) for k in graph.variables}
 
 
 def load(path: str | os.PathLike) -> Model:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,10 +45,23 @@ def round_up(n: int, multiple: int) -> int:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keeps compiled programs in `folder`, for this and later processes."""
-    jax.config.update("jax_compilation_cache_dir", folder)
+    """Keeps compiled programs below `folder`, for this and later processes on machines of this kind.
+
+    Programs for CPUs hold instructions that another CPU may not have: XLA refuses such a program each time it finds
+    it, with lines of warnings, or is ended by one. So each kind of CPU has a folder of its own.
+    """
+    jax.config.update("jax_compilation_cache_dir", f"{folder.rstrip('/')}/{_cpu_kind()}")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _cpu_kind() -> str:
+    """A name for the instructions that this machine's CPU has. (JAX tells programs of other XLA_FLAGS apart itself.)"""
+    features = platform.processor()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as f:
+        features = next((line for line in f if line.startswith(("flags", "Features"))), features)
+    digest = hashlib.sha256(" ".join(sorted(features.split())).encode())
+    return f"{platform.machine() or 'cpu'}-{digest.hexdigest()[:12]}"
 
 
 def describe_devices() -> dict[str, object]:
@@ -57,3 +73,12 @@ def describe_devices() -> dict[str, object]:
         "count": len(devices),
         "processes": jax.process_count(),
     }
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, the devices' or this machine's: half of a batch may still fit."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, jax.errors.JaxRuntimeError) and (
+        "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+    )

@@ -41,7 +41,12 @@ def mul(self, other):
 def div(self, other, *, rounding_mode=None):
     if rounding_mode is None:
         return jnp.true_divide(self, other)
-    return jnp.floor_divide(self, other) if rounding_mode == "floor" else jnp.trunc(self / other)
+    if rounding_mode == "floor":
+        return jnp.floor_divide(self, other)
+    dtype = jnp.result_type(self, other)
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jax.lax.div(*jnp.broadcast_arrays(jnp.asarray(self, dtype), jnp.asarray(other, dtype)))
+    return jnp.trunc(self / other)
 
 
 true_divide = _binary(jnp.true_divide)

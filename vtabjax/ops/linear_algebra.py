@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from vtabjax.ops.reduce import linalg_vector_norm
+
 __all__ = [
-    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "outer", "cross", "cdist", "mv",
+    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "outer", "cross", "linalg_cross", "cdist",
+    "mv",
 ]  # fmt: skip
 
 
@@ -49,10 +53,16 @@ def outer(self, vec2):
     return jnp.outer(self, vec2)
 
 
-def cross(self, other, dim=-1):
+def linalg_cross(self, other, *, dim=-1):
     return jnp.cross(self, other, axis=dim)
+
+
+def cross(self, other, dim=None):
+    if dim is None:  # the first one of size 3
+        dim = np.broadcast_shapes(self.shape, other.shape).index(3)
+    return linalg_cross(self, other, dim=dim)
 
 
 def cdist(x1, x2, p=2, compute_mode=None):
     difference = jnp.abs(x1[..., :, None, :] - x2[..., None, :, :])
-    return jnp.sum(difference**p, -1) ** (1 / p)
+    return linalg_vector_norm(difference, p, [-1])

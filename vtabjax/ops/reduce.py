@@ -118,6 +118,10 @@ def linalg_vector_norm(self, ord=2, dim=None, keepdim=False, *, dtype=None):
         return jnp.sum(jnp.abs(x), axes, keepdims=keepdim)
     if ord == float("inf"):
         return jnp.max(jnp.abs(x), axes, keepdims=keepdim)
+    if ord == float("-inf"):
+        return jnp.min(jnp.abs(x), axes, keepdims=keepdim)
+    if ord == 0:
+        return jnp.sum(x != 0, axes, keepdims=keepdim).astype(jnp.abs(x).dtype)
     return jnp.sum(jnp.abs(x) ** ord, axes, keepdims=keepdim) ** (1 / ord)
 
 

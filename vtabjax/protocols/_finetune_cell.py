@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from vtabjax import files, model, specs, tasks
+from vtabjax import __version__, files, model, specs, tasks
 from vtabjax.protocols import Outcome, _finetune_artefact, finetune
 
 if TYPE_CHECKING:
@@ -99,8 +99,10 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
                 "weights": converted.info["weight_hash"],
                 "graph": converted.info["graph_hash"],
                 "data": dict(inputs.fingerprints),
+                "version": __version__,
             },
             stop,
+            inputs.say,
         )
         saved: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -16,10 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vtabjax import distributed, files
+from vtabjax import distributed, files, model, parallel
 from vtabjax.protocols._finetune_train import State, Trainer
 
 CHECKPOINT_SECONDS = 180.0
+_DEAD_SECONDS = 24 * 3600.0  # without a sign of life: a worker of another machine is gone
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -37,10 +39,14 @@ class Journal:
     progress.json is replaced after a new checkpoint is complete and before the old one goes, so that it always
     names one that is there. With several processes all of them save and restore; the first one writes.
 
+    Several workers that take the same cell by mistake do not disturb each other: each goes by what it has in memory,
+    and checkpoints carry their writer's name. Whoever comes later finds what was written last.
+
     Args:
       folder: where; None keeps everything in memory only.
-      identity: what the runs depend on. A journal of other runs is thrown away.
+      identity: what the runs depend on. A journal of other runs is not used.
       stop: whether the process has been asked to end.
+      say: told what was damaged and is done again.
     """
 
     def __init__(
@@ -48,30 +54,54 @@ class Journal:
         folder: str | os.PathLike | None = None,
         identity: Mapping[str, Any] | None = None,
         stop: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda text: None,
     ):
         self._folder = None if folder is None else Path(folder).absolute()
-        self._stop, self._saved = stop, time.monotonic()
+        self._stop, self._say, self._saved = stop, say, time.monotonic()
+        self._owner = distributed.from_first(files.owner)
         fresh = {"identity": json.loads(json.dumps(identity)), "finished": {}, "current": None}
         found = distributed.from_first(
             self._read
         )  # another process may not see the latest file, or no longer
         if found is None or found["identity"] != fresh["identity"]:
+            if found is not None and found["current"] is not None:
+                self._remove(found["current"]["state"])
             found = fresh
-            if self._folder is not None and _first():
-                shutil.rmtree(self._folder, ignore_errors=True)
         self._content = found
+        if self._folder is not None and _first():
+            self._sweep()
 
     def _read(self) -> dict[str, Any] | None:
         if self._folder is None:
             return None
+        path = self._folder / "progress.json"
         try:
-            return json.loads((self._folder / "progress.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            digest = content.pop("digest")
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
+            self._say(f"{path} cannot be read ({type(e).__name__}: {e}): starting from the beginning")
+            return None
+        if digest != _digest(content):
+            self._say(f"{path} is damaged: starting from the beginning")
+            return None
+        return content
 
     def _write(self) -> None:
         if self._folder is not None and _first():
-            files.write_text(self._folder / "progress.json", json.dumps(self._content))
+            text = json.dumps({**self._content, "digest": _digest(self._content)})
+            files.write_text(self._folder / "progress.json", text)
+
+    def _sweep(self) -> None:
+        """Removes checkpoints that dead processes left, complete or not."""
+        current = self._content["current"]
+        for path in self._folder.glob("state-*"):
+            with contextlib.suppress(OSError):
+                # A living process of another machine renews its own every few minutes.
+                old = time.time() - path.stat().st_mtime > _DEAD_SECONDS
+                if (old or files.is_abandoned(path.name)) and path.name != (current and current["state"]):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def finished(self, run: str) -> dict[str, Any] | None:
         """What `finish` recorded, or None."""
@@ -87,19 +117,37 @@ class Journal:
             self._remove(current["state"])
 
     def restore(self, run: str, trainer: Trainer) -> Position | None:
-        """Where the run was when it was last saved, or None. Sets the trainer's micro-batch to that of then."""
+        """Where the run was when it was last saved, or None.
+
+        The trainer goes on with no more examples at once than then; with fewer where it had to halve them since.
+        """
         current = self._content["current"]
         if current is None or current["run"] != run:
             return None
+        state = self._restored(current, trainer)
+        if not all(distributed.gather(state is not None)):
+            self._say(f"{self._folder / current['state']} is damaged: {run} starts from its beginning")
+            self._content["current"] = None
+            return None
+        if current["micro_batch"] < trainer.micro_batch and trainer.can_use(current["micro_batch"]):
+            trainer.use_micro_batch(current["micro_batch"])
+        return Position(state, list(current["losses"]), list(current["hits"]))
+
+    def _restored(self, current: Mapping[str, Any], trainer: Trainer) -> State | None:
         import orbax.checkpoint as ocp
 
+        # On the devices of now, which may be others than those it was saved from.
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trainer.start()
         )
-        with ocp.StandardCheckpointer() as checkpointer:
-            state = checkpointer.restore(self._folder / current["state"], target)
-        trainer.use_micro_batch(current["micro_batch"])
-        return Position(state, list(current["losses"]), list(current["hits"]))
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                state = checkpointer.restore(self._folder / current["state"], target)
+        except Exception as e:  # orbax and the libraries below it have errors of many kinds
+            if parallel.out_of_memory(e):
+                raise
+            return None
+        return state if _state_hash(state) == current["hash"] else None
 
     def tick(self, run: str, position: Position, trainer: Trainer) -> None:
         """Between two calls of the device: saves when it is time to, or when the process has been asked to end.
@@ -120,13 +168,14 @@ class Journal:
             return
         import orbax.checkpoint as ocp
 
-        name = f"state-{len(self._content['finished'])}-{len(position.losses)}"
+        name = f"state-{len(self._content['finished'])}-{len(position.losses)}{self._owner}"
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(self._folder / name, position.state, force=True)
         before = self._content["current"]
         self._content["current"] = {
             "run": run,
             "state": name,
+            "hash": _state_hash(position.state),
             "micro_batch": trainer.micro_batch,
             "losses": position.losses,
             "hits": position.hits,
@@ -138,6 +187,15 @@ class Journal:
     def _remove(self, name: str) -> None:
         if self._folder is not None and _first():
             shutil.rmtree(self._folder / name, ignore_errors=True)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _state_hash(state: State) -> str:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return model.weight_hash({jax.tree_util.keystr(path): np.asarray(value) for path, value in leaves})
 
 
 def _first() -> bool:

@@ -166,6 +166,10 @@ class Trainer:
         self._train = jit(self._steps if self._loop else self._one_step, donate_argnums=0)
         self._predict = jit(self._predictions)
 
+    def can_use(self, micro_batch: int) -> bool:
+        """Whether a batch can pass through the model in pieces of that size, shared evenly among the devices."""
+        return self.settings.batch_size % micro_batch == 0 and micro_batch % self.mesh.size == 0
+
     # Moving things to the devices.
 
     def put(self, tree: Tree) -> Tree:
@@ -300,8 +304,8 @@ class Trainer:
             try:
                 with jax.default_matmul_precision("float32"):
                     return self._batches(state, inputs, classes)
-            except jax.errors.JaxRuntimeError as e:
-                if not out_of_memory(e) or self.eval_batch <= self.mesh.size:
+            except (jax.errors.JaxRuntimeError, MemoryError) as e:
+                if not parallel.out_of_memory(e) or self.eval_batch <= self.mesh.size:
                     raise
                 self.eval_batch = parallel.round_up(self.eval_batch // 2, self.mesh.size)
 
@@ -332,11 +336,7 @@ class Trainer:
           ValueError: it cannot be halved any further.
         """
         half = next(
-            (
-                m
-                for m in range(self.micro_batch // 2, 0, -1)
-                if self.settings.batch_size % m == 0 and m % self.mesh.size == 0
-            ),
+            filter(self.can_use, range(self.micro_batch // 2, 0, -1)),
             None,
         )
         if half is None:
@@ -345,11 +345,6 @@ class Trainer:
                 "can share; choose a smaller image_size, finetune.remat=true or dtype=bfloat16"
             )
         self.use_micro_batch(half)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether XLA ran out of the device's memory."""
-    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:

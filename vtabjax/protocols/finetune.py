@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from vtabjax import results
+from vtabjax import parallel, results
 from vtabjax.protocols._finetune_journal import Journal, Position, terminations
 from vtabjax.protocols._finetune_meter import Meter
 from vtabjax.protocols._finetune_settings import Settings, schedule
@@ -26,7 +26,6 @@ from vtabjax.protocols._finetune_train import (
     Plan,
     State,
     Trainer,
-    out_of_memory,
     plan,
     sample,
 )
@@ -171,7 +170,7 @@ def evaluate(
         grid = []
         data = _Once(lambda: trainer.data(*train))
         for rate, steps in points:
-            name = f"grid learning_rate={rate:g} steps={steps}"
+            name = f"grid learning_rate={float(rate)!r} steps={steps}"
             record = journal.finished(name)
             if record is None:
                 fitted = _fit(trainer, data(), name, rate, steps, classes, settings.seeds[0], journal, meter)
@@ -233,7 +232,7 @@ def _final(
     """Retrains the best grid point; the next best where that diverges."""
     curves: list[dict] = []
     for point in ranked:
-        name = f"final learning_rate={point.learning_rate:g} steps={point.steps} seed={seed}"
+        name = f"final learning_rate={float(point.learning_rate)!r} steps={point.steps} seed={seed}"
         record = journal.finished(name)
         if record is None:
             fitted = _fit(
@@ -318,8 +317,8 @@ def _fit(
                     journal.tick(name, Position(state, losses, hits), trainer)
                 n = _pace(n, time.monotonic() - since)
             return _Fitted(state, losses, hits, None)
-        except jax.errors.JaxRuntimeError as e:
-            if not out_of_memory(e):
+        except (jax.errors.JaxRuntimeError, MemoryError) as e:
+            if not parallel.out_of_memory(e):
                 raise
             before = trainer.micro_batch
             trainer.halve()
