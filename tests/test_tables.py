@@ -46,7 +46,7 @@ def test_vtab_means_are_named():
 
 def test_table_files(tmp_path):
     found = {("a", "digits"): record(0.123456789), ("b", "digits"): None}
-    text = tables.report("knn", found, tmp_path)
+    text = tables.shown("knn", found) + tables.write("knn", found, tmp_path)
     assert "12.35" in text and str(tmp_path / "tables" / "knn.csv") in text
     assert (tmp_path / "tables" / "knn.csv").read_text().splitlines() == [
         "model,digits,mean",
@@ -74,12 +74,14 @@ def test_table_of_scores(tmp_path):
         ["dtd", "a", None, None],
         ["dtd", "b", -2.0, 1.5],
     ]
-    assert "not applicable" in tables.report("transferability", found, tmp_path)
+    assert "not applicable" in tables.shown("transferability", found)
+    tables.write("transferability", found, tmp_path)
     assert (tmp_path / "tables" / "transferability.csv").read_text().splitlines()[1] == "digits,a,,0.5"
 
 
 def test_long_tables_are_in_the_files(tmp_path):
     found = {(f"m{i}", "digits"): record(i / 1000) for i in range(100)}
-    text = tables.report("knn", found, tmp_path)
+    text = tables.shown("knn", found)
+    tables.write("knn", found, tmp_path)
     assert "the first 80 of 101 rows" in text and len(text.splitlines()) < 90
     assert len((tmp_path / "tables" / "knn.csv").read_text().splitlines()) == 102

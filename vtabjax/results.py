@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -77,8 +78,15 @@ class Cell:
         return config_hash(self.settings)
 
     def folder(self, workdir: str | Path) -> Path:
-        """Where the cell's files lie."""
-        return files.as_path(workdir) / "results" / self.protocol / _slug(self.model)
+        """Where the cell's files lie. Raises SpecError for a weight file that is gone and has no results."""
+        parent = files.as_path(workdir) / "results" / self.protocol
+        try:
+            return parent / slug(self.model)
+        except specs.SpecError:
+            known = _filed(parent, self.model)
+            if len(known) != 1:  # several: the file had other contents in other runs
+                raise
+            return known[0]
 
     def error_path(self, workdir: str | Path) -> Path:
         """The file that says why the cell failed, if it did."""
@@ -87,15 +95,28 @@ class Cell:
     def scratch(self, workdir: str | Path) -> Path:
         """A folder for what a protocol keeps while it works (checkpoints) or beside the result (curves)."""
         name = f"{file_name(self.task)}.{self.hash[:8]}"
-        return files.as_path(workdir) / "cells" / self.protocol / _slug(self.model) / name
+        return files.as_path(workdir) / "cells" / self.protocol / slug(self.model) / name
 
     def __str__(self) -> str:
         return f"{self.protocol} {self.model} {self.task}"
 
 
 @functools.cache
-def _slug(model: str) -> str:
-    return specs.slug(model)  # reads the whole weight file, where there is one
+def slug(model: str) -> str:
+    """`specs.slug`, which reads the whole weight file where there is one, once."""
+    return specs.slug(model)
+
+
+def _filed(parent: Path, model: str) -> list[Path]:
+    """Folders with results of a model whose weight file, part of their name, is gone."""
+    found = []
+    for folder in parent.glob("*@*") if parent.exists() else ():
+        for path in folder.glob("*.json"):
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+                if json.loads(path.read_text(encoding="utf-8"))["model"] == model:
+                    found.append(folder)
+                    break
+    return found
 
 
 def file_name(task: str) -> str:
@@ -115,12 +136,30 @@ def find(cell: Cell, workdir: str | Path) -> dict[str, Any] | None:
     return None
 
 
-def find_all(cells: Sequence[Cell], workdir: str | Path) -> list[dict[str, Any] | None]:
-    """`find` for many cells; from an object store, where each takes a round trip or three, many at a time."""
+def find_all(
+    cells: Sequence[Cell], workdir: str | Path, damaged: list[str] | None = None
+) -> list[dict[str, Any] | None]:
+    """`find` for many cells; from an object store, where each takes a round trip or three, many at a time.
+
+    Args:
+      cells: the cells.
+      workdir: the sweep's folder.
+      damaged: where given, files that cannot be read count as missing and are named there.
+    """
+
+    def one(cell: Cell) -> dict[str, Any] | None:
+        try:
+            return find(cell, workdir)
+        except ValueError as e:
+            if damaged is None:
+                raise
+            damaged.append(str(e))
+            return None
+
     if not files.is_remote(workdir):
-        return [find(cell, workdir) for cell in cells]
+        return [one(cell) for cell in cells]
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-        return list(pool.map(lambda cell: find(cell, workdir), cells))
+        return list(pool.map(one, cells))
 
 
 def has_other_settings(cell: Cell, workdir: str | Path) -> bool:
@@ -134,11 +173,10 @@ def _paths(cell: Cell, workdir: str | Path) -> tuple[Path, Path]:
 
 
 def read(path: str | Path) -> dict[str, Any] | None:
-    """A record, or None where there is none.
+    """A record, of a result or of a failure; None where there is none.
 
     Raises:
-      ValueError: the file is there and is no record of this format (it was edited, or another version wrote
-        it).
+      ValueError: the file is there and is no record of this format: damaged, edited, or another version's.
     """
     path = files.as_path(path)
     if files.is_remote(path) and not path.exists():  # not every store's error for that is FileNotFoundError
@@ -147,11 +185,59 @@ def read(path: str | Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']!r}, this version reads {FORMAT}")
+        _check_record(record, failure=path.name.endswith(".error.json"))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"{path} is not a result of this version ({e}); move it away and run again") from e
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        why = e.strerror if isinstance(e, OSError) else f"it lacks {e}" if isinstance(e, KeyError) else e
+        raise ValueError(f"{path} is not a result of this version ({why}); move it away and run again") from e
     return record
+
+
+# What a record holds: the names that must be there, those that may be, and their types.
+_TEXTS = ("protocol", "model", "task", "config_hash", "finished")
+_MAPPINGS = ("metrics", "seconds")
+_OPTIONAL = ("notes", "chosen", "source", "device", "data", "passes", "input", "correct")
+
+
+def _check_record(record: Mapping[str, Any], failure: bool) -> None:
+    """Raises ValueError or KeyError for a record that is incomplete or has values of other types."""
+    for name in (*_TEXTS, *(("stage", "message") if failure else ())):
+        _of_type(record, name, str)
+    for name in ("settings", "versions", *(() if failure else _MAPPINGS)):
+        _of_type(record, name, dict)
+    if failure:
+        return
+    for name in _OPTIONAL:
+        if record.get(name) is not None:
+            _of_type(record, name, dict)
+    for name, value in record["metrics"].items():
+        least, most = (0, 1) if "accuracy" in name else (-math.inf, math.inf)
+        if value is not None and not _is_number(value, least, most):
+            raise ValueError(f"metrics: {name} is {value!r}")
+    for name, value in record["seconds"].items():
+        if not _is_number(value):
+            raise ValueError(f"seconds: {name} is {value!r}")
+    for split, taken in (record.get("passes") or {}).items():
+        if not (isinstance(taken, dict) and all(_is_number(taken[n]) for n in ("images", "seconds"))):
+            raise ValueError(f"passes: {split} is {taken!r}")
+    for name, note in (record.get("notes") or {}).items():
+        _of_type({name: note}, name, str)
+    n, correct = record["n_examples"], record.get("correct")
+    if not (n is None or type(n) is int and n >= 0):
+        raise ValueError(f"n_examples is {n!r}")
+    if correct is not None and (correct["count"] != n or len(unpack(correct)) != n):
+        raise ValueError("correct does not hold n_examples bits")
+
+
+def _of_type(record: Mapping[str, Any], name: str, kind: type) -> None:
+    if not isinstance(record[name], kind):
+        raise ValueError(f"{name} is {record[name]!r}"[:200])
+
+
+def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return fits and math.isfinite(value) and least <= value <= most
 
 
 def save(
@@ -255,13 +341,25 @@ def unpack(packed: Mapping[str, Any]) -> np.ndarray:
     return np.unpackbits(bits, count=packed["count"]).astype(bool)
 
 
-def records(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+def records(
+    workdir: str | Path, protocol: str | None = None, damaged: list[str] | None = None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All results under a workdir (of one protocol) with their paths, in the order of the paths.
 
-    Raises ValueError at the first damaged file, as `read`.
+    Raises ValueError at the first damaged file, as `read`; where `damaged` is given they are named there instead.
     """
-    for path in paths(workdir, protocol):
-        record = read(path)
+    return _readable(paths(workdir, protocol), damaged)
+
+
+def _readable(found: Sequence[Path], damaged: list[str] | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in found:
+        try:
+            record = read(path)
+        except ValueError as e:
+            if damaged is None:
+                raise
+            damaged.append(str(e))
+            continue
         if record is not None:
             yield path, record
 
@@ -271,12 +369,11 @@ def paths(workdir: str | Path, protocol: str | None = None) -> list[Path]:
     return [p for p in _listed(workdir, f"{protocol or '*'}/*/*.json") if not p.name.endswith(".error.json")]
 
 
-def errors(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """All failures under a workdir (of one protocol) with their paths. Raises ValueError as `records`."""
-    for path in _listed(workdir, f"{protocol or '*'}/*/*.error.json"):
-        record = read(path)
-        if record is not None:
-            yield path, record
+def errors(
+    workdir: str | Path, protocol: str | None = None, damaged: list[str] | None = None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All failures under a workdir (of one protocol) with their paths; damaged files as in `records`."""
+    return _readable(_listed(workdir, f"{protocol or '*'}/*/*.error.json"), damaged)
 
 
 def _listed(workdir: str | Path, pattern: str) -> list[Path]:
@@ -306,7 +403,7 @@ def collect(workdir: str | Path) -> pd.DataFrame:
             | {
                 f"{group}.{name}": value
                 for group in ("settings", "chosen", "seconds")
-                for name, value in record[group].items()
+                for name, value in (record.get(group) or {}).items()
             }
             | {"weight_hash": record.get("weight_hash"), "finished": record["finished"], "path": str(path)}
         )

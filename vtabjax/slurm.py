@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vtabjax import distributed, files, specs, sweep
-from vtabjax.plan import UsageError
+from vtabjax import distributed, files, plan, specs, sweep
+from vtabjax.options import SlurmOptions, UsageError
 
 _ROOT = Path(__file__).resolve().parent.parent
 # SLURM signals so long before the end: time to write down that the job goes on, and to ask for that.
@@ -60,18 +60,18 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     """
     import submitit
 
-    own = config.slurm
-    _check(own)
+    asked = plan.read(config)
+    own = asked.slurm
     workdir = files.as_path(workdir)
     if not files.is_remote(workdir):
         workdir = workdir.absolute()
-    state = sweep.look(config, workdir, None)
-    if config.dry_run:
-        return sweep.finish(state, config, workdir)
+    state = sweep.look(asked, workdir, None)
+    if asked.run.dry_run:
+        return sweep.finish(state, asked.run, workdir)
     if not state.todo:
         print("nothing to submit: every cell has a result or has failed before")
-        return sweep.finish(state, config, workdir)
-    sweep.check(state.todo, config, workdir)
+        return sweep.finish(state, asked.run, workdir)
+    sweep.check(state.todo, asked.run, workdir)
     jobs = min(own.jobs, len(state.todo))
     folder = Path(own.folder or workdir / "slurm")
     if files.is_remote(folder):
@@ -106,24 +106,10 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     for name, error in ended.items():
         if error is not None:
             print(f"job {name} failed: {str(error).strip().splitlines()[-1]}")
-    return sweep.finish(state, config, workdir)
+    return sweep.finish(state, asked.run, workdir)
 
 
-def _check(own: Any) -> None:
-    for name in ("jobs", "nodes", "tasks", "cpus", "minutes"):
-        if own[name] < 1:
-            raise UsageError(f"config.slurm.{name}={own[name]} must be at least 1")
-    for name in ("at_once", "gpus", "memory_gb", "requeues"):
-        if own[name] < 0:
-            raise UsageError(f"config.slurm.{name}={own[name]} must be at least 0")
-    for item in specs.split_list(own.extra):
-        if "=" not in item:
-            raise UsageError(
-                f"config.slurm.extra={own.extra!r}: {item!r} is not option=value, such as constraint=a100"
-            )
-
-
-def _parameters(own: Any, jobs: int) -> dict[str, Any]:
+def _parameters(own: SlurmOptions, jobs: int) -> dict[str, Any]:
     """The fields of config.slurm as submitit names them."""
     given = {
         "job_name": "vtabjax",
