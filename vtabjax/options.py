@@ -109,7 +109,7 @@ class OneOf(NamedTuple):
 
     def take(self, field: str, value: Any, kind: type) -> str:
         """The name. Raises UsageError."""
-        if value not in self.names:
+        if not isinstance(value, str) or value not in self.names:
             raise UsageError(f"{field}={_short(value)} is not known; choose {_either(self.names)}")
         return value
 

@@ -41,7 +41,7 @@ def read(config: Any) -> SweepPlan:
       UsageError: a field is missing, of another type, or out of its range.
     """
     protocol = config.get("protocol")
-    if protocol not in cells.PROTOCOLS:
+    if not isinstance(protocol, str) or protocol not in cells.PROTOCOLS:
         known = ", ".join(cells.PROTOCOLS)
         raise UsageError(f"config.protocol={protocol!r} is not known; there are {known}")
     run = options.read(RunOptions, config)

@@ -64,8 +64,6 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     Raises:
       UsageError: a field is wrong, there is no SLURM here, or it refused the job.
     """
-    import submitit
-
     asked = plan.read(config)
     own = asked.slurm
     workdir = files.as_path(workdir)
@@ -87,28 +85,7 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
         return sweep.finish(state, asked.run, workdir)
     sweep.check(state.todo, asked.run, workdir)
     jobs = min(own.jobs, len(state.todo))
-    try:
-        executor = submitit.SlurmExecutor(folder=folder.absolute(), max_num_timeout=own.requeues)
-    except (RuntimeError, OSError) as e:
-        raise UsageError(f"--executor=slurm: {e}. {_BY_HAND}") from e
-    try:
-        executor.update_parameters(**_parameters(own, jobs))
-        calls = [Job(config, str(workdir), f"{i}/{jobs}") for i in range(jobs)]
-        if jobs == 1:
-            submitted = [executor.submit(calls[0])]
-        else:
-            with executor.batch():
-                submitted = [executor.submit(call) for call in calls]
-    except (
-        submitit.core.utils.FailedJobError,
-        submitit.core.utils.FailedSubmissionError,
-        ValueError,
-        OSError,
-    ) as e:
-        raise UsageError(
-            f"--executor=slurm: SLURM rejected the job: {str(e).strip()}\n"
-            "Nothing is lost: look with squeue whether it is there all the same, and otherwise run the same command again"
-        ) from e
+    submitted = _submit([Job(config, str(workdir), f"{i}/{jobs}") for i in range(jobs)], own, folder)
     number = submitted[0].job_id.partition("_")[0]
     print(f"submitted job {number}: {jobs} share(s) of {len(state.todo)} cells; logs: {folder}/{number}*")
     print(f"to watch it: python main.py --config=configs/report.py:status --workdir={workdir}", flush=True)
@@ -118,8 +95,28 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     ended = {job.job_id: job.exception() for job in submitted}
     for name, error in ended.items():
         if error is not None:
-            print(f"job {name} failed: {str(error).strip().splitlines()[-1]}")
+            print(f"job {name} failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}")
     return sweep.finish(state, asked.run, workdir)
+
+
+def _submit(calls: Sequence[Job], own: SlurmOptions, folder: Path) -> list[Any]:
+    """Submits the elements of an array; one job alone is none."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        executor = submitit.SlurmExecutor(folder=folder.absolute(), max_num_timeout=own.requeues)
+        executor.update_parameters(**_parameters(own, len(calls)))
+        if len(calls) == 1:
+            return [executor.submit(calls[0])]
+        with executor.batch():
+            submitted = [executor.submit(call) for call in calls]
+        return submitted
+    except (FailedJobError, FailedSubmissionError, ValueError, RuntimeError, OSError) as e:
+        raise UsageError(
+            f"--executor=slurm: SLURM rejected the job: {str(e).strip()}\n"
+            "Nothing is lost: look with squeue whether it is there all the same; otherwise run the same command again"
+        ) from e
 
 
 def _check_commands(requeues: int) -> None:

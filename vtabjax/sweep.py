@@ -260,11 +260,16 @@ def _foretell(state: State, run: RunOptions, workdir: Path) -> None:
     known = _costs(state.everything, workdir)
     try:
         converting = set(work.to_convert(todo, run, workdir))
+        sizes = {m: work.converted_sizes(m, run, workdir) for m in converting} if run.image_size == 0 else {}
     except ValueError as e:  # a weight file that cannot be read
         raise UsageError(str(e)) from e
+    converting -= {model for model, found in sizes.items() if found}
     for model, own in by_model.items():
         taken = known.total(own)
         notes = ["to convert"] if model in converting else []
+        if sizes.get(model):
+            own = ", ".join(map(str, sizes[model]))
+            notes = [f"converted at {own} pixels; to convert if its own size is another"]
         if taken is not None:
             notes.append(
                 f"about {duration(taken)}" + ("" if known.has(model) else ", as similar models took")

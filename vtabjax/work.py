@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import functools
 import gc
+import glob
 import textwrap
 import time
 import traceback
@@ -16,7 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vtabjax import artefacts, cells, conversions, distributed, files, inputs, protocols, results, watch
+from vtabjax import (
+    artefacts,
+    cells,
+    conversions,
+    distributed,
+    files,
+    inputs,
+    protocols,
+    results,
+    specs,
+    watch,
+)
 from vtabjax.options import RunOptions
 from vtabjax.progress import Progress, duration
 from vtabjax.results import Cell
@@ -51,6 +63,14 @@ def to_convert(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> list[str
     folder = models_dir(run, workdir)
     models = dict.fromkeys(cell.model for cell in todo)
     return [m for m in models if artefacts.find(folder, m, run.image_size) is None]
+
+
+def converted_sizes(model: str, run: RunOptions, workdir: Path) -> list[int]:
+    """Image sizes at which a model is converted already, for image_size=0: its own is known only after converting."""
+    stem = specs.slug(model)
+    found = models_dir(run, workdir).glob(f"{glob.escape(stem)}-*/model.json")
+    sizes = (path.parent.name.removeprefix(f"{stem}-") for path in found)
+    return sorted(int(size) for size in sizes if size.isdecimal())
 
 
 def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: watch.Worker) -> None:
