@@ -41,8 +41,10 @@ def check(record: Mapping[str, Any], failure: bool) -> None:
     n, correct = record["n_examples"], record.get("correct")
     if not (n is None or type(n) is int and n >= 0):
         raise ValueError(f"n_examples is {n!r}")
-    if correct is not None and (correct["count"] != n or len(unpack(correct)) != n):
-        raise ValueError("correct does not hold n_examples bits")
+    if correct is not None:
+        held = base64.b64decode(correct["packed"], validate=True)
+        if type(n) is not int or correct["count"] != n or len(held) != -(-n // 8):
+            raise ValueError("correct does not hold n_examples bits")
 
 
 def _of_type(record: Mapping[str, Any], name: str, kind: type) -> None:

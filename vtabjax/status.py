@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +53,7 @@ def main(config: Any, workdir: Any) -> int:
     """Prints how the sweeps of a workdir stand.
 
     Returns:
-      0 if every cell has a result, 1 otherwise.
+      0 if every cell has a result, 1 if not or if nobody can know.
 
     Raises:
       UsageError: there is no sweep in the folder.
@@ -63,12 +62,12 @@ def main(config: Any, workdir: Any) -> int:
         options.read(options.ReportOptions, config)
     workdir = files.as_path(workdir)
     sweeps, unread = look(workdir)
-    for message in unread:
-        print(f"left out: {message}", file=sys.stderr, flush=True)
+    left_out = [f"left out: {message}" for message in unread]
     if not sweeps:
-        raise UsageError(f"--workdir={workdir} holds no sweep; name the folder that a sweep was given")
-    print("\n\n".join(text(sweep) for sweep in sweeps), flush=True)
-    return int(any(m.failed + m.missing > 0 for s in sweeps for m in s.models))
+        none = f"--workdir={workdir} holds no sweep; name the folder that a sweep was given"
+        raise UsageError("\n".join([none, *left_out]))
+    print("\n\n".join([*map(text, sweeps), *left_out]), flush=True)
+    return int(bool(unread) or any(m.failed + m.missing > 0 for s in sweeps for m in s.models))
 
 
 def read(workdir: Path, now: float | None = None) -> list[SweepState]:

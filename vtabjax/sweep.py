@@ -268,8 +268,8 @@ def _foretell(state: State, run: RunOptions, workdir: Path) -> None:
         taken = known.total(own)
         notes = ["to convert"] if model in converting else []
         if sizes.get(model):
-            own = ", ".join(map(str, sizes[model]))
-            notes = [f"converted at {own} pixels; to convert if its own size is another"]
+            there = ", ".join(map(str, sizes[model]))
+            notes = [f"converted at {there} pixels; to convert if its own size is another"]
         if taken is not None:
             notes.append(
                 f"about {duration(taken)}" + ("" if known.has(model) else ", as similar models took")
