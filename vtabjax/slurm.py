@@ -92,10 +92,11 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     if not own.wait:
         return 0
     _wait(submitted, number)
-    ended = {job.job_id: job.exception() for job in submitted}
-    for name, error in ended.items():
+    for job in submitted:
+        # Asking an unfinished job for its exception would wait for its end.
+        error = job.exception() if job.done() else "it left the queue without a word; its log may say why"
         if error is not None:
-            print(f"job {name} failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}")
+            print(f"job {job.job_id} failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}")
     return sweep.finish(state, asked.run, workdir)
 
 
