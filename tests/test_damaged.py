@@ -278,3 +278,25 @@ def test_a_dry_run_knows_models_of_their_own_size(converters, config, tmp_path, 
     err = capsys.readouterr().err
     assert "tiny/a: 1 cell (converted at 16 pixels; to convert if its own size is another" in err
     assert "tiny/b: 1 cell (to convert" in err
+
+
+def test_a_result_that_is_damaged_while_the_sweep_runs(converters, config, tmp_path, monkeypatch, capsys):
+    from vtabjax import cells
+
+    path = tmp_path / "results" / "knn" / "tiny--b" / "digits.json"
+    protocol = cells.PROTOCOLS["knn"]
+
+    def run(inputs, settings):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{")
+        return protocol.run(inputs, settings)
+
+    monkeypatch.setitem(cells.PROTOCOLS, "knn", protocol._replace(run=run))
+    assert sweep.run(config, tmp_path) == 1
+    out, err = capsys.readouterr()
+    assert (
+        "tiny/a" in out
+        and "tiny/b *" in out
+        and f"{path} is not a result of this version" in " ".join(err.split())
+    )
+    assert [r["model"] for _, r in results.records(tmp_path, None, [])] == ["tiny/a"]

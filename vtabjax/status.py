@@ -100,7 +100,7 @@ def _checked(path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         check(record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise ValueError(f"{path} is not what a sweep writes ({type(e).__name__}: {e})") from e
+        raise ValueError(f"{path} is not what a sweep writes ({type(e).__name__}: {e}); move it away") from e
     return record
 
 

@@ -161,7 +161,15 @@ def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
         stages = inputs.Stages()
         if converting:
             stages.seconds["convert"] = converting  # charged to the model's first cell
-        if distributed.from_first(lambda cell=cell: results.find(cell, workdir) is not None):
+        try:
+            there = distributed.from_first(lambda cell=cell: results.find(cell, workdir) is not None)
+        except (
+            ValueError,
+            distributed.OtherProcessError,
+        ) as e:  # a result that was damaged since the sweep began
+            _fail(cell, _fault(e, "results"), session)
+            continue
+        if there:
             progress.step(f"{cell}: done by another worker")
             continue
         if run_cell(cell, converted, stages, session):
