@@ -96,8 +96,8 @@ def test_linear_settings():
         "test",
     ]
     config = linear.get_config()
-    config.c_min = -1.0
-    with pytest.raises(ValueError, match=r"config\.c_min=-1 .* need 0 < c_min <= c_max"):
+    config.c_min = 1e6
+    with pytest.raises(ValueError, match=r"config\.c_min=1e\+06 .* need 0 < c_min <= c_max"):
         cells.PROTOCOLS["linear"].settings(config)
 
 

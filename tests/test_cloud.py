@@ -182,7 +182,7 @@ def test_shares_in_a_bucket_need_no_agreement(config, converters, store):
         (shares,) = [w for w in set(store.writes) if "shares-2" in w]
         before = epath.Path(shares).read_text()
         epath.Path(shares).unlink()
-        sweep.look(config, files.as_path("gs://bucket/w"), plan.Share(i, 2, ""))
+        sweep.look(plan.read(config), files.as_path("gs://bucket/w"), plan.Share(i, 2, ""))
         assert epath.Path(shares).read_text() == before
     assert len(results.collect("gs://bucket/w")) == 3
 
@@ -221,3 +221,28 @@ def test_models_are_fetched_whole(store, tmp_path):
     count = len(store.reads)
     assert artefacts.local(files.as_path("gs://bucket/models/m")) == here
     assert len(store.reads) == count + 1  # only to see which it is
+
+
+def test_the_report_of_a_bucket(store, tmp_path):
+    import report_data
+
+    from configs import report as report_config
+    from vtabjax import report
+
+    report_data.sweep("gs://bucket/runs", 2, ("digits",), ("knn",))
+    config = report_config.get_config()
+    config.resamples = 100
+    assert report.run(config, "gs://bucket/runs") == 0
+    folder = tmp_path / "store" / "bucket" / "runs" / "report"
+    assert (folder / "report.html").stat().st_size > 1e6 and (folder / "tables" / "knn-accuracy.csv").exists()
+    assert (folder / "figures" / "knn-heat.pdf").read_bytes()[:5] == b"%PDF-"
+    with pytest.raises(plan.UsageError, match="--workdir=gs://bucket/none: there is no such folder"):
+        report.run(config, "gs://bucket/none")
+
+
+def test_slurm_needs_a_disk(config, converters, store):
+    from vtabjax import slurm
+
+    with pytest.raises(plan.UsageError, match=r"gs://bucket/w/slurm is not; give --config\.slurm\.folder"):
+        slurm.submit(config, "gs://bucket/w")
+    assert not store.writes

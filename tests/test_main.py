@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from vtabjax import results
 
 KNN = "--config=configs/knn.py"
+FINETUNE, REPORT = "--config=configs/finetune.py", "--config=configs/report.py"
 TINY = ("--config.models=tiny/a", "--config.tasks=digits", "--config.image_size=16")
 
 
@@ -43,7 +44,7 @@ def said(process, status):
         ),
         ([KNN, "--config.image_size=3"], "error: config.image_size=3: it must be 8 to 2048 pixels, or 0 for"),
         ([KNN, "--config.image_size=big"], "error: flag --config.image_size=big: invalid literal"),
-        ([KNN, "--config.batch_size=0"], "error: config.batch_size=0 must be at least 1"),
+        ([KNN, "--config.batch_size=0"], "error: config.batch_size=0 is too small: it must be at least 1"),
         (
             [KNN, "--config.dtype=float16"],
             "error: config.dtype='float16' is not known; choose float32 or bfloat16",
@@ -65,7 +66,10 @@ def said(process, status):
             [KNN, "--executor=slurm", "--cells=0/2"],
             "error: --executor=slurm gives each job its share by itself",
         ),
-        ([KNN, "--executor=slurm", "--config.slurm.jobs=0"], "error: config.slurm.jobs=0 must be at least 1"),
+        (
+            [KNN, "--executor=slurm", "--config.slurm.jobs=0"],
+            "error: config.slurm.jobs=0 is too small: it must be",
+        ),
         (
             [KNN, "--executor=slurm", "--config.slurm.extra=a100"],
             "'a100' is not option=value, such as constraint=",
@@ -74,7 +78,58 @@ def said(process, status):
         (["--config=configs/report.py:stat"], "error: suite 'stat' is not known; there are html, status"),
         ([KNN, "--executor=cloud"], "error: flag --executor=cloud"),
         ([KNN, "--workers=3"], "error: Unknown command line flag 'workers'"),
-        ([KNN, "config.k=3"], "error: 'config.k=3' is no flag; settings are written --config.FIELD=VALUE"),
+        ([KNN, "config.k=3"], "error: 'config.k=3' is not a flag; settings are written --config.FIELD=VALUE"),
+        (["knn:vtab"], "error: 'knn:vtab' is not a flag; did you mean --config=configs/knn.py:vtab?"),
+        (
+            [KNN, "--models=tiny/a"],
+            "error: Unknown command line flag 'models'; did you mean --config.models?",
+        ),
+        (["--models=tiny/a"], "error: Unknown command line flag 'models'; did you mean --config.models?"),
+        ([KNN, "--jobs=2"], "'jobs'; did you mean --config.slurm.jobs?"),
+        ([KNN, "--nodry_run"], "'nodry_run'; did you mean --config.dry_run?"),
+        (
+            [KNN, "--config.slurm.jobs=2", "--config.modles=x"],
+            "error: --config.modles: configs/knn.py has no such field; did you mean models",
+        ),
+        (
+            [FINETUNE, "--config.finetune.steps=2", "--config.finetune.sceds=1"],
+            "error: --config.finetune.sceds: configs/finetune.py has no such field; did you mean finetune.seeds",
+        ),
+        ([KNN, "--config.finetune.steps=2"], "has no such field; configs/finetune.py has it."),
+        ([KNN, "--config.k.x=1"], "error: --config.k.x: configs/knn.py has no such field; did you mean k?"),
+        ([KNN, "--config.slurm=3"], "error: --config.slurm: give one of its fields: slurm.account, "),
+        (["--config=configs/common.py"], "error: --config=configs/common.py: "),
+        (["--config=configs/pretrain_sprites.py"], "has no field `protocol`, so there is nothing to run"),
+        (["--config="], "error: --config=: there is no such file; there are "),
+        (
+            [KNN, "--config.protocol=prepare"],
+            "error: config.protocol='prepare' needs fields that this config lacks (check, manual_dir, file_format); "
+            "use --config=configs/prepare.py",
+        ),
+        (
+            [KNN, "--config.suite=foo"],
+            "error: config.suite='foo' is not known; choose mini, vtab or vtab_full",
+        ),
+        ([KNN, "--config.convert_ahead=-100"], "error: config.convert_ahead=-100 is too small"),
+        (
+            [KNN, "--config.device_images_gb=nan"],
+            "error: config.device_images_gb=nan: it must be 0 to 10000 GB",
+        ),
+        (
+            [KNN, "--config.slurm.jobs=-1", "--config.dry_run=true"],
+            "error: config.slurm.jobs=-1 is too small",
+        ),
+        (
+            [KNN, "--config.k=1000"],
+            "error: config.k=1000 is too large for digits: each of its 1000 examples has 999 others",
+        ),
+        (
+            [REPORT, "--executor=slurm"],
+            "error: --executor=slurm is for sweeps; configs/report.py runs here and as a whole",
+        ),
+        (["--config=configs/prepare.py", "--cells=0/2"], "error: --cells=0/2 is for sweeps"),
+        ([REPORT, "--config.suite=foo"], "error: config.suite='foo' is not known; choose html or status"),
+        ([REPORT, "--config.tie_margin=nan"], "error: config.tie_margin=nan: it must be 0 to 99"),
     ],
 )
 def test_what_bad_input_gets(main, converters, tmp_path, arguments, message):
@@ -83,6 +138,25 @@ def test_what_bad_input_gets(main, converters, tmp_path, arguments, message):
     assert message in text
     assert not any(call[0] == "convert" for call in converters.calls())  # before any long work
     assert not (tmp_path / "w" / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_there", "line 1: ModuleNotFoundError: No module named 'nothing_there'"),
+        ("def get_config():\n    return {", "line 2: '{' was never closed"),
+        ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
+        ("def get_config():\n    return 1", ""),
+        ("x = 1", "get_config"),
+    ],
+)
+def test_a_config_of_ones_own_that_is_broken(main, tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    told = said(main(f"--config={path}", f"--workdir={tmp_path / 'w'}"), 2)
+    assert (
+        told.startswith("error: ") and str(path) in told and message in told and len(told.splitlines()) == 1
+    )
 
 
 def test_workdir_that_cannot_be_written(main, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtabjax import artefacts, cells, inputs, results, status, sweep, tasks
+from vtabjax import artefacts, cells, inputs, plan, results, status, sweep, tasks
 
 
 def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
@@ -172,14 +172,15 @@ def test_patterns_are_looked_up_again_after_a_change_of_sources(config, converte
     monkeypatch.setattr(artefacts, "_ROOT", root)
     source = root / "converters" / "sources" / "lab.py"
     source.parent.mkdir(parents=True)
-    config.models, config.dry_run = "tiny/m*", True
+    config.models = "tiny/m*"
+    asked = plan.read(config)
     for text in ("A = 1", "A = 2"):
         source.write_text(text)
         converters.forget()
-        assert sweep.run(config, workdir) == 0
+        assert len(plan.all_cells(asked, workdir)) == 3
         assert len(converters.calls()) == 1
     converters.forget()
-    assert sweep.run(config, workdir) == 0 and converters.calls() == []
+    assert len(plan.all_cells(asked, workdir)) == 3 and converters.calls() == []
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_copies_are_a_remark():
 
 def test_table_files(tmp_path):
     found = {("a", "digits"): record(0.123456789), ("b", "digits"): None}
-    text = tables.report("knn", found, tmp_path)
+    text = tables.shown("knn", found) + tables.write("knn", found, tmp_path)
     assert "12.35" in text and str(tmp_path / "tables" / "knn.csv") in text
     assert (tmp_path / "tables" / "knn.csv").read_text().splitlines() == [
         "model,digits,mean",
@@ -101,12 +101,99 @@ def test_table_of_scores(tmp_path):
         ["dtd", "a", None, None],
         ["dtd", "b", -2.0, 1.5],
     ]
-    assert "not applicable" in tables.report("transferability", found, tmp_path)
+    assert "not applicable" in tables.shown("transferability", found)
+    tables.write("transferability", found, tmp_path)
     assert (tmp_path / "tables" / "transferability.csv").read_text().splitlines()[1] == "digits,a,,0.5"
 
 
 def test_long_tables_are_in_the_files(tmp_path):
     found = {(f"m{i}", "digits"): record(i / 1000) for i in range(100)}
-    text = tables.report("knn", found, tmp_path)
+    text = tables.shown("knn", found)
+    tables.write("knn", found, tmp_path)
     assert "the first 80 of 102 rows" in text and len(text.splitlines()) < 90
     assert len((tmp_path / "tables" / "knn.csv").read_text().splitlines()) == 103
+
+
+HOSTILE = (
+    "folder:/a|b/c",
+    "a\nb",
+    "a\\b|",
+    "<img src=x onerror=alert(1)>",
+    "50 % & more #1_$x{y}^~",
+    "=cmd()|' /C calc'!A0",
+    "+1",
+    "-1",
+    "@x",
+    "'quoted",
+    "[link](javascript:1) `code` *b* _i_",
+    "\x1b[31mred",
+    "caf\udce9",
+    "a_b timm/mobilenetv3_small_100@random",
+)
+
+
+def hostile_table():
+    rows = [[name, name, 0.5] for name in HOSTILE]
+    return tables.Table(["model", *HOSTILE[:1], HOSTILE[4]], rows, [f"remark {name}" for name in HOSTILE])
+
+
+def test_markdown_keeps_hostile_names_in_their_cells():
+    """Read back by a parser of GitHub's rules for tables: cells end at a | without a backslash before it."""
+    import html
+    import re
+
+    text = tables.to_markdown(hostile_table())
+    lines = text.split("\n\n")[0].splitlines()
+    assert len(lines) == 2 + len(HOSTILE)
+    cells = [re.findall(r"((?:[^|\\]|\\.)*)\|", line)[1:] for line in lines]
+    read = [[html.unescape(re.sub(r"\\([^A-Za-z0-9\s])", r"\1", c)).strip() for c in row] for row in cells]
+    assert all(len(row) == 3 for row in read)
+    for name, row in zip(HOSTILE, read[2:], strict=True):
+        assert row[0] == row[1] == tables.printable(name)
+    assert "<" not in text and not re.search(r"(?<!\\)[\[\]`*]", text)
+    assert "mobilenetv3_small_100@random" in text  # readable where nothing has to be done
+    assert len(text.split("\n\n")) == 1 + len(HOSTILE)  # a remark each
+
+
+def test_latex_keeps_hostile_names_in_their_cells():
+    import re
+
+    text = tables.to_latex(hostile_table())
+    remarks, body = text.split("\\begin{tabular}")
+    assert all(line.startswith("% ") for line in remarks.strip().splitlines())
+    rows = body.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
+    assert len(rows) == len(HOSTILE)
+    for row in rows:
+        assert row.rstrip().endswith(r"\\") and len(re.split(r"(?<!\\)&", row)) == 3
+        bare = re.sub(
+            r"\\(textbackslash|textasciitilde|ensuremath|\^)(\{[<>|]?\})?|\\[&%$#_{}]", "", row.rstrip()[:-2]
+        )
+        assert not re.search(r"[%$#_{}^~\\]", bare), bare
+
+
+def test_csv_names_are_no_formulas():
+    import csv
+    import io
+
+    read = list(csv.reader(io.StringIO(tables.to_csv(hostile_table()))))
+    assert len(read) == 1 + len(HOSTILE)
+    for name, row in zip(HOSTILE, read[1:], strict=True):
+        assert row[2] == "0.5" and row[0][0] not in "=+-@\t\r"
+        text = name.encode("utf-8", "backslashreplace").decode()
+        assert row[0] == (f"'{text}" if name[0] in "=+-@'" else text)
+    assert tables.to_csv(tables.Table(["x"], [[-0.5]], [])) == "x\n-0.5\n"  # a number is a number
+
+
+def test_terminal_gets_no_commands():
+    found = {("a\x1b[31m\n", "folder:/d/x\ny"): record(0.5)}
+    text = tables.shown("knn", found)
+    assert "\x1b" not in text and r"a\x1b[31m\n" in text and len(text.splitlines()) == 5
+
+
+def test_folders_are_named_by_their_last_parts():
+    names = ["folder:/data/birds", "folder:/data/v2/cats", "folder:/data/v1/cats", "digits"]
+    found = {("a", name): record(0.5) for name in names}
+    header = tables.shown("knn", found).splitlines()[0].split()
+    assert header == ["model", "birds", "v2/cats", "v1/cats", "digits", "mean"]
+    assert tables.to_csv(tables.accuracy_table(found)).startswith("model,folder:/data/birds,")
+    assert tables.short_names(["folder:/", "folder:/a"]) == {"folder:/": "folder:/", "folder:/a": "a"}

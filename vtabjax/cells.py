@@ -7,25 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import specs
+from vtabjax import options
 from vtabjax.protocols import Outcome
 
 if TYPE_CHECKING:
     from vtabjax.inputs import Inputs, Split
 
-METRICS = ("euclidean", "cosine")
-SCORES = (
-    "leep",
-    "nce",
-    "nleep",
-    "logme",
-    "h_score",
-    "regularized_h_score",
-    "transrate",
-    "gbc",
-    "parc",
-    "sfda",
-)
+SCORES = options.SCORES
 
 
 class Protocol(NamedTuple):
@@ -41,34 +29,13 @@ class Protocol(NamedTuple):
     run: Callable[[Inputs, Mapping[str, Any]], Outcome]
 
 
-def _at_least(config: Any, field: str, least: int) -> int:
-    if config[field] < least:
-        raise ValueError(f"config.{field}={config[field]} is too small: it must be at least {least}")
-    return int(config[field])
-
-
-def _choices(config: Any, field: str, known: tuple[str, ...]) -> list[str]:
-    chosen = specs.split_list(config[field])
-    for name in chosen:
-        if name not in known:
-            raise ValueError(
-                f"config.{field}={config[field]!r}: {name!r} is not known; there are {', '.join(known)}"
-            )
-    if not chosen:
-        raise ValueError(f"config.{field} is empty; choose from {', '.join(known)}")
-    return chosen
-
-
 def _train_split(config: Any) -> str:
     return "trainval" if config.suite == "vtab_full" else "train800val200"
 
 
 def _knn_settings(config: Any) -> dict[str, Any]:
-    return {
-        "splits": [_train_split(config)],
-        "k": _at_least(config, "k", 1),
-        "metric": _choices(config, "metric", METRICS),
-    }
+    own = options.read(options.KnnOptions, config)
+    return {"splits": [_train_split(config)], "k": own.k, "metric": list(own.metric)}
 
 
 def _knn(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
@@ -105,16 +72,17 @@ def _zero_distances(split: Split, neighbours: np.ndarray) -> dict[str, str]:
 
 
 def _linear_settings(config: Any) -> dict[str, Any]:
-    if not 0 < config.c_min <= config.c_max:
-        raise ValueError(
-            f"config.c_min={config.c_min:g} and config.c_max={config.c_max:g}: need 0 < c_min <= c_max"
+    own = options.read(options.LinearOptions, config)
+    if own.c_min > own.c_max:
+        raise options.UsageError(
+            f"config.c_min={own.c_min:g} and config.c_max={own.c_max:g}: need 0 < c_min <= c_max"
         )
     full = config.suite == "vtab_full"
     return {
         "splits": ["train", "val", "test"] if full else ["train800", "val200", "test"],
-        "c_min": float(config.c_min),
-        "c_max": float(config.c_max),
-        "c_count": _at_least(config, "c_count", 1),
+        "c_min": own.c_min,
+        "c_max": own.c_max,
+        "c_count": own.c_count,
     }
 
 
@@ -141,12 +109,12 @@ _UNDEFINED = {
 
 
 def _transferability_settings(config: Any) -> dict[str, Any]:
-    scores = _choices(config, "scores", SCORES)
-    settings: dict[str, Any] = {"splits": [_train_split(config)], "scores": scores}
-    if set(scores) & set(_UNSAFE_WHEN_WIDE):
-        settings["pca_components"] = _at_least(config, "pca_components", 1)
-    if "nleep" in scores:
-        settings |= {"seed": int(config.seed), "nleep_seeds": _at_least(config, "nleep_seeds", 1)}
+    own = options.read(options.TransferabilityOptions, config)
+    settings: dict[str, Any] = {"splits": [_train_split(config)], "scores": list(own.scores)}
+    if set(own.scores) & set(_UNSAFE_WHEN_WIDE):
+        settings["pca_components"] = own.pca_components
+    if "nleep" in own.scores:
+        settings |= {"seed": int(config.seed), "nleep_seeds": own.nleep_seeds}
     return settings
 
 

@@ -10,13 +10,17 @@ it was.
 
 # Kept short on purpose: vtabjax/sweep.py does the work. Nothing heavy is imported before it is needed.
 
+import errno
+import io
 import os
 import pathlib
-import runpy
 import sys
+from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+
+from vtabjax import cli_errors
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:SUITE]", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -24,6 +28,10 @@ _WORKDIR = flags.DEFINE_string(
 )
 _CELLS = flags.DEFINE_string("cells", "", "i/n: only the i-th of n shares of the cells, counted from 0")
 _EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "where the cells run")
+# What a full, read-only or foreign disk answers.
+_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
 
 
 def run() -> None:
@@ -52,40 +60,83 @@ def main(argv: list[str]) -> int:
     """What the flags ask for; returns the exit status (2: the command makes no sense, 130: interrupted)."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries are chatty at absl's default
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no text
     if len(argv) > 1:
-        return _usage(f"{argv[1]!r} is no flag; settings are written --config.FIELD=VALUE")
-    config = _CONFIG.value
-    if config is None:
-        return _usage("no config; the first thing to try is --config=configs/knn.py")
-    workdir = _WORKDIR.value or f"runs/{config.get('suite', 'mini')}"
-    if _EXECUTOR.value == "slurm" and _CELLS.value:
-        return _usage("--executor=slurm gives each job its share by itself; leave --cells out")
-
-    from vtabjax import sweep
+        return _usage(_not_a_flag(argv[1]))
+    from vtabjax.options import UsageError
 
     try:
-        if config.protocol == "report" and config.suite == "status":
-            from vtabjax import status
-
-            return status.main(config, _WORKDIR.value or "runs/mini")
-        if config.protocol == "report":
-            from vtabjax import report
-
-            return report.run(config, _WORKDIR.value or "runs/mini")
-        if config.protocol == "prepare":
-            from vtabjax.data import prepare
-
-            return prepare.main(config, workdir) or 0
-        if _EXECUTOR.value == "slurm":
-            from vtabjax import slurm
-
-            return slurm.submit(config, workdir)
-        return sweep.run(config, workdir, _CELLS.value)
-    except sweep.UsageError as e:
+        return _run(_CONFIG.value)
+    except UsageError as e:
         return _usage(str(e))
+    except OSError as e:
+        if e.errno not in _DISK:
+            raise
+        where = f"{e.filename}: " if e.filename else ""
+        return _usage(
+            f"{where}{e.strerror}; make room there or name another folder, and run the same command again"
+        )
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
+
+
+def _run(config: Any) -> int:
+    from vtabjax.options import UsageError
+
+    if config is None:
+        raise UsageError("no config; the first thing to try is --config=configs/knn.py")
+    protocol = config.get("protocol") if isinstance(config, ConfigDict) else None
+    if protocol is None:
+        raise UsageError(
+            f"--config={_named()}: it has no field `protocol`, so there is nothing to run; there are "
+            f"{', '.join(cli_errors.configs())}"
+        )
+    slurm = _EXECUTOR.value == "slurm"
+    if protocol in ("report", "prepare"):
+        if slurm or _CELLS.value:
+            flag = "--executor=slurm" if slurm else f"--cells={_CELLS.value}"
+            raise UsageError(f"{flag} is for sweeps; {_named()} runs here and as a whole, so leave it out")
+        return _report(config) if protocol == "report" else _prepare(config)
+    if slurm and _CELLS.value:
+        raise UsageError("--executor=slurm gives each job its share by itself; leave --cells out")
+    workdir = _WORKDIR.value or f"runs/{config.get('suite', 'mini')}"
+    if slurm:
+        from vtabjax import slurm as cluster
+
+        return cluster.submit(config, workdir)
+    from vtabjax import sweep
+
+    return sweep.run(config, workdir, _CELLS.value)
+
+
+def _report(config: ConfigDict) -> int:
+    workdir = _WORKDIR.value or "runs/mini"
+    if config.get("suite") == "status":
+        from vtabjax import status
+
+        return status.main(config, workdir)
+    from vtabjax import report
+
+    return report.run(config, workdir)
+
+
+def _prepare(config: ConfigDict) -> int:
+    from vtabjax.data import prepare
+
+    return prepare.main(config, "")
+
+
+def _named() -> str:
+    return cli_errors.named_config(sys.argv)[0] or ""
+
+
+def _not_a_flag(word: str) -> str:
+    name = word.partition(":")[0]
+    if f"configs/{name}.py" in cli_errors.configs():
+        return f"{word!r} is not a flag; did you mean --config=configs/{word.replace(name, f'{name}.py', 1)}?"
+    return f"{word!r} is not a flag; settings are written --config.FIELD=VALUE"
 
 
 def _usage(message: str) -> int:
@@ -95,33 +146,29 @@ def _usage(message: str) -> int:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Flags, with one line for the person who mistyped one instead of a traceback."""
-    words = [word for arg in argv[1:] for word in arg.lstrip("-").split("=", 1)] + [""]
-    path, _, suite = words[words.index("config") + 1].partition(":") if "config" in words else ("", "", "")
+    path, suite = cli_errors.named_config(argv)
     if path and not os.path.isfile(path):
         installed = pathlib.Path(__file__).parent.parent / path
         if path.startswith("configs/") and installed.is_file():
             argv = [a.replace(path, str(installed), 1) if path in a else a for a in argv]
             path = str(installed)
-    if path and not os.path.isfile(path):
-        there = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[a-z]*.py")))
+    if path is not None and not os.path.isfile(path):
+        there = ", ".join(cli_errors.configs())
         sys.exit(
             _usage(f"--config={path}: there is no such file" + (f"; there are {there}" if there else ""))
         )
     try:
-        return flags.FLAGS(argv)
-    except flags.Error as e:
-        # An error within a config file comes with its traceback: the last line is the message.
-        line = [line for line in str(e).splitlines() if line.strip()][-1].strip()
-        sys.exit(_usage(line.removeprefix("ValueError: ").removeprefix("TypeError: ")))
-    except AttributeError:
-        from vtabjax import specs
-
-        known = list(runpy.run_path(path)["get_config"](*[suite] * bool(suite)))
-        for field in (word.removeprefix("config.") for word in words if word.startswith("config.")):
-            if field not in known:
-                near = specs.nearest(field, known)
-                hint = f"did you mean {' or '.join(near)}? " if near else ""
-                sys.exit(
-                    _usage(f"--config.{field}: {path} has no such field; {hint}Fields: {', '.join(known)}")
-                )
-        raise
+        rest = flags.FLAGS(argv)
+        _CONFIG.value  # noqa: B018  (a config that cannot be loaded raises here)
+        return rest
+    except flags.UnrecognizedFlagError as e:
+        known = cli_errors.fields(path or "configs/knn.py", suite)
+        sys.exit(_usage(cli_errors.unknown_flag(e.flagname, known)))
+    except Exception as e:
+        known = cli_errors.fields(path, suite) if path else []
+        message = cli_errors.unknown_field(argv, path or "", known) if known else None
+        if message is None and isinstance(e, flags.Error):
+            # An error within a config file comes with its traceback: the last line is the message.
+            line = [line for line in str(e).splitlines() if line.strip()][-1].strip()
+            message = line.removeprefix("ValueError: ").removeprefix("TypeError: ")
+        sys.exit(_usage(message or cli_errors.broken_config(e, path or "")))

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vtabjax import specs, tasks
+from vtabjax import tasks
 from vtabjax.results import Cell
 
 
@@ -15,8 +15,12 @@ def images(task: str, splits: Iterable[str]) -> int:
     try:
         found = tasks.get(task)
         return sum(r.stop - r.start for split in splits for r in tasks.ranges(found, split))
-    except (ValueError, OSError):
+    except (ValueError, TypeError, OSError):
         return 1000
+
+
+def _source(model: str) -> str:
+    return model.partition("/")[0]
 
 
 class Costs:
@@ -45,12 +49,12 @@ class Costs:
             # Converting goes on beside the computing of other models.
             taken = sum(s for stage, s in record["seconds"].items() if stage != "convert")
             seconds[model] = seconds.get(model, 0.0) + taken
-            seen[model] = seen.get(model, 0) + images(record["task"], own["splits"])
+            seen[model] = seen.get(model, 0) + images(record["task"], own.get("splits") or ())
             self.known += 1
         self._rates = {model: seconds[model] / max(1, seen[model]) for model in seconds}
         by_source: dict[str, list[float]] = {}
         for model, rate in self._rates.items():
-            by_source.setdefault(specs.parse(model).source, []).append(rate)
+            by_source.setdefault(_source(model), []).append(rate)
         self._sources = {source: statistics.median(rates) for source, rates in by_source.items()}
 
     def has(self, model: str) -> bool:
@@ -61,10 +65,10 @@ class Costs:
         """Expected seconds, or None where no such cell has run here."""
         if not self._rates:
             return None
-        rate = self._rates.get(cell.model, self._sources.get(specs.parse(cell.model).source))
+        rate = self._rates.get(cell.model, self._sources.get(_source(cell.model)))
         if rate is None:
             rate = statistics.median(self._rates.values())
-        return rate * images(cell.task, cell.settings["splits"])
+        return rate * images(cell.task, cell.settings.get("splits") or ())
 
     def total(self, cells: Sequence[Cell]) -> float | None:
         """Expected seconds of many cells, one after the other."""

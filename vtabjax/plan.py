@@ -5,59 +5,98 @@ What can be wrong with a config is found here, cheapest first, before anything r
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, distributed, files, folders, specs, tasks, weight_files
+from vtabjax import artefacts, cells, distributed, files, folders, options, results, specs, tasks
+from vtabjax.options import RunOptions, SlurmOptions, UsageError
 from vtabjax.results import Cell
 
-MAX_IMAGE_SIZE = 2048
+
+class SweepPlan(NamedTuple):
+    """What a config asks for, checked.
+
+    Attributes:
+      settings: those of all cells that can change their numbers.
+      run: what is compared on what, and how it runs.
+      slurm: where --executor=slurm sends it.
+    """
+
+    settings: dict[str, Any]
+    run: RunOptions
+    slurm: SlurmOptions
 
 
-class UsageError(ValueError):
-    """Something to change before anything can run; the message has the field, the value, the way out."""
-
-
-def all_cells(config: Any, workdir: Path) -> list[Cell]:
-    """The cells of a config, model by model, with patterns of model names looked up.
+def read(config: Any) -> SweepPlan:
+    """Reads a sweep's config.
 
     Raises:
-      UsageError: a field of the config is wrong, or the workdir cannot be written.
+      UsageError: a field is missing, of another type, or out of its range.
     """
-    settings, models, names = _settings(config), _models(config), _tasks(config)
-    if files.is_remote(workdir) and config.protocol == "finetune":
+    protocol = config.get("protocol")
+    if not isinstance(protocol, str) or protocol not in cells.PROTOCOLS:
+        known = ", ".join(cells.PROTOCOLS)
+        raise UsageError(f"config.protocol={protocol!r} is not known; there are {known}")
+    from vtabjax.data import pictures
+
+    run = options.read(RunOptions, config)
+    slurm = options.read(SlurmOptions, config, "slurm")
+    for item in specs.split_list(slurm.extra):
+        if "=" not in item:
+            raise UsageError(
+                f"config.slurm.extra={slurm.extra!r}: {item!r} is not option=value, such as constraint=a100"
+            )
+    try:
+        own = cells.PROTOCOLS[protocol].settings(config)
+    except ValueError as e:
+        raise UsageError(str(e)) from e
+    except (AttributeError, KeyError) as e:  # the fields of another protocol's config
+        raise UsageError(
+            f"config.protocol={protocol!r} needs fields that this config lacks; "
+            f"use --config=configs/{protocol}.py"
+        ) from e
+    try:
+        pictures.parse_colour(run.background)
+    except ValueError as e:
+        raise UsageError(
+            f"config.background={run.background!r} is not a colour ({e}); write a name such as white, or '#rrggbb'"
+        ) from e
+    shared = {"image_size": run.image_size, "resize": run.resize, "dtype": run.dtype}
+    return SweepPlan({**own, **shared}, run, slurm)
+
+
+def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
+    """The cells of a sweep, model by model, with patterns of model names looked up.
+
+    Raises:
+      UsageError: a model or a task cannot be had, or the workdir cannot be written.
+    """
+    run, settings = asked.run, asked.settings
+    models, names = _models(run.models), _tasks(run.tasks)
+    if files.is_remote(workdir) and run.protocol == "finetune":
         raise UsageError(
             f"--workdir={workdir}: fine-tuning keeps checkpoints beside its results, and those need a file system; "
             "mount the bucket (gcsfuse, mountpoint-s3) or name a folder that all machines see"
         )
-    _check_workdir(workdir)
+    for task in names:
+        if not task.startswith("folder:"):  # those are looked at with their own words below
+            _check_sizes(task, settings)
+    if not run.dry_run:
+        _check_workdir(workdir)
     try:
-        models = distributed.from_first(lambda: artefacts.expand(models, workdir / "cache" / "patterns.json"))
+        models = distributed.from_first(lambda: _expand(models, workdir, run.dry_run))
     except (ValueError, artefacts.ConversionError, distributed.OtherProcessError) as e:
         raise UsageError(str(e)) from e
-    models = _once(models, workdir)
-    by_task = {task: _cell_settings(settings, task, config) for task in names}
-    return [Cell(config.protocol, model, task, by_task[task]) for model in models for task in names]
-
-
-def _once(models: list[str], workdir: Path) -> list[str]:
-    """Models without those that are others under another path: the same weights are one row, not two."""
-    found: dict[str, str] = {}
-    for model in models:
-        try:
-            name = specs.slug(model, workdir / "cache" / weight_files.STORE)
-        except specs.SpecError as e:
-            raise UsageError(f"config.models: {e}") from e
-        first = found.setdefault(name, model)
-        if first != model and distributed.first():
-            print(f"{model} has the same weights as {first} and is left out", file=sys.stderr, flush=True)
-    return list(found.values())
+    by_task = {task: _cell_settings(settings, task, run) for task in names}
+    return [Cell(run.protocol, model, task, by_task[task]) for model in models for task in names]
 
 
 class Share(NamedTuple):
@@ -162,6 +201,7 @@ def share_of(
     share: Share | None,
     file: Path,
     seconds: Callable[[], Callable[[Cell], float | None]],
+    remember: bool = True,
 ) -> list[Cell]:
     """A worker's cells.
 
@@ -173,13 +213,20 @@ def share_of(
       share: which worker; None: everything.
       file: where it is written down, one for each number of workers.
       seconds: gives the function from a cell to its expected seconds, if it is needed.
+      remember: write it down (a dry run does not).
+
+    Raises:
+      UsageError: the file is there and does not say who does what.
     """
     if share is None or share.count == 1:
         return list(everything)
-    if not file.exists():
+    if file.exists():
+        numbers = _written_shares(file, len(everything), share.count)
+    else:
         numbers = assign(everything, share.count, seconds())
-        files.create_text(file, json.dumps({"workers": share.count, "cells": numbers}) + "\n")
-    numbers = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        text = json.dumps({"workers": share.count, "cells": numbers}) + "\n"
+        if remember and not files.create_text(file, text):
+            numbers = _written_shares(file, len(everything), share.count)  # another worker was faster
     return [cell for cell, number in zip(everything, numbers, strict=True) if number == share.number]
 
 
@@ -189,46 +236,40 @@ def digest(everything: Sequence[Cell]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _settings(config: Any) -> dict[str, Any]:
-    """The settings of all cells that can change their numbers, checked."""
-    from vtabjax.data import images, pictures
-
-    if config.protocol not in cells.PROTOCOLS:
-        raise UsageError(
-            f"config.protocol={config.protocol!r} is not known; there are {', '.join(cells.PROTOCOLS)}"
-        )
-    size = config.image_size
-    if not (size == 0 or 8 <= size <= MAX_IMAGE_SIZE):
-        raise UsageError(
-            f"config.image_size={size}: it must be 8 to {MAX_IMAGE_SIZE} pixels, or 0 for each model's own"
-        )
-    if config.batch_size < 1:
-        raise UsageError(f"config.batch_size={config.batch_size} must be at least 1")
-    if config.resize not in images.METHODS:
-        raise UsageError(f"config.resize={config.resize!r} is not known; choose {', '.join(images.METHODS)}")
+def _written_shares(file: Path, cells_in_all: int, workers: int) -> list[int]:
+    """Who does what, as the first worker wrote it down: a worker's number for each cell."""
     try:
-        pictures.parse_colour(config.background)
-    except ValueError as e:
+        numbers = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        if len(numbers) != cells_in_all:
+            raise ValueError(f"{len(numbers)} entries for {cells_in_all} cells")
+        if not all(type(n) is int and 0 <= n < workers for n in numbers):
+            raise ValueError(f"an entry is not a worker's number, 0 to {workers - 1}")
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise UsageError(
-            f"config.background={config.background!r} is not a colour ({e}); write a name such as white, or '#rrggbb'"
+            f"{file} does not say which of {workers} workers does what ({type(e).__name__}: {e}); stop the workers of "
+            "this sweep, remove the file and start them again"
         ) from e
-    if config.max_pixels < 1:
-        raise UsageError(f"config.max_pixels={config.max_pixels} must be at least 1")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise UsageError(f"config.dtype={config.dtype!r} is not known; choose float32 or bfloat16")
-    try:
-        own = cells.PROTOCOLS[config.protocol].settings(config)
-    except ValueError as e:
-        raise UsageError(str(e)) from e
-    except (AttributeError, KeyError) as e:  # the fields of another protocol's config
-        raise UsageError(
-            f"config.protocol={config.protocol!r} needs fields that this config lacks; "
-            f"use --config=configs/{config.protocol}.py"
-        ) from e
-    return {**own, "image_size": size, "resize": config.resize, "dtype": config.dtype}
+    return numbers
 
 
-def _cell_settings(settings: Mapping[str, Any], task: str, config: Any) -> dict[str, Any]:
+def _check_sizes(name: str, settings: Mapping[str, Any]) -> None:
+    """A task has examples in every split that the protocol uses, and enough of them for its neighbours."""
+    task = tasks.get(name)
+    sizes = {s: sum(r.stop - r.start for r in tasks.ranges(task, s)) for s in settings["splits"]}
+    empty = [split for split, n in sizes.items() if n == 0]
+    if empty:
+        raise UsageError(
+            f"config.tasks: {name} has too few examples: {', '.join(empty)} would be empty "
+            f"({', '.join(f'{split}: {n}' for split, n in sizes.items())}); add examples or leave it out"
+        )
+    fewest = min(sizes.values())
+    if settings.get("k", 0) >= fewest:
+        raise UsageError(
+            f"config.k={settings['k']} is too large for {name}: each of its {fewest} examples has {fewest - 1} others"
+        )
+
+
+def _cell_settings(settings: Mapping[str, Any], task: str, run: RunOptions) -> dict[str, Any]:
     """The settings of a task's cells. For a folder of pictures its files are among them: they come and go."""
     settings = {**settings, "task": task}
     if task.startswith("folder:"):
@@ -237,35 +278,66 @@ def _cell_settings(settings: Mapping[str, Any], task: str, config: Any) -> dict[
         found = tasks.get(task)
         versions = [folder.open_source(found, tasks.ranges(found, s)).version for s in settings["splits"]]
         settings |= {
-            "skip_broken": config.skip_broken,
-            "background": config.background,
+            "skip_broken": run.skip_broken,
+            "background": run.background,
             "pictures": [version[:16] for version in versions],
         }
         try:
-            folders.check_size(found, config.protocol, settings)
+            folders.check_size(found, run.protocol, settings)
         except ValueError as e:
             raise UsageError(str(e)) from e
     return settings
 
 
-def _models(config: Any) -> list[str]:
-    models = specs.split_list(config.models)
+def _models(text: str) -> list[str]:
+    """Specs and patterns in the one form that each has: ``@random:0`` is ``@random``."""
+    models = specs.split_list(text)
     if not models:
         raise UsageError(
             "config.models is empty; for example --config.models=timm/resnet50.a1_in1k,baseline/pixels"
         )
     try:
-        return list(dict.fromkeys(str(specs.parse(model)) for model in models))  # @random:00 is @random
+        return list(dict.fromkeys(str(specs.parse(model)) for model in models))
     except specs.SpecError as e:
         raise UsageError(f"config.models: {e}") from e
 
 
-def _tasks(config: Any) -> list[str]:
-    names = specs.split_list(config.tasks)
+def _expand(models: Sequence[str], workdir: Path, dry_run: bool) -> list[str]:
+    """The models that specs and patterns stand for, each once."""
+    with _patterns(workdir, dry_run) as cache:
+        expanded = artefacts.expand(models, cache)
+    by_file_name: dict[str, str] = {}
+    for model in expanded:
+        try:
+            name = results.slug(model, str(workdir))
+        except specs.SpecError:
+            name = model  # its weight file is gone; its results may be there
+        first = by_file_name.setdefault(name, model)
+        if first != model:
+            print(f"{model} has the same weights as {first} and is left out", file=sys.stderr, flush=True)
+    return list(by_file_name.values())
+
+
+@contextlib.contextmanager
+def _patterns(workdir: Path, dry_run: bool) -> Iterator[Path]:
+    """The file that remembers what patterns stand for; a dry run writes into a copy."""
+    file = workdir / "cache" / "patterns.json"
+    if not dry_run:
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="vtabjax-") as folder:
+        copy = Path(folder) / "patterns.json"
+        if file.exists():
+            copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+        yield copy
+
+
+def _tasks(text: str) -> list[str]:
+    names = specs.split_list(text)
     if not names:
         raise UsageError("config.tasks is empty; for example --config.tasks=digits")
     try:
-        tasks.check_commas(config.tasks)
+        tasks.check_commas(text)
         return list(dict.fromkeys(tasks.get(name).name for name in names))  # folders by their absolute path
     except ValueError as e:
         raise UsageError(f"config.tasks: {e}") from e
@@ -291,3 +363,27 @@ def _check_workdir(workdir: Path) -> None:
         raise UsageError(
             f"--workdir={workdir} cannot be written to ({e.strerror}); name another folder with --workdir=DIR"
         ) from e
+
+
+def check_folders(run: RunOptions, workdir: Path) -> None:
+    """Makes sure that what a sweep writes within (or beside) its workdir can be written, too.
+
+    Raises:
+      UsageError: a folder is read-only, or something else has its name.
+    """
+    within = ("results", "features", "models", "sweeps", "cache", "cells", "tables")
+    named = {"models_dir": run.models_dir, "cache_dir": run.cache_dir}
+    folders = {str(workdir / name): "--workdir" for name in within}
+    folders |= {path: f"--config.{field}" for field, path in named.items() if path}
+    for path, flag in folders.items():
+        if files.is_remote(path):
+            continue
+        there = Path(path)
+        while not os.path.lexists(there) and there != there.parent:
+            there = there.parent  # what is not there has to be made in there
+        if not there.is_dir():
+            raise UsageError(f"{there} is not a folder; move it away, or name another one with {flag}=DIR")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"{there} cannot be written to; make it writable, or name another one with {flag}=DIR"
+            )

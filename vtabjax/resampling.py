@@ -92,7 +92,13 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
 
 
 def first_share(samples: np.ndarray) -> np.ndarray:
-    """In which share of the resamples each model is the best, [B, M] -> [M]; several that are best share."""
+    """In which share of the resamples each model is the best, [B, M] -> [M]; several that are best share.
+
+    Resamples without any estimate do not count; NaN where there is no other.
+    """
+    samples = samples[~np.isnan(samples).all(1)]
+    if not len(samples):
+        return np.full(samples.shape[1], np.nan)
     best = samples == np.nanmax(samples, axis=1, keepdims=True)
     return (best / best.sum(1, keepdims=True)).mean(0)
 

@@ -8,8 +8,8 @@ again.
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -25,10 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtabjax import __version__, files, specs, weight_files
+from vtabjax import __version__, _record, files, specs, weight_files
+from vtabjax._record import pack, unpack
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = [
+    "Cell", "collect", "config_hash", "errors", "file_name", "find", "find_all", "has_other_settings", "pack", "paths",
+    "read", "records", "save", "save_error", "slug", "unpack", "versions",
+]  # fmt: skip
 
 FORMAT = 1
 _REQUESTS = 32  # to an object store at the same time
@@ -79,8 +85,15 @@ class Cell:
         return config_hash(self.settings)
 
     def folder(self, workdir: str | Path) -> Path:
-        """Where the cell's files lie."""
-        return files.as_path(workdir) / "results" / self.protocol / _slug(self.model, str(workdir))
+        """Where the cell's files lie. Raises SpecError for a weight file that is gone and has no results."""
+        parent = files.as_path(workdir) / "results" / self.protocol
+        try:
+            return parent / slug(self.model, str(workdir))
+        except specs.SpecError:
+            known = _filed(parent, self.model)
+            if len(known) != 1:  # several: the file had other contents in other runs
+                raise
+            return known[0]
 
     def error_path(self, workdir: str | Path) -> Path:
         """The file that says why the cell failed, if it did."""
@@ -89,16 +102,28 @@ class Cell:
     def scratch(self, workdir: str | Path) -> Path:
         """A folder for what a protocol keeps while it works (checkpoints) or beside the result (curves)."""
         name = f"{file_name(self.task)}.{self.hash[:8]}"
-        return files.as_path(workdir) / "cells" / self.protocol / _slug(self.model, str(workdir)) / name
+        return files.as_path(workdir) / "cells" / self.protocol / slug(self.model, str(workdir)) / name
 
     def __str__(self) -> str:
         return f"{self.protocol} {self.model} {self.task}"
 
 
 @functools.cache
-def _slug(model: str, workdir: str) -> str:
-    # Reads a weight file once. With what is remembered, results stay readable when the file was moved away.
+def slug(model: str, workdir: str) -> str:
+    """`specs.slug`: a weight file is read once. With what the workdir remembers it may be gone."""
     return specs.slug(model, files.as_path(workdir) / "cache" / weight_files.STORE)
+
+
+def _filed(parent: Path, model: str) -> list[Path]:
+    """Folders with results of a model whose weight file, part of their name, is gone."""
+    found = []
+    for folder in parent.glob("*@*") if parent.exists() else ():
+        for path in folder.glob("*.json"):
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+                if json.loads(path.read_text(encoding="utf-8"))["model"] == model:
+                    found.append(folder)
+                    break
+    return found
 
 
 def file_name(task: str) -> str:
@@ -118,12 +143,30 @@ def find(cell: Cell, workdir: str | Path) -> dict[str, Any] | None:
     return None
 
 
-def find_all(cells: Sequence[Cell], workdir: str | Path) -> list[dict[str, Any] | None]:
-    """`find` for many cells; from an object store, where each takes a round trip or three, many at a time."""
+def find_all(
+    cells: Sequence[Cell], workdir: str | Path, damaged: list[str] | None = None
+) -> list[dict[str, Any] | None]:
+    """`find` for many cells; from an object store, where each takes a round trip or three, many at a time.
+
+    Args:
+      cells: the cells.
+      workdir: the sweep's folder.
+      damaged: where given, files that cannot be read count as missing and are named there.
+    """
+
+    def one(cell: Cell) -> dict[str, Any] | None:
+        try:
+            return find(cell, workdir)
+        except ValueError as e:
+            if damaged is None:
+                raise
+            damaged.append(str(e))
+            return None
+
     if not files.is_remote(workdir):
-        return [find(cell, workdir) for cell in cells]
+        return [one(cell) for cell in cells]
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-        return list(pool.map(lambda cell: find(cell, workdir), cells))
+        return list(pool.map(one, cells))
 
 
 def has_other_settings(cell: Cell, workdir: str | Path) -> bool:
@@ -137,11 +180,10 @@ def _paths(cell: Cell, workdir: str | Path) -> tuple[Path, Path]:
 
 
 def read(path: str | Path) -> dict[str, Any] | None:
-    """A record, or None where there is none.
+    """A record, of a result or of a failure; None where there is none.
 
     Raises:
-      ValueError: the file is there and is no record of this format (it was edited, or another version wrote
-        it).
+      ValueError: the file is there and is no record of this format: damaged, edited, or another version's.
     """
     path = files.as_path(path)
     if files.is_remote(path) and not path.exists():  # not every store's error for that is FileNotFoundError
@@ -150,10 +192,12 @@ def read(path: str | Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']!r}, this version reads {FORMAT}")
+        _record.check(record, failure=path.name.endswith(".error.json"))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"{path} is not a result of this version ({e}); move it away and run again") from e
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        why = e.strerror if isinstance(e, OSError) else f"it lacks {e}" if isinstance(e, KeyError) else e
+        raise ValueError(f"{path} is not a result of this version ({why}); move it away and run again") from e
     return record
 
 
@@ -246,25 +290,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def pack(correct: np.ndarray) -> dict[str, Any]:
-    """bool [N] as JSON: eight examples a byte (the first one in the highest bit), base64, and the count."""
-    bits = np.packbits(np.asarray(correct, bool))
-    return {"count": len(correct), "packed": base64.b64encode(bits.tobytes()).decode()}
-
-
-def unpack(packed: Mapping[str, Any]) -> np.ndarray:
-    """bool [N] from what `pack` made."""
-    bits = np.frombuffer(base64.b64decode(packed["packed"]), np.uint8)
-    return np.unpackbits(bits, count=packed["count"]).astype(bool)
-
-
-def records(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+def records(
+    workdir: str | Path, protocol: str | None = None, damaged: list[str] | None = None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All results under a workdir (of one protocol) with their paths, in the order of the paths.
 
-    Raises ValueError at the first damaged file, as `read`.
+    Raises ValueError at the first damaged file, as `read`; where `damaged` is given they are named there instead.
     """
-    for path in paths(workdir, protocol):
-        record = read(path)
+    return _readable(paths(workdir, protocol), damaged)
+
+
+def _readable(found: Sequence[Path], damaged: list[str] | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in found:
+        try:
+            record = read(path)
+        except ValueError as e:
+            if damaged is None:
+                raise
+            damaged.append(str(e))
+            continue
         if record is not None:
             yield path, record
 
@@ -274,12 +318,11 @@ def paths(workdir: str | Path, protocol: str | None = None) -> list[Path]:
     return [p for p in _listed(workdir, f"{protocol or '*'}/*/*.json") if not p.name.endswith(".error.json")]
 
 
-def errors(workdir: str | Path, protocol: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """All failures under a workdir (of one protocol) with their paths. Raises ValueError as `records`."""
-    for path in _listed(workdir, f"{protocol or '*'}/*/*.error.json"):
-        record = read(path)
-        if record is not None:
-            yield path, record
+def errors(
+    workdir: str | Path, protocol: str | None = None, damaged: list[str] | None = None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All failures under a workdir (of one protocol) with their paths; damaged files as in `records`."""
+    return _readable(_listed(workdir, f"{protocol or '*'}/*/*.error.json"), damaged)
 
 
 def _listed(workdir: str | Path, pattern: str) -> list[Path]:
@@ -309,7 +352,7 @@ def collect(workdir: str | Path) -> pd.DataFrame:
             | {
                 f"{group}.{name}": value
                 for group in ("settings", "chosen", "seconds")
-                for name, value in record[group].items()
+                for name, value in (record.get(group) or {}).items()
             }
             | {"weight_hash": record.get("weight_hash"), "finished": record["finished"], "path": str(path)}
         )

@@ -8,17 +8,23 @@ checkpoint).
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import distributed, files, specs, sweep
-from vtabjax.plan import UsageError
+from vtabjax import distributed, files, plan, specs, sweep
+from vtabjax.options import SlurmOptions, UsageError
 
 _ROOT = Path(__file__).resolve().parent.parent
 # SLURM signals so long before the end: time to write down that the job goes on, and to ask for that.
 _SIGNAL_SECONDS = 60
 _POLL_SECONDS = 5.0
+_POLLS_AFTER = 12  # a job's last files may reach this machine later than the queue knows that it ended
+_BY_HAND = "Run this where SLURM is, or start workers by hand with --cells=i/n"
 
 
 class Job:
@@ -58,72 +64,95 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     Raises:
       UsageError: a field is wrong, there is no SLURM here, or it refused the job.
     """
-    import submitit
-
-    own = config.slurm
-    _check(own)
+    asked = plan.read(config)
+    own = asked.slurm
     workdir = files.as_path(workdir)
     if not files.is_remote(workdir):
         workdir = workdir.absolute()
-    state = sweep.look(config, workdir, None)
-    if config.dry_run:
-        return sweep.finish(state, config, workdir)
-    if not state.todo:
-        print("nothing to submit: every cell has a result or has failed before")
-        return sweep.finish(state, config, workdir)
-    sweep.check(state.todo, config, workdir)
-    jobs = min(own.jobs, len(state.todo))
-    folder = Path(own.folder or workdir / "slurm")
+    folder = files.as_path(own.folder or workdir / "slurm")
     if files.is_remote(folder):
         raise UsageError(
-            "config.slurm.folder='': SLURM's scripts and logs need a disk that all nodes see, which "
-            f"--workdir={workdir} is not; give --config.slurm.folder=/shared/disk/slurm"
+            f"config.slurm.folder={own.folder!r}: SLURM's scripts and logs need a disk that all nodes see, which "
+            f"{folder} is not; give --config.slurm.folder=/shared/disk/slurm"
         )
-    try:
-        executor = submitit.SlurmExecutor(folder=folder.absolute(), max_num_timeout=own.requeues)
-    except RuntimeError as e:
-        raise UsageError(
-            f"--executor=slurm: {e} Run this where sbatch is, or start workers by hand with --cells=i/n"
-        ) from e
-    try:
-        executor.update_parameters(**_parameters(own, jobs))
-        calls = [Job(config, str(workdir), f"{i}/{jobs}") for i in range(jobs)]
-        if jobs == 1:
-            submitted = [executor.submit(calls[0])]
-        else:
-            with executor.batch():
-                submitted = [executor.submit(call) for call in calls]
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, ValueError) as e:
-        raise UsageError(f"--executor=slurm: SLURM took no job: {e}") from e
+    if not asked.run.dry_run:
+        _check_commands(own.requeues)
+    state = sweep.look(asked, workdir, None)
+    if asked.run.dry_run:
+        return sweep.finish(state, asked.run, workdir)
+    if not state.todo:
+        print("nothing to submit: every cell has a result or has failed before")
+        return sweep.finish(state, asked.run, workdir)
+    sweep.check(state.todo, asked.run, workdir)
+    jobs = min(own.jobs, len(state.todo))
+    submitted = _submit([Job(config, str(workdir), f"{i}/{jobs}") for i in range(jobs)], own, folder)
     number = submitted[0].job_id.partition("_")[0]
     print(f"submitted job {number}: {jobs} share(s) of {len(state.todo)} cells; logs: {folder}/{number}*")
     print(f"to watch it: python main.py --config=configs/report.py:status --workdir={workdir}", flush=True)
     if not own.wait:
         return 0
-    while not all(job.done() for job in submitted):
-        time.sleep(_POLL_SECONDS)
-    ended = {job.job_id: job.exception() for job in submitted}
-    for name, error in ended.items():
+    _wait(submitted, number)
+    for job in submitted:
+        # Asking an unfinished job for its exception would wait for its end.
+        error = job.exception() if job.done() else "it left the queue without a word; its log may say why"
         if error is not None:
-            print(f"job {name} failed: {str(error).strip().splitlines()[-1]}")
-    return sweep.finish(state, config, workdir)
+            print(f"job {job.job_id} failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}")
+    return sweep.finish(state, asked.run, workdir)
 
 
-def _check(own: Any) -> None:
-    for name in ("jobs", "nodes", "tasks", "cpus", "minutes"):
-        if own[name] < 1:
-            raise UsageError(f"config.slurm.{name}={own[name]} must be at least 1")
-    for name in ("at_once", "gpus", "memory_gb", "requeues"):
-        if own[name] < 0:
-            raise UsageError(f"config.slurm.{name}={own[name]} must be at least 0")
-    for item in specs.split_list(own.extra):
-        if "=" not in item:
-            raise UsageError(
-                f"config.slurm.extra={own.extra!r}: {item!r} is not option=value, such as constraint=a100"
-            )
+def _submit(calls: Sequence[Job], own: SlurmOptions, folder: Path) -> list[Any]:
+    """Submits the elements of an array; one job alone is none."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        executor = submitit.SlurmExecutor(folder=folder.absolute(), max_num_timeout=own.requeues)
+        executor.update_parameters(**_parameters(own, len(calls)))
+        if len(calls) == 1:
+            return [executor.submit(calls[0])]
+        with executor.batch():
+            submitted = [executor.submit(call) for call in calls]
+        return submitted
+    except (FailedJobError, FailedSubmissionError, ValueError, RuntimeError, OSError) as e:
+        raise UsageError(
+            f"--executor=slurm: SLURM rejected the job: {str(e).strip()}\n"
+            "Nothing is lost: look with squeue whether it is there all the same; otherwise run the same command again"
+        ) from e
 
 
-def _parameters(own: Any, jobs: int) -> dict[str, Any]:
+def _check_commands(requeues: int) -> None:
+    """Raises UsageError where there is no SLURM."""
+    missing = [command for command in ("sbatch", "srun") if shutil.which(command) is None]
+    if missing:
+        raise UsageError(f"--executor=slurm: there is no {' and no '.join(missing)} here. {_BY_HAND}")
+    if requeues and shutil.which("scontrol") is None:
+        print(
+            "there is no scontrol here: where the nodes lack it, too, a job that reaches its time limit ends; the same "
+            "command goes on where it was",
+            file=sys.stderr,
+        )
+
+
+def _wait(submitted: Sequence[Any], number: str) -> None:
+    """Waits until all jobs have told how they ended, or are in the queue no more and have told nothing."""
+    gone = 0
+    while not all(job.done() for job in submitted) and gone < _POLLS_AFTER:
+        gone = 0 if _queued(number) else gone + 1
+        time.sleep(_POLL_SECONDS)
+
+
+def _queued(number: str) -> bool:
+    """Whether the queue has a job, as far as one can know: it has, unless squeue says otherwise."""
+    try:
+        asked = subprocess.run(["squeue", "--noheader", f"--jobs={number}"], capture_output=True, text=True)
+    except OSError:
+        return True
+    if asked.returncode:
+        return "Invalid job id" not in asked.stderr
+    return bool(asked.stdout.strip())
+
+
+def _parameters(own: SlurmOptions, jobs: int) -> dict[str, Any]:
     """The fields of config.slurm as submitit names them."""
     given = {
         "job_name": "vtabjax",

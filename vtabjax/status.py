@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import costs, files, results, watch
-from vtabjax.plan import UsageError
+from vtabjax import costs, files, options, results, watch
+from vtabjax.options import UsageError
 from vtabjax.progress import duration
 from vtabjax.results import Cell
+from vtabjax.work import first_line
 
 _GONE = 3.5 * watch.HEARTBEAT  # seconds without a word after which a worker counts as gone
 _LISTED = 40  # models that still make sense on a terminal
@@ -36,6 +38,7 @@ class SweepState(NamedTuple):
       failures: (cell, stage, message) of those that have failed.
       workers: what workers told, the latest last, with "state": "running", "gone", or how it ended.
       expected: seconds that the missing cells take one worker, judged by the others; None where none has run.
+      unread: files that could not be read, each with the reason; what they held counts as missing.
     """
 
     name: str
@@ -43,79 +46,149 @@ class SweepState(NamedTuple):
     failures: list[tuple[Cell, str, str]]
     workers: list[dict[str, Any]]
     expected: float | None
+    unread: list[str]
 
 
 def main(config: Any, workdir: Any) -> int:
     """Prints how the sweeps of a workdir stand.
 
     Returns:
-      0 if every cell has a result, 1 otherwise.
+      0 if every cell has a result, 1 if not or if nobody can know.
 
     Raises:
       UsageError: there is no sweep in the folder.
     """
+    if config is not None:
+        options.read(options.ReportOptions, config)
     workdir = files.as_path(workdir)
-    sweeps = read(workdir)
+    sweeps, unread = look(workdir)
+    left_out = [f"left out: {message}" for message in unread]
     if not sweeps:
-        raise UsageError(f"--workdir={workdir} holds no sweep; name the folder that a sweep was given")
-    print("\n\n".join(text(sweep) for sweep in sweeps), flush=True)
-    return int(any(m.failed + m.missing > 0 for s in sweeps for m in s.models))
+        none = f"--workdir={workdir} holds no sweep; name the folder that a sweep was given"
+        raise UsageError("\n".join([none, *left_out]))
+    print("\n\n".join([*map(text, sweeps), *left_out]), flush=True)
+    return int(bool(unread) or any(m.failed + m.missing > 0 for s in sweeps for m in s.models))
 
 
 def read(workdir: Path, now: float | None = None) -> list[SweepState]:
-    """Every sweep of a workdir, the one that was started last at the end."""
+    """Every sweep of a workdir that can be read, the one that was started last at the end."""
+    return look(workdir, now)[0]
+
+
+def look(workdir: Path, now: float | None = None) -> tuple[list[SweepState], list[str]]:
+    """As `read`; and what says which sweeps could not be read, and why."""
     now = time.time() if now is None else now
-    found = []
+    found, unread = [], []
     folder = workdir / "sweeps"
-    for place in sorted(folder.iterdir()) if folder.exists() else ():
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
         if place.name.startswith(".") or not (place / "sweep.json").exists():
             continue
-        plan = json.loads((place / "sweep.json").read_text())
-        workers = _workers(place, now)
+        try:
+            sweep = _checked(place / "sweep.json", _check_sweep)
+        except ValueError as e:
+            unread.append(str(e))
+            continue
+        workers, own_unread = _workers(place, now)
         started = workers[0]["started"] if workers else 0.0
-        found.append((started, _state(place.name, plan, workers, workdir)))
-    return [state for _, state in sorted(found, key=lambda pair: pair[0])]
+        found.append((started, _state(place.name, sweep, workers, own_unread, workdir)))
+    return [state for _, state in sorted(found, key=lambda pair: pair[0])], unread
 
 
-def _workers(place: Path, now: float) -> list[dict[str, Any]]:
-    found = []
-    for path in place.iterdir():
+def _checked(path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
+    """A JSON file about a sweep. Raises ValueError with its name: damaged, or written by something else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        check(record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(f"{path} is not what a sweep writes ({type(e).__name__}: {e}); move it away") from e
+    return record
+
+
+def _require(fits: bool, what: str) -> None:
+    if not fits:
+        raise ValueError(what)
+
+
+def _check_sweep(record: Any) -> None:
+    texts = [record["protocol"], *record["models"], *record["tasks"]]
+    _require(all(isinstance(text, str) for text in texts), "a name is not a text")
+    _require(bool(record["models"]) and bool(record["tasks"]), "no models or no tasks")
+    _require(all(isinstance(record["settings"][t], dict) for t in record["tasks"]), "settings are missing")
+
+
+def _check_worker(record: Any) -> None:
+    for name in ("host", "doing", "share"):
+        _require(isinstance(record[name], str), f"{name} is {record[name]!r}")
+    for name in ("pid", "started", "seen", "done", "failed", "images"):
+        _require(_finite(record[name]), f"{name} is {record[name]!r}")
+    _require(record["ended"] is None or _finite(record["ended"]), f"ended is {record['ended']!r}")
+    _require(record["status"] is None or isinstance(record["status"], str), "status is not a text")
+    for event in record["events"]:
+        times = [event["began"], event["ended"]]
+        _require(isinstance(event["what"], str) and all(map(_finite, times)), f"an event is {event!r}")
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _workers(place: Path, now: float) -> tuple[list[dict[str, Any]], list[str]]:
+    found, unread = [], []
+    for path in sorted(place.iterdir()):
         if path.name == "sweep.json" or path.name.startswith((".", "shares-")) or path.suffix != ".json":
             continue
-        worker = json.loads(path.read_text())
+        try:
+            worker = _checked(path, _check_worker)
+        except ValueError as e:
+            unread.append(str(e))
+            continue
         silent = now - worker["seen"]
         worker["state"] = worker["status"] or ("running" if silent < _GONE else "gone")
         worker["silent"] = silent
         found.append(worker)
-    return sorted(found, key=lambda worker: worker["started"])
+    return sorted(found, key=lambda worker: worker["started"]), unread
 
 
-def _state(name: str, plan: Mapping[str, Any], workers: list[dict[str, Any]], workdir: Path) -> SweepState:
+def _state(
+    name: str, sweep: Mapping[str, Any], workers: list[dict[str, Any]], unread: list[str], workdir: Path
+) -> SweepState:
     everything = [
-        Cell(plan["protocol"], model, task, plan["settings"][task])
-        for model in plan["models"]
-        for task in plan["tasks"]
+        Cell(sweep["protocol"], model, task, sweep["settings"][task])
+        for model in sweep["models"]
+        for task in sweep["tasks"]
     ]
-    found = dict(zip(map(_key, everything), results.find_all(everything, workdir), strict=True))
+    found = dict(zip(map(_key, everything), results.find_all(everything, workdir, unread), strict=True))
     failures, missing, models = [], [], []
-    doing = {w["doing"].partition(":")[0]: w for w in workers if w["state"] == "running"}
-    for model in plan["models"]:
+    for model in sweep["models"]:
         cells = [cell for cell in everything if cell.model == model]
         failed = []
         for cell in cells:
-            if found[_key(cell)] is None:
+            if found[_key(cell)] is not None:
+                continue
+            try:
                 record = results.read(cell.error_path(workdir))
-                if record is None:
-                    missing.append(cell)
-                else:
-                    failed.append((cell, record["stage"], record["message"]))
+            except ValueError as e:
+                unread.append(str(e))
+                record = None
+            if record is None:
+                missing.append(cell)
+            else:
+                failed.append((cell, record["stage"], record["message"]))
         failures += failed
         done = sum(found[_key(cell)] is not None for cell in cells)
-        at = f"{doing[model]['host']}, {doing[model]['doing'].partition(': ')[2]}" if model in doing else ""
-        models.append(ModelState(model, done, len(failed), len(cells) - done - len(failed), at))
+        left = len(cells) - done - len(failed)
+        models.append(ModelState(model, done, len(failed), left, _doing(model, workers)))
     records = [record for record in found.values() if record is not None]
-    expected = costs.Costs(records, plan["protocol"], everything[0].settings).total(missing)
-    return SweepState(name, models, failures, workers, expected)
+    expected = costs.Costs(records, sweep["protocol"], everything[0].settings).total(missing)
+    return SweepState(name, models, failures, workers, expected, list(dict.fromkeys(unread)))
+
+
+def _doing(model: str, workers: Sequence[Mapping[str, Any]]) -> str:
+    """Who works on a model, and on what of it; a spec may hold colons of its own."""
+    for worker in workers:
+        if worker["state"] == "running" and worker["doing"].startswith(f"{model}: "):
+            return f"{worker['host']}, {worker['doing'].removeprefix(f'{model}: ')}"
+    return ""
 
 
 def _key(cell: Cell) -> tuple[str, str]:
@@ -151,9 +224,10 @@ def text(sweep: SweepState) -> str:
     if sweep.failures:
         reasons: dict[tuple[str, str], list[Cell]] = {}
         for cell, stage, message in sweep.failures:
-            reasons.setdefault((stage, message.strip().splitlines()[0][:120]), []).append(cell)
+            reasons.setdefault((stage, first_line(message, 120)), []).append(cell)
         rows = [(len(cells), stage, cells[0].model, message) for (stage, message), cells in reasons.items()]
         lines.append(tabulate(rows, ("failed", "in", "such as", "because"), tablefmt="simple"))
+    lines += [f"left out: {message}" for message in sweep.unread]
     return "\n".join(lines)
 
 

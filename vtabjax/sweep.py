@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import artefacts, costs, distributed, files, folders, plan, results, tables, watch, work
-from vtabjax.plan import UsageError
+from vtabjax.options import RunOptions, UsageError
 from vtabjax.progress import duration
 from vtabjax.results import Cell
-from vtabjax.work import first_line
+
+_MESSAGE_LINES = 5  # of a failure that are shown; the file has all
+_MESSAGE_WIDTH = 400
 
 
 class Failure(NamedTuple):
@@ -67,35 +70,41 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     Raises:
       UsageError: before any long work.
     """
+    asked = plan.read(config)
     workdir = files.as_path(workdir)
-    connect(config)
+    connect(asked.run.distributed)
     mine = plan.which_share(share, _array())
-    state = look(config, workdir, mine)
-    if config.dry_run:
-        return finish(state, config, workdir)
-    if state.todo:
-        check(state.todo, config, workdir)
-        _run(state, config, workdir, mine)
-    else:
+    state = look(asked, workdir, mine)
+    if state.todo and not asked.run.dry_run:
+        check(state.todo, asked.run, workdir)
+        _run(state, asked.run, workdir, mine)
+    elif not asked.run.dry_run:
         _say("nothing to do: every cell has a result" if not state.failed else "nothing to do")
-    return finish(state, config, workdir)
+    return finish(state, asked.run, workdir)
 
 
-def finish(state: State, config: Any, workdir: Path) -> int:
-    """Writes and shows the tables and what failed (in a dry run: what would run). Returns the exit status."""
-    if config.dry_run:
-        distributed.from_first(lambda: _foretell(state, config, workdir))
-        return 0
-    return distributed.from_first(lambda: _close(state.mine, state.everything, config, workdir))
+def finish(state: State, run: RunOptions, workdir: Path) -> int:
+    """Shows and writes the tables and what failed (in a dry run: what would run). Returns the exit status.
+
+    Raises:
+      UsageError: the tables cannot be written; they have been shown.
+    """
+    try:
+        if run.dry_run:
+            distributed.from_first(lambda: _foretell(state, run, workdir))
+            return 0
+        return distributed.from_first(lambda: _close(state.mine, state.everything, run.protocol, workdir))
+    except distributed.OtherProcessError as e:
+        raise UsageError(str(e)) from e
 
 
-def connect(config: Any) -> None:
+def connect(wanted: bool) -> None:
     """Connects the processes of a pod, where there are some."""
     # An Indexed Job's pods are shares of a sweep, unless they were told to be one worker or hold a TPU slice together.
     slice_of_tpus = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     indexed = "JOB_COMPLETION_INDEX" in os.environ and not slice_of_tpus
     try:
-        distributed.initialize(config.distributed, detect=not indexed)
+        distributed.initialize(wanted, detect=not indexed)
     except ValueError as e:
         raise UsageError(str(e)) from e
 
@@ -108,27 +117,27 @@ def _array() -> dict[str, str]:
     return names
 
 
-def look(config: Any, workdir: Path, share: plan.Share | None) -> State:
+def look(asked: plan.SweepPlan, workdir: Path, share: plan.Share | None) -> State:
     """What a worker has to do, and tells it.
 
     Raises:
       UsageError: a field of the config is wrong, or a file that is there cannot be read.
     """
-    everything = plan.all_cells(config, workdir)
-    place = watch.folder(workdir, config.protocol, plan.digest(everything))
+    run, everything = asked.run, plan.all_cells(asked, workdir)
+    place = watch.folder(workdir, run.protocol, plan.digest(everything))
 
     def seconds() -> Callable[[Cell], float | None]:
         if files.is_remote(workdir):  # two may write the plan at once, so that it must not depend on the time
             return lambda cell: None
-        records = (record for _, record in results.records(workdir, config.protocol))
-        return costs.Costs(records, config.protocol, everything[0].settings).seconds
+        return _costs(everything, workdir).seconds
 
     def numbers() -> list[list[int]]:
-        mine = plan.share_of(everything, share, place / f"shares-{share.count if share else 1}.json", seconds)
+        written = place / f"shares-{share.count if share else 1}.json"
+        mine = plan.share_of(everything, share, written, seconds, remember=not run.dry_run)
         found = results.find_all(mine, workdir)
         number = {id(cell): i for i, cell in enumerate(everything)}
         missing = [cell for cell, record in zip(mine, found, strict=True) if record is None]
-        failed = [] if config.retry_failed else [c for c in missing if c.error_path(workdir).exists()]
+        failed = [] if run.retry_failed else [c for c in missing if c.error_path(workdir).exists()]
         groups = (mine, missing, failed)
         return [[number[id(cell)] for cell in group] for group in groups]
 
@@ -139,15 +148,22 @@ def look(config: Any, workdir: Path, share: plan.Share | None) -> State:
     skipped = set(failed)
     todo = [everything[i] for i in missing if i not in skipped]
     state = State(everything, [everything[i] for i in mine], len(mine) - len(missing), len(failed), todo)
-    _tell(state, config, workdir, share)
+    _tell(state, run.protocol, workdir, share)
     return state
 
 
-def _tell(state: State, config: Any, workdir: Path, share: plan.Share | None) -> None:
+def _costs(everything: Sequence[Cell], workdir: Path) -> costs.Costs:
+    """What such cells took here, by the results that can be read."""
+    protocol = everything[0].protocol
+    records = (record for _, record in results.records(workdir, protocol, damaged=[]))
+    return costs.Costs(records, protocol, everything[0].settings)
+
+
+def _tell(state: State, protocol: str, workdir: Path, share: plan.Share | None) -> None:
     models, names = ({getattr(c, what) for c in state.everything} for what in ("model", "task"))
     source = f" ({share.source})" if share and share.source != "--cells" else ""
     _say(
-        f"{config.protocol}: {_count(len(models), 'model')} x {_count(len(names), 'task')}"
+        f"{protocol}: {_count(len(models), 'model')} x {_count(len(names), 'task')}"
         + (f", share {share}{source}: " if share else " = ")
         + _count(len(state.mine), "cell")
         + f"; {state.done} done, {len(state.todo)} to do"
@@ -163,37 +179,38 @@ def _tell(state: State, config: Any, workdir: Path, share: plan.Share | None) ->
             )
 
 
-def check(todo: Sequence[Cell], config: Any, workdir: Path) -> None:
-    """Makes sure that data sets are prepared and models exist, before long work.
+def check(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
+    """Makes sure that folders can be written, data sets are prepared and models exist, before long work.
 
     Raises:
       UsageError: some are not.
     """
     try:
-        distributed.together(lambda: _check_tasks(todo, config))
+        distributed.from_first(lambda: plan.check_folders(run, workdir))
+        distributed.together(lambda: _check_tasks(todo, run.data_dir))
         folders.look_through(
             todo,
             _say,
-            background=config.background,
-            max_pixels=config.max_pixels,
-            skip_broken=config.skip_broken,
-            cache_dir=work.image_cache(config, workdir),
+            background=run.background,
+            max_pixels=run.max_pixels,
+            skip_broken=run.skip_broken,
+            cache_dir=work.image_cache(run, workdir),
         )
-        unknown = distributed.from_first(lambda: artefacts.check(work.to_convert(todo, config, workdir)))
+        unknown = distributed.from_first(lambda: artefacts.check(work.to_convert(todo, run, workdir)))
     except (ValueError, artefacts.ConversionError, distributed.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
         raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))
 
 
-def _check_tasks(todo: Sequence[Cell], config: Any) -> None:
+def _check_tasks(todo: Sequence[Cell], data_dir: str) -> None:
     from vtabjax import data
 
     names = list(dict.fromkeys(cell.task for cell in todo))
     missing = {}
     for task in names:
         try:
-            data.check(task, config.data_dir or None)
+            data.check(task, data_dir or None)
         except data.NotPreparedError as e:
             missing[task] = str(e)
         except (data.DataError, ValueError) as e:
@@ -201,7 +218,7 @@ def _check_tasks(todo: Sequence[Cell], config: Any) -> None:
     if len(missing) == 1:
         raise UsageError(*missing.values())
     if missing:
-        option = f" --config.data_dir={config.data_dir}" if config.data_dir else ""
+        option = f" --config.data_dir={data_dir}" if data_dir else ""
         there = [task for task in names if task not in missing]
         raise UsageError(
             f"{len(missing)} of {len(names)} tasks have no prepared data set: {', '.join(missing)}\n"
@@ -212,10 +229,10 @@ def _check_tasks(todo: Sequence[Cell], config: Any) -> None:
         )
 
 
-def _run(state: State, config: Any, workdir: Path, share: plan.Share | None) -> None:
+def _run(state: State, run: RunOptions, workdir: Path, share: plan.Share | None) -> None:
     from vtabjax import parallel
 
-    place = watch.folder(workdir, config.protocol, plan.digest(state.everything))
+    place = watch.folder(workdir, run.protocol, plan.digest(state.everything))
     first = distributed.first()
     if first:
         files.sweep_temporaries(workdir)
@@ -224,7 +241,7 @@ def _run(state: State, config: Any, workdir: Path, share: plan.Share | None) -> 
     worker = watch.Worker(place, about, enabled=first)
     status = "interrupted"
     try:
-        work.work(state.todo, config, workdir, worker)
+        work.work(state.todo, run, workdir, worker)
         status = "ended"
     finally:
         worker.close(status)
@@ -242,19 +259,26 @@ def _count(n: int, thing: str) -> str:
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
-def _foretell(state: State, config: Any, workdir: Path) -> None:
+def _foretell(state: State, run: RunOptions, workdir: Path) -> None:
     """What would run, and how long it would take by what such cells took here."""
     todo = state.todo
     folders.foretell(todo, _say)
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
     for cell in todo:
         by_model[cell.model].append(cell)
-    records = (record for _, record in results.records(workdir, config.protocol)) if todo else ()
-    known = costs.Costs(records, config.protocol, state.everything[0].settings)
-    converting = set(work.to_convert(todo, config, workdir))
+    known = _costs(state.everything, workdir)
+    try:
+        converting = set(work.to_convert(todo, run, workdir))
+        sizes = {m: work.converted_sizes(m, run, workdir) for m in converting} if run.image_size == 0 else {}
+    except ValueError as e:  # a weight file that cannot be read
+        raise UsageError(str(e)) from e
+    converting -= {model for model, found in sizes.items() if found}
     for model, own in by_model.items():
         taken = known.total(own)
         notes = ["to convert"] if model in converting else []
+        if sizes.get(model):
+            there = ", ".join(map(str, sizes[model]))
+            notes = [f"converted at {there} pixels; to convert if its own size is another"]
         if taken is not None:
             notes.append(
                 f"about {duration(taken)}" + ("" if known.has(model) else ", as similar models took")
@@ -272,39 +296,55 @@ def _foretell(state: State, config: Any, workdir: Path) -> None:
     _say("dry run: nothing was done")
 
 
-def _close(mine: Sequence[Cell], everything: Sequence[Cell], config: Any, workdir: Path) -> int:
+def _close(mine: Sequence[Cell], everything: Sequence[Cell], protocol: str, workdir: Path) -> int:
     """Tables, failures, exit status."""
     keys = [(cell.model, cell.task) for cell in everything]
-    found = dict(zip(keys, results.find_all(everything, workdir), strict=True))
-    print(tables.report(config.protocol, found, workdir), flush=True)
-    failures = []
-    for cell in mine:
-        if found[cell.model, cell.task] is None:
-            path = cell.error_path(workdir)
-            record = results.read(path) or {"stage": "?", "message": "no result and no error file; run again"}
-            failures.append(Failure(cell, record["stage"], record["message"], path))
+    damaged: list[str] = []
+    records = results.find_all(everything, workdir, damaged)
+    found = dict(zip(keys, records, strict=True))
+    print(tables.shown(protocol, found), flush=True)
+    failures = [_failure(cell, workdir) for cell in mine if found[cell.model, cell.task] is None]
     if failures:
-        _say(failure_table(failures))
+        _say(failure_list(failures))
         _say("add --config.retry_failed=true to try them again")
+    for message in damaged:
+        _say(f"left out of the table: {message}")
+    try:
+        print(tables.write(protocol, found, workdir), flush=True)
+    except OSError as e:  # a full or read-only disk: what was computed has been shown
+        raise UsageError(
+            f"the tables above cannot be written to {workdir / 'tables'} ({e.strerror}); make room, or the "
+            "folder writable, and run the same command again"
+        ) from e
     return 1 if failures else 0
 
 
-def failure_table(failures: Sequence[Failure]) -> str:
-    """What failed, where, why, and where the traceback is; cells of a model that failed alike share a row."""
-    from tabulate import tabulate
+def _failure(cell: Cell, workdir: Path) -> Failure:
+    path = cell.error_path(workdir)
+    try:
+        record = results.read(path) or {"stage": "?", "message": "no result and no error file; run again"}
+    except ValueError as e:
+        record = {"stage": "?", "message": f"{e} with --config.retry_failed=true"}
+    return Failure(cell, record["stage"], record["message"], path)
 
+
+def failure_list(failures: Sequence[Failure]) -> str:
+    """What failed, where, why, and where the traceback is; cells of a model that failed alike are listed once."""
+    width = max(40, shutil.get_terminal_size((100, 24)).columns)
     alike: dict[tuple[str, str, str], list[Failure]] = collections.defaultdict(list)
     for failure in failures:
         alike[failure.cell.model, failure.stage, failure.message].append(failure)
-    rows = [
-        (
-            model,
-            ", ".join(f.cell.task for f in group) if len(group) <= 3 else f"{len(group)} tasks",
-            stage,
-            "\n".join(textwrap.wrap(first_line(message, 240), 60)),
-            group[0].path,
-        )
-        for (model, stage, message), group in alike.items()
-    ]
-    header = ("model", "task", "stage", "message", "traceback in")
-    return f"{_count(len(failures), 'cell')} failed:\n" + tabulate(rows, header, tablefmt="simple")
+    lines = [f"{_count(len(failures), 'cell')} failed:"]
+    for (model, stage, message), group in alike.items():
+        names = ", ".join(f.cell.task for f in group) if len(group) <= 3 else f"{len(group)} tasks"
+        lines += _wrapped(f"{model} / {names}: in {stage}", width, "  ")
+        for line in message.strip().splitlines()[:_MESSAGE_LINES]:
+            lines += _wrapped(line, width, "    ")
+        lines.append(f"    traceback in {group[0].path}")  # never broken: a path is there to be copied
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    options = {"initial_indent": indent, "subsequent_indent": indent, "break_on_hyphens": False}
+    shortened = textwrap.shorten(text, _MESSAGE_WIDTH, placeholder=" ...")
+    return textwrap.wrap(shortened, width, break_long_words=False, **options)

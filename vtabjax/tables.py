@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from vtabjax.data import copies
 
 CHANCE, MAJORITY = "(chance)", "(majority)"
 GROUPS = ("Natural", "Specialized", "Structured")
+_PATH = re.compile(r"[a-z]+:.*/")  # a task that is named by a path
 _LONG = 80  # rows that still make sense on a terminal
 
 Found = Mapping[tuple[str, str], Mapping[str, Any] | None]
@@ -38,27 +40,61 @@ class Table(NamedTuple):
     remarks: list[str]
 
 
-def report(protocol: str, found: Found, workdir: str | Path) -> str:
-    """Writes ``tables/<protocol>.csv`` and ``.md`` under `workdir`; returns the text for the terminal.
+def shown(protocol: str, found: Found) -> str:
+    """The table of a sweep for the terminal.
 
     Args:
       protocol: its name.
       found: (model, task) -> the result's record, or None; in the order of the columns and rows.
-      workdir: the sweep's folder.
     """
-    scores = protocol == "transferability"
-    table = score_table(found) if scores else accuracy_table(found)
-    shown = table if scores else in_percent(table)
+    table = _read_by_people(protocol, _table(protocol, found))
+    if len(table.rows) > _LONG:
+        table = table._replace(
+            rows=table.rows[:_LONG],
+            remarks=[*table.remarks, f"the first {_LONG} of {len(table.rows)} rows; the files have all"],
+        )
+    return _terminal(table)
+
+
+def write(protocol: str, found: Found, workdir: str | Path) -> str:
+    """Writes ``tables/<protocol>.csv`` and ``.md`` under `workdir`; returns a line that says where."""
+    table = _table(protocol, found)
     folder = files.as_path(workdir) / "tables"
     files.write_text(folder / f"{protocol}.csv", to_csv(table))
-    files.write_text(folder / f"{protocol}.md", to_markdown(shown))
-    where = f"tables: {folder / protocol}.csv, .md"
-    if len(shown.rows) > _LONG:
-        shown = shown._replace(
-            rows=shown.rows[:_LONG],
-            remarks=[*shown.remarks, f"the first {_LONG} of {len(shown.rows)} rows; the files have all"],
-        )
-    return f"{_terminal(shown)}\n{where}"
+    files.write_text(folder / f"{protocol}.md", to_markdown(_read_by_people(protocol, table)))
+    return f"tables: {folder / protocol}.csv, .md"
+
+
+def _table(protocol: str, found: Found) -> Table:
+    return score_table(found) if protocol == "transferability" else accuracy_table(found)
+
+
+def _read_by_people(protocol: str, table: Table) -> Table:
+    """Accuracies in percent, and folders by their names instead of their paths."""
+    table = table if protocol == "transferability" else in_percent(table)
+    texts = [v for row in [table.header, *table.rows] for v in row if isinstance(v, str)]
+    short = short_names([text for text in texts if _PATH.match(text)])
+    rows = [[short.get(v, v) if isinstance(v, str) else v for v in row] for row in table.rows]
+    return table._replace(header=[short.get(name, name) for name in table.header], rows=rows)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The last parts of paths such as ``folder:/data/birds``, as many as tell them from each other."""
+    parts = {name: [p for p in name.partition(":")[2].split("/") if p] or [name] for name in names}
+
+    def last(name: str, n: int) -> str:
+        return "/".join(parts[name][-n:])
+
+    short = {}
+    for name in parts:
+        n = 1
+        while n < len(parts[name]) and any(
+            last(other, n) == last(name, n) for other in parts if other != name
+        ):
+            n += 1
+        short[name] = last(name, n)
+    unique = len(set(short.values())) == len(short)
+    return short if unique else {name: name for name in parts}  # two kinds of tasks with one path
 
 
 def accuracy_table(found: Found) -> Table:
@@ -187,17 +223,28 @@ def _copies(found: Found) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """A text on one line: what cannot be printed (a line's end, a terminal's command) as Python writes it: ``\\n``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _texts(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, rows and remarks as printable texts."""
+    rows = [[_text(v) for v in row] for row in table.rows]
+    return [_text(name) for name in table.header], rows, [printable(remark) for remark in table.remarks]
 
 
 def _terminal(table: Table) -> str:
     from tabulate import tabulate
 
-    rows = [[_text(v) for v in row] for row in table.rows]
+    header, rows, remarks = _texts(table)
     align = ["left" if all(isinstance(r[i], str) and not _number(r[i]) for r in table.rows) else "right"
              for i in range(len(table.header))]  # fmt: skip
-    text = tabulate(rows, table.header, tablefmt="simple", colalign=align, disable_numparse=True)
-    return "\n".join([text, *table.remarks])
+    text = tabulate(rows, header, tablefmt="simple", colalign=align, disable_numparse=True)
+    return "\n".join([text, *remarks])
 
 
 def _number(text: str) -> bool:
@@ -205,27 +252,43 @@ def _number(text: str) -> bool:
 
 
 def to_markdown(table: Table) -> str:
-    """The table in GitHub's Markdown, with its remarks."""
+    """The table in GitHub's Markdown, with its remarks; names are shown as they are, whatever they hold."""
     from tabulate import tabulate
 
-    rows = [[_text(v) for v in row] for row in table.rows]
-    text = tabulate(rows, table.header, tablefmt="github", disable_numparse=True)
-    return "\n\n".join([text, *table.remarks]) + "\n"
+    header, rows, remarks = _texts(table)
+    rows = [[_markdown(text) for text in row] for row in rows]
+    text = tabulate(rows, [_markdown(h) for h in header], tablefmt="github", disable_numparse=True)
+    return "\n\n".join([text, *map(_markdown, remarks)]) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Without what would end a cell or begin a tag, a link, a code or an emphasis."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]~|])", r"\\\1", text)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # within a word it is an underscore
 
 
 def to_latex(table: Table) -> str:
     """The table for LaTeX (booktabs), its remarks as comments."""
     from tabulate import tabulate
 
-    rows = [[_text(v) for v in row] for row in table.rows]
-    lines = tabulate(rows, table.header, tablefmt="latex_booktabs", disable_numparse=True)
-    return "\n".join([*(f"% {remark}" for remark in table.remarks), lines]) + "\n"
+    header, rows, remarks = _texts(table)
+    lines = tabulate(rows, header, tablefmt="latex_booktabs", disable_numparse=True)
+    return "\n".join([*(f"% {remark}" for remark in remarks), lines]) + "\n"
 
 
 def to_csv(table: Table) -> str:
-    """The table as CSV, numbers in full."""
+    """The table as CSV, numbers in full; a name that a spreadsheet would take for a formula gets a ``'`` before it."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.header)
-    writer.writerows([["" if v is None else v for v in row] for row in table.rows])
+    writer.writerows([[_csv(v) for v in row] for row in [table.header, *table.rows]])
     return out.getvalue()
+
+
+def _csv(value: Any) -> Any:
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = value.encode(
+        "utf-8", "backslashreplace"
+    ).decode()  # names of files may hold bytes that are no text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text

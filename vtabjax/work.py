@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import functools
 import gc
+import glob
 import textwrap
 import time
 import traceback
@@ -16,7 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, conversions, distributed, files, inputs, protocols, results, watch
+from vtabjax import (
+    artefacts,
+    cells,
+    conversions,
+    distributed,
+    files,
+    inputs,
+    protocols,
+    results,
+    watch,
+)
+from vtabjax.options import RunOptions
 from vtabjax.progress import Progress, duration
 from vtabjax.results import Cell
 
@@ -32,7 +44,7 @@ class Fault(NamedTuple):
 class Session(NamedTuple):
     """What the models of a run share."""
 
-    config: Any
+    run: RunOptions
     workdir: Path
     shared: inputs.Run
     conversions: conversions.Conversions
@@ -40,56 +52,64 @@ class Session(NamedTuple):
     worker: watch.Worker
 
 
-def models_dir(config: Any, workdir: Path) -> Path:
+def models_dir(run: RunOptions, workdir: Path) -> Path:
     """Where converted models are."""
-    return files.as_path(config.models_dir) if config.models_dir else workdir / "models"
+    return files.as_path(run.models_dir) if run.models_dir else workdir / "models"
 
 
-def image_cache(config: Any, workdir: Path) -> str:
+def image_cache(run: RunOptions, workdir: Path) -> str:
     """Where decoded images are kept."""
-    return config.cache_dir or str(
+    return run.cache_dir or str(
         artefacts.local_cache() / "images" if files.is_remote(workdir) else workdir / "cache" / "images"
     )
 
 
-def to_convert(todo: Sequence[Cell], config: Any, workdir: Path) -> list[str]:
+def to_convert(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> list[str]:
     """The models of cells that are not converted yet."""
-    folder = models_dir(config, workdir)
+    folder = models_dir(run, workdir)
     models = dict.fromkeys(cell.model for cell in todo)
-    return [m for m in models if artefacts.find(folder, m, config.image_size) is None]
+    return [m for m in models if artefacts.find(folder, m, run.image_size) is None]
 
 
-def work(todo: Sequence[Cell], config: Any, workdir: Path, worker: watch.Worker) -> None:
+def converted_sizes(model: str, run: RunOptions, workdir: Path) -> list[int]:
+    """Image sizes at which a model is converted already, for image_size=0: its own is known only after converting."""
+    stem = results.slug(model, str(workdir))
+    found = models_dir(run, workdir).glob(f"{glob.escape(stem)}-*/model.json")
+    sizes = (path.parent.name.removeprefix(f"{stem}-") for path in found)
+    return sorted(int(size) for size in sizes if size.isdecimal())
+
+
+def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: watch.Worker) -> None:
     """Runs cells.
 
     Args:
       todo: the cells, model by model.
-      config: see configs/common.py.
+      run: see configs/common.py.
       workdir: the sweep's folder.
       worker: where it is told.
     """
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
     for cell in todo:
         by_model[cell.model].append(cell)
-    converting = distributed.from_first(lambda: to_convert(todo, config, workdir))
+    converting = distributed.from_first(lambda: to_convert(todo, run, workdir))
     progress = Progress(len(todo), models=len(by_model), enabled=distributed.first())
 
     def told(model: str, began: float, ended: float, well: bool) -> None:
         worker.event("convert", model, began, ended, ok=well)
 
     limits = conversions.Limits(
-        config.convert_timeout * 60, config.convert_memory_gb * 1e9 if config.convert_memory_gb else None
+        run.convert_timeout * 60, run.convert_memory_gb * 1e9 if run.convert_memory_gb else None
     )
     # Converting starts before anything else does; models that are there already are computed meanwhile.
     with conversions.Conversions(
         converting if distributed.first() else [],
-        models_dir(config, workdir),
-        config.image_size,
+        models_dir(run, workdir),
+        run.image_size,
         limits,
-        ahead=config.convert_ahead,
+        ahead=run.convert_ahead,
         told=told,
     ) as queue:
-        session = Session(config, workdir, prepare(config, workdir), queue, progress, worker)
+        session = Session(run, workdir, prepare(run, workdir), queue, progress, worker)
         try:
             for model in sorted(by_model, key=set(converting).__contains__):
                 run_model(model, by_model[model], session)
@@ -98,13 +118,13 @@ def work(todo: Sequence[Cell], config: Any, workdir: Path, worker: watch.Worker)
             progress.close()
 
 
-def prepare(config: Any, workdir: Path) -> inputs.Run:
+def prepare(run: RunOptions, workdir: Path) -> inputs.Run:
     """What the cells share: devices, images, the compilation cache."""
     from vtabjax import data, parallel, resident
 
     cache = workdir / "cache" / "xla"
     parallel.use_compilation_cache(str(cache if files.is_remote(cache) else cache.absolute()))
-    images_dir = image_cache(config, workdir)
+    images_dir = image_cache(run, workdir)
 
     @functools.cache
     def examples(task: str, split: str, image_size: int) -> data.Examples:
@@ -112,18 +132,18 @@ def prepare(config: Any, workdir: Path) -> inputs.Run:
             task,
             split,
             image_size=image_size,
-            resize=config.resize,
-            data_dir=config.data_dir or None,
+            resize=run.resize,
+            data_dir=run.data_dir or None,
             cache_dir=images_dir,
-            skip_broken=config.skip_broken,
-            background=config.background,
-            max_pixels=config.max_pixels,
+            skip_broken=run.skip_broken,
+            background=run.background,
+            max_pixels=run.max_pixels,
         )
 
     mesh = parallel.data_mesh()
-    room = None if config.device_images_gb < 0 else config.device_images_gb * 1e9
+    room = None if run.device_images_gb < 0 else run.device_images_gb * 1e9
     images = resident.Images(mesh, room)
-    return inputs.Run(workdir, mesh, examples, config.batch_size, config.dtype, images, told=set())
+    return inputs.Run(workdir, mesh, examples, run.batch_size, run.dtype, images, told=set())
 
 
 def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
@@ -147,7 +167,15 @@ def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
         stages = inputs.Stages()
         if converting:
             stages.seconds["convert"] = converting  # charged to the model's first cell
-        if distributed.from_first(lambda cell=cell: results.find(cell, workdir) is not None):
+        try:
+            there = distributed.from_first(lambda cell=cell: results.find(cell, workdir) is not None)
+        except (
+            ValueError,
+            distributed.OtherProcessError,
+        ) as e:  # a result that was damaged since the sweep began
+            _fail(cell, _fault(e, "results"), session)
+            continue
+        if there:
             progress.step(f"{cell}: done by another worker")
             continue
         if run_cell(cell, converted, stages, session):
@@ -174,7 +202,7 @@ def _say_model(model: str, total: int, done: int, images: int, seconds: float, s
 
 
 def _converted(model: str, session: Session) -> tuple[str, float]:
-    path = artefacts.find(models_dir(session.config, session.workdir), model, session.config.image_size)
+    path = artefacts.find(models_dir(session.run, session.workdir), model, session.run.image_size)
     if path is not None:
         return str(path), 0.0
     found = session.conversions.result(model)
@@ -256,13 +284,13 @@ def _data_notes(cell: Cell, session: Session) -> dict[str, Any]:
         return {}
     from vtabjax import data
 
-    config = session.config
+    run = session.run
     return {
         "data_notes": data.look_through(
             cell.task,
-            background=config.background,
-            max_pixels=config.max_pixels,
-            cache_dir=image_cache(config, session.workdir),
+            background=run.background,
+            max_pixels=run.max_pixels,
+            cache_dir=image_cache(run, session.workdir),
             skip_broken=True,
         )
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from etils import epath
 
-from vtabjax import specs, tasks
+from vtabjax import options, specs, tasks
 from vtabjax.data import tfds_source
 from vtabjax.data.base import NotPreparedError
 from vtabjax.tasks import Task, TaskError
@@ -141,7 +141,7 @@ def _disk_free(folder: epath.Path) -> int | None:
         return None
 
 
-def _prepare(data_set: _Set, config: ConfigDict, data_dir: epath.Path) -> None:
+def _prepare(data_set: _Set, own: options.PrepareOptions, data_dir: epath.Path) -> None:
     """Downloads and prepares one data set."""
     import tensorflow_datasets as tfds
 
@@ -159,8 +159,8 @@ def _prepare(data_set: _Set, config: ConfigDict, data_dir: epath.Path) -> None:
         print(f"  {folder} is damaged and was moved to {aside}", flush=True)
     for leftover in (data_dir / data_set.name).glob("incomplete.*"):
         print(f"  an interrupted preparation left {leftover}; remove it if nothing writes there", flush=True)
-    generator = builder(task, data_dir, config.file_format)
-    options = {"manual_dir": config.manual_dir} if config.manual_dir else {}
+    generator = builder(task, data_dir, own.file_format)
+    options = {"manual_dir": own.manual_dir} if own.manual_dir else {}
     generator.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
     tfds_source.open_whole(task, data_dir)
 
@@ -182,18 +182,19 @@ def main(config: ConfigDict, workdir: str) -> int:
       Exit status: 0 if all data sets are there, 1 if one is missing or failed, 2 for a wrong setting.
     """
     try:
-        sets = _sets(specs.split_list(config.tasks))
-        if config.file_format not in ("array_record", "tfrecord"):
-            raise TaskError(f"file_format {config.file_format!r}: there are array_record and tfrecord")
-    except TaskError as e:
+        own = options.read(options.PrepareOptions, config)
+        sets = _sets(specs.split_list(own.tasks))
+        if not sets:
+            raise TaskError("config.tasks is empty; for example --config.tasks=dtd,svhn")
+    except (TaskError, options.UsageError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    data_dir = tfds_source.resolve_data_dir(config.data_dir)
-    text, missing = _table(sets, config.data_dir, config.manual_dir)
+    data_dir = tfds_source.resolve_data_dir(own.data_dir)
+    text, missing = _table(sets, own.data_dir, own.manual_dir)
     free = _disk_free(data_dir)
     print(f"Data sets in {data_dir}" + ("" if free is None else f" ({_human(free)} free)"))
     print(text)
-    if config.check or not missing:
+    if own.check or not missing:
         print(f"{len(sets) - len(missing)} of {len(sets)} data sets are prepared.", flush=True)
         return 1 if missing else 0
 
@@ -202,11 +203,11 @@ def main(config: ConfigDict, workdir: str) -> int:
     for i, data_set in enumerate(missing, 1):
         print(f"[{i}/{len(missing)}] {data_set.name}", flush=True)
         try:
-            _prepare(data_set, config, data_dir)
+            _prepare(data_set, own, data_dir)
         except Exception as e:  # whatever goes wrong with one must not stop the others
             failed[data_set.name] = _reason(e)
             print(f"  failed: {failed[data_set.name]}", flush=True)
-    print(_table(sets, config.data_dir, config.manual_dir)[0])
+    print(_table(sets, own.data_dir, own.manual_dir)[0])
     for name, reason in failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
     return 1 if failed else 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from vtabjax import __version__, files, model, specs, tasks
+from vtabjax import __version__, files, model, options, tasks
 from vtabjax.protocols import Outcome, _finetune_artefact, finetune
 
 if TYPE_CHECKING:
@@ -39,15 +39,8 @@ def settings(config: Any) -> dict[str, Any]:
             "configs/finetune.py:vtab_full: fine-tuning is for the 1,000 examples of VTAB-1k, which stay on the "
             "device; choose the suite vtab or mini"
         )
-    given = config.finetune
-    values: dict[str, Any] = {"dtype": config.dtype}
-    for name, default in _FIELDS.items():
-        if name == "dtype":
-            continue
-        if isinstance(default, tuple):
-            values[name] = _numbers(f"config.finetune.{name}", given[name], type(default[0]))
-        else:
-            values[name] = type(default)(given[name])
+    given = options.read(options.FinetuneOptions, config, "finetune")
+    values = {n: config.dtype if n == "dtype" else getattr(given, n) for n in _FIELDS}
     try:
         checked = finetune.Settings(**values)
     except ValueError as e:
@@ -55,17 +48,8 @@ def settings(config: Any) -> dict[str, Any]:
     return {
         **{k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(checked).items()},
         "splits": ["train800", "val200", "test"],
-        "save": bool(given.save),
+        "save": given.save,
     }
-
-
-def _numbers(field: str, text: str, kind: type) -> tuple:
-    try:
-        return tuple(kind(item) for item in specs.split_list(text))
-    except ValueError as e:
-        raise ValueError(
-            f"{field}={text!r}: {e}; give numbers separated by commas, such as {kind(1)!r},{kind(2)!r}"
-        ) from e
 
 
 def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:

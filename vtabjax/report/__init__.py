@@ -6,10 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vtabjax import files, specs, tables
-from vtabjax.plan import UsageError
+from vtabjax import files, options, specs, tables
+from vtabjax.options import UsageError
+
+if TYPE_CHECKING:
+    from vtabjax.report.boards import Gathered
 
 
 def run(config: Any, workdir: str | os.PathLike) -> int:
@@ -25,53 +28,75 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
     Raises:
       UsageError: a field of the config is wrong, or there is no such folder.
     """
-    from vtabjax.report import analysis, gather, page, proxies, published, sheets
+    from vtabjax.report import gather, published
 
-    workdir = Path(workdir)
+    own = options.read(options.ReportOptions, config)
+    workdir = files.as_path(workdir)
     if not workdir.is_dir():
         raise UsageError(f"--workdir={workdir}: there is no such folder; name the one a sweep wrote to")
-    options = _options(config)
     try:
-        others = [published.read(name) for name in specs.split_list(config.published)]
-        top1 = published.imagenet(config.imagenet)
+        others = [published.read(name) for name in specs.split_list(own.published)]
+        top1 = published.imagenet(own.imagenet)
     except published.PublishedError as e:
         raise UsageError(str(e)) from e
-    found = gather.gather(workdir, Path(config.models_dir or workdir / "models"), others, top1)
-    _check_reference(options.reference, found.boards)
-    analyses = [analysis.analyse(board, options) for board in found.boards]
-    judged = proxies.judge(found, options)
-    by_board = {a.board.key: sheets.board_sheets(a) for a in analyses}
-    trusted = sheets.trust_sheets(judged)
     folder = workdir / "report"
-    for sheet in [s for found_ in by_board.values() for s in found_.values()] + trusted:
-        _write(sheet, folder / "tables")
-    figures: Sequence[str] = ()
-    if config.figures:
-        from vtabjax.report import figures as static
-
-        figures = static.write(analyses, judged, folder / "figures")
-    title = config.title or f"vtabjax: {workdir.resolve().name}"
-    html = page.render(found, analyses, by_board, judged, trusted, options, workdir, title, figures)
-    files.write_text(folder / "report.html", html)
-    n = len({m.label for a in analyses for m in a.board.models})
-    print(
-        f"{found.records} results of {n} models, {len(found.errors)} failures: {folder / 'report.html'}",
-        file=sys.stderr,
-    )
+    try:
+        _check_folder(folder)
+        found = gather.gather(workdir, files.as_path(own.models_dir or workdir / "models"), others, top1)
+        _check_reference(own.reference, found.boards)
+        _write_all(found, own, workdir, folder)
+    except OSError as e:
+        raise UsageError(
+            f"the report cannot be made in {folder} ({_reason(e)}); make room, or the folder writable"
+        ) from e
+    print(_said(found, folder / "report.html", workdir), file=sys.stderr)
     return 0
 
 
-def _options(config: Any):
-    from vtabjax.report.analysis import Options
+def _check_folder(folder: Path) -> None:
+    """Finds out before minutes of work that nothing can be written, and removes what a killed run left."""
+    for name in ("tables", "figures"):
+        files.write_text(folder / name / ".writable", "")
+        (folder / name / ".writable").unlink()
+    files.sweep_temporaries(folder)
 
-    for field, least in (("resamples", 100), ("example_rounds", 0)):
-        if config[field] < least:
-            raise UsageError(f"config.{field}={config[field]} is too small: it must be at least {least}")
-    if not 0 <= config.tie_margin < 100:
-        raise UsageError(f"config.tie_margin={config.tie_margin}: give points of accuracy, 0 to 100")
-    return Options(
-        config.resamples, config.seed, config.tie_margin / 100, config.example_rounds, config.reference
-    )
+
+def _reason(e: OSError) -> str:
+    where = f"{e.filename}: " if e.filename else ""
+    return where + (e.strerror or str(e))
+
+
+def _said(found: Gathered, page: Path, workdir: Path) -> str:
+    own = {m.label for b in found.boards for m in b.models if not m.published}
+    if not found.records and not found.errors:
+        return (
+            f"no results in {workdir} yet; the page says how to start: {page}\n"
+            f"the first results: python main.py --config=configs/knn.py --workdir={workdir}"
+        )
+    counts = (f"{found.records} results of {len(own)} models", f"{len(found.errors)} failures")
+    left_out = sum(n.startswith(("A file was left out", "A failure is not")) for n in found.notices)
+    return ", ".join([*counts, *([f"{left_out} files left out"] * bool(left_out))]) + f": {page}"
+
+
+def _write_all(found: Gathered, own: options.ReportOptions, workdir: Path, folder: Path) -> None:
+    from vtabjax.report import analysis, page, proxies, sheets
+
+    draws = analysis.Options(own.resamples, own.seed, own.tie_margin / 100, own.example_rounds, own.reference)
+    analyses = [analysis.analyse(board, draws) for board in found.boards]
+    judged = proxies.judge(found, draws)
+    by_board = {a.board.key: sheets.board_sheets(a) for a in analyses}
+    trusted = sheets.trust_sheets(judged)
+    for sheet in [s for found_ in by_board.values() for s in found_.values()] + trusted:
+        _write(sheet, folder / "tables")
+    figures: Sequence[str] = ()
+    if own.figures:
+        from vtabjax.report import figures as static
+
+        figures = static.write(analyses, judged, folder / "figures")
+    title = own.title or f"vtabjax: {workdir.resolve().name}"
+    html = page.render(found, analyses, by_board, judged, trusted, draws, workdir, title, figures)
+    # A folder's name may hold bytes that are no text.
+    files.write_text(folder / "report.html", html.encode("utf-8", "backslashreplace").decode())
 
 
 def _check_reference(reference: str, boards: Sequence[Any]) -> None:

@@ -86,24 +86,20 @@ def gather(
 
 
 def _records(workdir: Path, notices: list[str]) -> list[_Record]:
-    out = []
-    for path in results.paths(workdir):
-        try:
-            data = results.read(path)
-        except ValueError as e:
-            notices.append(f"A file was left out: {e}.")
-            continue
-        if data is not None:
-            out.append(_Record(str(path.relative_to(workdir)), data))
-    return out
+    damaged: list[str] = []
+    found = [
+        _Record(str(path.relative_to(workdir)), data)
+        for path, data in results.records(workdir, None, damaged)
+    ]
+    notices += [f"A file was left out: {message}." for message in damaged]
+    return found
 
 
 def _errors(workdir: Path, notices: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    try:
-        return [(str(path.relative_to(workdir)), record) for path, record in results.errors(workdir)]
-    except ValueError as e:
-        notices.append(f"Failures are not listed: {e}.")
-        return []
+    damaged: list[str] = []
+    found = [(str(path.relative_to(workdir)), data) for path, data in results.errors(workdir, None, damaged)]
+    notices += [f"A failure is not listed: {message}." for message in damaged]
+    return found
 
 
 def _label(records: Sequence[_Record], notices: list[str]) -> None:

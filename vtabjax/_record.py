@@ -1,0 +1,69 @@
+"""What the JSON of a result or a failure has to hold, and the bits in it."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# What a record holds: the names that must be there, those that may be, and their types.
+_TEXTS = ("protocol", "model", "task", "config_hash", "finished")
+_MAPPINGS = ("metrics", "seconds")
+_OPTIONAL = ("notes", "chosen", "source", "device", "data", "passes", "input", "correct")
+
+
+def check(record: Mapping[str, Any], failure: bool) -> None:
+    """Raises ValueError or KeyError for a record that is incomplete or has values of other types."""
+    for name in (*_TEXTS, *(("stage", "message") if failure else ())):
+        _of_type(record, name, str)
+    for name in ("settings", "versions", *(() if failure else _MAPPINGS)):
+        _of_type(record, name, dict)
+    if failure:
+        return
+    for name in _OPTIONAL:
+        if record.get(name) is not None:
+            _of_type(record, name, dict)
+    for name, value in record["metrics"].items():
+        least, most = (0, 1) if "accuracy" in name else (-math.inf, math.inf)
+        if value is not None and not _is_number(value, least, most):
+            raise ValueError(f"metrics: {name} is {value!r}")
+    for name, value in record["seconds"].items():
+        if not _is_number(value):
+            raise ValueError(f"seconds: {name} is {value!r}")
+    for split, taken in (record.get("passes") or {}).items():
+        if not (isinstance(taken, dict) and all(_is_number(taken[n]) for n in ("images", "seconds"))):
+            raise ValueError(f"passes: {split} is {taken!r}")
+    for name, note in (record.get("notes") or {}).items():
+        _of_type({name: note}, name, str)
+    n, correct = record["n_examples"], record.get("correct")
+    if not (n is None or type(n) is int and n >= 0):
+        raise ValueError(f"n_examples is {n!r}")
+    if correct is not None:
+        held = base64.b64decode(correct["packed"], validate=True)
+        if type(n) is not int or correct["count"] != n or len(held) != -(-n // 8):
+            raise ValueError("correct does not hold n_examples bits")
+
+
+def _of_type(record: Mapping[str, Any], name: str, kind: type) -> None:
+    if not isinstance(record[name], kind):
+        raise ValueError(f"{name} is {record[name]!r}"[:200])
+
+
+def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return fits and math.isfinite(value) and least <= value <= most
+
+
+def pack(correct: np.ndarray) -> dict[str, Any]:
+    """bool [N] as JSON: eight examples a byte (the first one in the highest bit), base64, and the count."""
+    bits = np.packbits(np.asarray(correct, bool))
+    return {"count": len(correct), "packed": base64.b64encode(bits.tobytes()).decode()}
+
+
+def unpack(packed: Mapping[str, Any]) -> np.ndarray:
+    """bool [N] from what `pack` made."""
+    bits = np.frombuffer(base64.b64decode(packed["packed"]), np.uint8)
+    return np.unpackbits(bits, count=packed["count"]).astype(bool)

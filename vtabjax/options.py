@@ -1,0 +1,344 @@
+"""What the fields of a config may hold: types and ranges, read once before anything runs.
+
+The comments in configs/ say what a field is for; the classes here say what it may be. `read` turns a config into one
+of them or names the field, its value and what it may be instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from vtabjax import specs
+
+T = TypeVar("T")
+
+SUITES = ("mini", "vtab", "vtab_full")
+RESIZE = ("vtab", "bilinear", "bicubic")
+DTYPES = ("float32", "bfloat16")
+METRICS = ("euclidean", "cosine")
+SCORES = (
+    "leep",
+    "nce",
+    "nleep",
+    "logme",
+    "h_score",
+    "regularized_h_score",
+    "transrate",
+    "gbc",
+    "parc",
+    "sfda",
+)
+MAX_IMAGE_SIZE = 2048
+_MAX_SEED = 2**31 - 1
+
+
+class UsageError(ValueError):
+    """Something to change before anything can run; the message has the field, the value, the way out."""
+
+
+# Rules: what a value may be. Each takes the field's name (for messages), the value and the wanted type.
+
+
+class Range(NamedTuple):
+    """A number from `low` to `high`, both included, in some `unit`; or `special`, which means `meaning`."""
+
+    low: float
+    high: float
+    unit: str = ""
+    special: float | None = None
+    meaning: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.low:.12g} to {self.high:.12g}" + (f" {self.unit}" if self.unit else "")
+        return text + (f", or {self.special:g} for {self.meaning}" if self.special is not None else "")
+
+    def allows(self, value: float) -> bool:
+        """Whether a number is in the range."""
+        return self.low <= value <= self.high or value == self.special
+
+    def take(self, field: str, value: Any, kind: type) -> Any:
+        """The number. Raises UsageError."""
+        wanted = numbers.Integral if kind is int else numbers.Real
+        fits = isinstance(value, wanted) and not isinstance(value, bool)
+        if fits and self.allows(value):
+            return kind(value)
+        if fits and self.special is None and value < self.low:
+            raise UsageError(f"{field}={_short(value)} is too small: it must be at least {self.low:.12g}")
+        if fits and self.special is None and value > self.high:
+            raise UsageError(f"{field}={_short(value)} is too large: it must be at most {self.high:.12g}")
+        what = "a whole number, " if kind is int and not fits else ""
+        raise UsageError(f"{field}={_short(value)}: it must be {what}{self}")  # nan, for one
+
+
+class Each(NamedTuple):
+    """Numbers in a range, separated by commas; `distinct`: none of them twice."""
+
+    each: Range
+    distinct: bool = False
+    empty: bool = False
+
+    def __str__(self) -> str:
+        return f"numbers separated by commas, each {self.each}" + (", none twice" if self.distinct else "")
+
+    def take(self, field: str, value: Any, kind: type) -> tuple:
+        """The numbers. Raises UsageError."""
+        items = _text(field, value).split(",")
+        try:
+            found = tuple(kind(item) for item in items if item.strip())
+        except ValueError as e:
+            raise UsageError(f"{field}={_short(value)}: {e}; give {self}") from e
+        fits = all(self.each.allows(n) for n in found) and (
+            len(set(found)) == len(found) or not self.distinct
+        )
+        if not fits or not (found or self.empty):
+            raise UsageError(f"{field}={_short(value)}: give {self}")
+        return found
+
+
+class OneOf(NamedTuple):
+    """One of some names."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.names)}"
+
+    def take(self, field: str, value: Any, kind: type) -> str:
+        """The name. Raises UsageError."""
+        if not isinstance(value, str) or value not in self.names:
+            raise UsageError(f"{field}={_short(value)} is not known; choose {_either(self.names)}")
+        return value
+
+
+class Some(NamedTuple):
+    """Some of some names, separated by commas."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"some of {', '.join(self.names)}, separated by commas"
+
+    def take(self, field: str, value: Any, kind: type) -> tuple[str, ...]:
+        """The names, each once. Raises UsageError."""
+        chosen = tuple(specs.split_list(_text(field, value)))
+        for name in chosen:
+            if name not in self.names:
+                raise UsageError(
+                    f"{field}={_short(value)}: {_short(name)} is not known; there are {', '.join(self.names)}"
+                )
+        if not chosen:
+            raise UsageError(f"{field} is empty; choose from {', '.join(self.names)}")
+        return chosen
+
+
+class Text(NamedTuple):
+    """A text of one line, which may be empty."""
+
+    def __str__(self) -> str:
+        return "a text of one line"
+
+    def take(self, field: str, value: Any, kind: type) -> str:
+        """The text. Raises UsageError."""
+        return _text(field, value)
+
+
+class Switch(NamedTuple):
+    """True or False."""
+
+    def __str__(self) -> str:
+        return "true or false"
+
+    def take(self, field: str, value: Any, kind: type) -> bool:
+        """The value. Raises UsageError."""
+        if not isinstance(value, bool):
+            raise UsageError(f"{field}={_short(value)}: it must be true or false")
+        return value
+
+
+Rule = Range | Each | OneOf | Some | Text | Switch
+
+_Line = Annotated[str, Text()]
+_Flag = Annotated[bool, Switch()]
+
+
+# The fields.
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What all sweeps share; see configs/common.py."""
+
+    protocol: _Line
+    suite: Annotated[str, OneOf(SUITES)]
+    models: _Line
+    tasks: _Line
+    image_size: Annotated[int, Range(8, MAX_IMAGE_SIZE, "pixels", 0, "each model's own")]
+    resize: Annotated[str, OneOf(RESIZE)]
+    dtype: Annotated[str, OneOf(DTYPES)]
+    skip_broken: _Flag
+    background: _Line
+    max_pixels: Annotated[int, Range(1, 100_000_000_000, "pixels")]
+    seed: Annotated[int, Range(0, _MAX_SEED)]
+    batch_size: Annotated[int, Range(1, 65_536, "images")]
+    retry_failed: _Flag
+    dry_run: _Flag
+    distributed: _Flag
+    device_images_gb: Annotated[float, Range(0, 10_000, "GB", -1, "what fits")]
+    convert_timeout: Annotated[float, Range(0.1, 100_000, "minutes")]
+    convert_memory_gb: Annotated[float, Range(0.1, 100_000, "GB", 0, "three quarters of what is free")]
+    convert_ahead: Annotated[int, Range(0, 1_000, "models")]
+    data_dir: _Line
+    cache_dir: _Line
+    models_dir: _Line
+
+
+@dataclasses.dataclass(frozen=True)
+class SlurmOptions:
+    """Where --executor=slurm sends a sweep; see configs/common.py."""
+
+    jobs: Annotated[int, Range(1, 10_000)]
+    at_once: Annotated[int, Range(1, 10_000, "jobs", 0, "all")]
+    partition: _Line
+    account: _Line
+    nodes: Annotated[int, Range(1, 10_000)]
+    tasks: Annotated[int, Range(1, 1_000)]  # processes on each node
+    gpus: Annotated[int, Range(0, 1_000)]  # of each node
+    cpus: Annotated[int, Range(1, 10_000)]  # of each process
+    memory_gb: Annotated[int, Range(1, 1_000_000, "GB", 0, "what the cluster gives")]
+    minutes: Annotated[int, Range(1, 525_600, "minutes")]
+    requeues: Annotated[int, Range(0, 10_000)]
+    extra: _Line
+    setup: _Line
+    folder: _Line
+    wait: _Flag
+
+
+@dataclasses.dataclass(frozen=True)
+class KnnOptions:
+    """The fields of configs/knn.py."""
+
+    k: Annotated[int, Range(1, 100_000)]
+    metric: Annotated[tuple[str, ...], Some(METRICS)]
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearOptions:
+    """The fields of configs/linear.py."""
+
+    c_min: Annotated[float, Range(1e-12, 1e12)]
+    c_max: Annotated[float, Range(1e-12, 1e12)]
+    c_count: Annotated[int, Range(1, 1_000)]
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferabilityOptions:
+    """The fields of configs/transferability.py."""
+
+    scores: Annotated[tuple[str, ...], Some(SCORES)]
+    nleep_seeds: Annotated[int, Range(1, 1_000)]
+    pca_components: Annotated[int, Range(1, 100_000)]
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneOptions:
+    """The fields of configs/finetune.py under ``finetune``."""
+
+    learning_rates: Annotated[tuple[float, ...], Each(Range(1e-12, 1e6))]
+    steps: Annotated[tuple[int, ...], Each(Range(1, 100_000_000))]
+    batch_size: Annotated[int, Range(1, 65_536, "examples")]
+    momentum: Annotated[float, Range(0, 0.999999)]
+    decay_at: Annotated[tuple[float, ...], Each(Range(1e-6, 0.999999), empty=True)]  # fractions of the steps
+    decay_factor: Annotated[float, Range(1e-9, 1)]
+    warmup: Annotated[int, Range(0, 100_000_000)]  # steps
+    sampling: Annotated[str, OneOf(("epoch", "replacement"))]
+    scope: Annotated[str, OneOf(("all", "head"))]
+    seeds: Annotated[tuple[int, ...], Each(Range(0, _MAX_SEED), distinct=True)]
+    save: _Flag
+    micro_batch: Annotated[int, Range(1, 65_536, "examples", 0, "the whole batch")]
+    remat: _Flag
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """The fields of configs/report.py."""
+
+    suite: Annotated[str, OneOf(("html", "status"))]
+    title: _Line
+    published: _Line
+    imagenet: _Line
+    reference: _Line
+    resamples: Annotated[int, Range(100, 100_000)]
+    seed: Annotated[int, Range(0, _MAX_SEED)]
+    tie_margin: Annotated[float, Range(0, 99)]  # points of accuracy
+    example_rounds: Annotated[int, Range(1, 10_000, "", 0, "a round per task")]
+    figures: _Flag
+    models_dir: _Line
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """The fields of configs/prepare.py."""
+
+    suite: Annotated[str, OneOf(SUITES)]
+    tasks: _Line
+    check: _Flag
+    data_dir: _Line
+    manual_dir: _Line
+    file_format: Annotated[str, OneOf(("array_record", "tfrecord"))]
+
+
+# Reading.
+
+
+def rules(kind: type) -> dict[str, tuple[type, Rule]]:
+    """The fields of one of the classes above: name -> (the type of a value, what it may be)."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        base, rule = typing.get_args(hint)
+        inner = typing.get_args(base)  # tuple[float, ...]
+        found[name] = (inner[0] if inner else base, rule)
+    return found
+
+
+def read(kind: Callable[..., T], config: Mapping[str, Any], section: str = "") -> T:
+    """The fields of a config that one of the classes above names, checked.
+
+    Args:
+      kind: the class.
+      config: a config; see configs/.
+      section: the field of the config that holds them, "" for the config itself.
+
+    Raises:
+      UsageError: a field is missing, of another type or out of its range.
+    """
+    prefix, own = ("config.", config) if not section else (f"config.{section}.", config.get(section))
+    fields = rules(typing.cast(type, kind))
+    missing = [n for n in fields if own is None or n not in own]
+    if missing:
+        protocol = config.get("protocol")
+        raise UsageError(
+            f"config.protocol={protocol!r} needs fields that this config lacks "
+            f"({', '.join(prefix.removeprefix('config.') + n for n in missing)}); "
+            f"use --config=configs/{protocol}.py"
+        )
+    values = {n: rule.take(prefix + n, own[n], base) for n, (base, rule) in fields.items()}
+    return kind(**values)
+
+
+def _text(field: str, value: Any) -> str:
+    if not isinstance(value, str) or any(ord(c) < 32 or ord(c) == 127 for c in value):
+        raise UsageError(f"{field}={_short(value)}: it must be a text of one line")
+    return value
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _short(value: Any, most: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
