@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +147,18 @@ def test_several_that_save_the_same_model(tmp_path):
             (two / "model.json").write_text("second")
         assert (target / "model.json").read_text() == wanted
     assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_model_of_another_user(config, converters, tmp_path, monkeypatch):
+    """Made under umask 077: one line before anything is converted."""
+    exists = Path.exists
+
+    def forbidden(path):
+        if path.parent.name == "tiny--a-16":
+            raise PermissionError(13, "Permission denied")
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    with pytest.raises(sweep.UsageError, match="tiny--a-16 cannot be read .*config.models_dir=DIR"):
+        sweep.run(config, tmp_path)
+    assert converters.calls() == []

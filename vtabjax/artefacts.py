@@ -54,9 +54,19 @@ def folder(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path:
 
 
 def find(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path | None:
-    """The folder of a converted model, or None. Size 0 (the model's own) is known only after converting."""
+    """The folder of a converted model, or None. Size 0 (the model's own) is known only after converting.
+
+    Raises:
+      ConversionError: there is one, and it may not be read.
+    """
     path = folder(models_dir, spec, image_size)
-    return path if image_size and (path / "model.json").exists() else None
+    try:
+        return path if image_size and (path / "model.json").exists() else None
+    except PermissionError as e:
+        raise ConversionError(
+            f"{path} cannot be read ({e.strerror}): another user made it; have it opened (chmod -R a+rX), or name "
+            "another folder with --config.models_dir=DIR"
+        ) from e
 
 
 def local(path: Path) -> Path:
