@@ -12,7 +12,7 @@ import numpy as np
 # What a record holds: the names that must be there, those that may be, and their types.
 _TEXTS = ("protocol", "model", "task", "config_hash", "finished")
 _MAPPINGS = ("metrics", "seconds")
-_OPTIONAL = ("notes", "chosen", "source", "device", "data", "passes", "input", "correct")
+_OPTIONAL = ("notes", "chosen", "source", "device", "data", "passes", "input", "correct", "copies")
 
 
 def check(record: Mapping[str, Any], failure: bool) -> None:
@@ -38,6 +38,12 @@ def check(record: Mapping[str, Any], failure: bool) -> None:
             raise ValueError(f"passes: {split} is {taken!r}")
     for name, note in (record.get("notes") or {}).items():
         _of_type({name: note}, name, str)
+    if (copies := record.get("copies")) and not (
+        isinstance(copies.get("within"), dict)
+        and isinstance(copies.get("between"), dict)
+        and type(copies.get("classes")) is int
+    ):
+        raise ValueError(f"copies is {copies!r}"[:200])
     n, correct = record["n_examples"], record.get("correct")
     if not (n is None or type(n) is int and n >= 0):
         raise ValueError(f"n_examples is {n!r}")

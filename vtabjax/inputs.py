@@ -203,6 +203,8 @@ class Inputs:
         """Says once per task and run what has copies, as soon as all splits of the protocol are there."""
         wanted = {piece for name in self.settings.get("splits", ()) for piece in UNIONS.get(name, (name,))}
         told = self.model.run.told
+        if self.task.startswith("folder:"):
+            return  # said of the whole folder before the work
         if told is None or not wanted <= set(self._pictures):
             return
         text = copies.said(self.copies())

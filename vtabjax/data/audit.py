@@ -111,7 +111,7 @@ def record_path(task: Task, reading: Reading, cache_dir: str | os.PathLike | Non
 
 def _read(path: Path | None, key: str) -> dict[str, Any] | None:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+        kept = files.unseal(path.read_text(encoding="utf-8")) if path is not None else {}
         return kept["found"] if kept["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -140,7 +140,7 @@ def _make(task: Task, reading: Reading, key: str, path: Path | None) -> dict[str
     }
     if path is not None:
         try:
-            files.write_text(path, json.dumps({"key": key, "found": found}, indent=1) + "\n")
+            files.write_text(path, files.seal({"key": key, "found": found}))
         except OSError:
             pass  # the cache cannot be written, which is told when images go there
     return found
