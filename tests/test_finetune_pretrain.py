@@ -11,7 +11,7 @@ from safetensors.torch import load_file as load_torch
 import converters
 from configs import pretrain_sprites
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
-from vtabjax import data, model
+from vtabjax import bundled_models, data, model
 from vtabjax.data import sprites
 from vtabjax.embedded import pretrain
 
@@ -48,7 +48,9 @@ def test_a_few_steps_end_in_weights_that_pytorch_loads(tmp_path):
     torch.manual_seed(0)
     graph, variables = converters.from_torch(timm.create_model("test_resnet"), (3, 16, 16))
     said = []
-    parts = model.Parts(graph, variables, {"mean": [0, 0, 0], "std": [1, 1, 1]})
+    parts = model.Parts(
+        graph, variables, {"mean": [0] * 3, "std": [1] * 3, "family": "resnet", "num_features": 96}
+    )
     config.warmup = 0
     made, accuracy = pretrain.train(parts, config, said.append)
     assert said[-1].startswith("step 4/4: loss") and 0 <= accuracy <= 1
@@ -68,7 +70,7 @@ def test_what_ships(tmp_path):
     from converters.sources import embedded
     from vtabjax import specs
 
-    folder = embedded.path("sprites_resnet")
+    folder = bundled_models.FOLDER / "sprites_resnet"
     weights = load_file(folder / "weights.safetensors")
     assert (folder / "weights.safetensors").stat().st_size < 1_000_000
     assert {v.dtype.name for v in weights.values()} == {"float16", "int64"}

@@ -62,7 +62,7 @@ RANKS = layers()
 ONLY = {
     "configs": {"configs", "vtabjax.tasks"},
     "converters": {
-        "converters", "vtabjax.artefacts", "vtabjax.cpu", "vtabjax.data", "vtabjax.files", "vtabjax.graph",
+        "converters", "vtabjax.artefacts", "vtabjax.bundled_models", "vtabjax.cpu", "vtabjax.data", "vtabjax.files", "vtabjax.graph",
         "vtabjax.memory", "vtabjax.model", "vtabjax.ops", "vtabjax.protocols", "vtabjax.specs",
         "vtabjax.weight_files",
     },

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from converters import sources
-from converters.sources import embedded, provenance, timm, torchvision
+from converters.sources import provenance, timm, torchvision
+from vtabjax import bundled_models
 from vtabjax.specs import SpecError
 
 INFO = set(
@@ -66,7 +67,7 @@ def test_list_models():
         ("torchvision/resnet18.V1", "has no weights 'V1'; it has IMAGENET1K_V1"),
         ("torchvision/vgg16.IMAGENET1K_FEATURES", "has no weights"),
         ("torchvision/resnet17", "did you mean resnet1"),
-        ("baseline/pixel", "did you mean pixels"),
+        ("baseline/pixel", "baseline models: baseline/pixels"),
         ("baseline/pixels@random", "has no weights"),
         ("embedded/nothing", "does not ship with the project; embedded models: "),
         ("openselfsup/simclr", "needs its file"),
@@ -271,11 +272,12 @@ def test_other_errors_are_not_taken_for_the_network(monkeypatch):
 
 
 def test_embedded_models(monkeypatch, tmp_path):
-    monkeypatch.setattr(embedded, "FOLDER", tmp_path)
+    monkeypatch.setattr(bundled_models, "FOLDER", tmp_path)
     (tmp_path / "tiny").mkdir()
     weights = timm.timm.create_model("test_resnet", num_classes=4).state_dict()
     save_file(weights, tmp_path / "tiny" / "weights.safetensors")
     info = {
+        "family": "resnet",
         "weights": "trained on sprites",
         "input_size": [3, 64, 64],
         "mean": [0.5] * 3,
@@ -287,7 +289,7 @@ def test_embedded_models(monkeypatch, tmp_path):
         "method": "supervised",
         "pretraining_data": "sprites",
     }
-    source = {"architecture": "test_resnet", "kwargs": {"num_classes": 4}, "info": info}
+    source = {"architecture": "test_resnet", "kwargs": {"num_classes": 4}, "num_features": 96, "info": info}
     (tmp_path / "tiny" / "source.json").write_text(json.dumps(source))
     assert sources.list_models("embedded/*") == ["embedded/tiny"]
     built = sources.build("embedded/tiny")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import files, integrity, specs, weight_files
+from vtabjax import bundled_models, files, integrity, specs, weight_files
 
 _log = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parent.parent
@@ -141,13 +141,14 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     so it is remembered in the file `cache` and looking at a finished sweep starts no converter.
 
     Raises:
-      specs.SpecError: a pattern matches nothing.
+      specs.SpecError: a pattern matches nothing, or no such model is bundled.
       ConversionError: the converters do not run.
     """
     models = list(models)
-    patterns = [m for m in models if specs.is_pattern(m)]
+    bundled = {m: bundled_models.expand(m) for m in models if bundled_models.is_bundled(m)}
+    patterns = [m for m in models if specs.is_pattern(m) and m not in bundled]
     if not patterns:
-        return models
+        return _replaced(models, bundled)
     installed = json.dumps(
         [*map(_version, ("torchvision", "timm")), _sources(_ROOT / "converters" / "sources")]
     )
@@ -162,6 +163,10 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
                 )
             known[pattern] = found
     files.write_text(cache, files.seal({"installed": installed, "patterns": known}))
+    return _replaced(models, {**known, **bundled})
+
+
+def _replaced(models: Iterable[str], known: Mapping[str, list[str]]) -> list[str]:
     return list(dict.fromkeys(m for model in models for m in known.get(model, [model])))
 
 

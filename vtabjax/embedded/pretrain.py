@@ -100,7 +100,7 @@ def train(parts, config: Any, say=print):
 
 
 def write(model, accuracy: float, config: Any, folder: Path) -> None:
-    """Writes weights.safetensors (float16) and source.json, from which the converters build the model."""
+    """Writes weights.safetensors (float16), graph.json and source.json, of which the bundled model is made."""
     from safetensors.numpy import save_file
 
     from vtabjax.model import to_state_dict
@@ -109,7 +109,9 @@ def write(model, accuracy: float, config: Any, folder: Path) -> None:
     source = {
         "architecture": config.architecture,
         "kwargs": {"num_classes": CLASSES},
+        "num_features": model.info["num_features"],
         "info": {
+            "family": model.info["family"],
             "weights": "vtabjax sprites_resnet (configs/pretrain_sprites.py)",
             "input_size": [3, config.image_size, config.image_size],
             "mean": list(config.mean),
@@ -127,6 +129,7 @@ def write(model, accuracy: float, config: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "weights.safetensors", metadata={"format": "pt"})
     (folder / "weights.safetensors").chmod(0o644)  # safetensors writes files for the owner alone
+    (folder / "graph.json").write_text(model.graph.to_json(), encoding="utf-8")
     (folder / "source.json").write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
 
 
