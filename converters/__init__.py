@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from converters import _compat  # noqa: F401  (before anything imports torchvision)
-from converters.convert import convert
-from converters.export import ExportError, from_torch
-from converters.sources import list_models
-from converters.verify import ParityError
+from typing import Any
+
+from vtabjax import installation
 
 __all__ = ["ExportError", "ParityError", "convert", "from_torch", "list_models"]
+
+if not installation.absent("convert"):
+    from converters import _compat  # noqa: F401  (before anything imports torchvision)
+    from converters.convert import convert
+    from converters.export import ExportError, from_torch
+    from converters.sources import list_models
+    from converters.verify import ParityError
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # without PyTorch the package is there, so that its command can say what is missing
+        installation.require("convert", f"converters.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

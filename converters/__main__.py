@@ -12,13 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vtabjax import artefacts, files, specs, weight_files
+from vtabjax import artefacts, files, installation, specs, weight_files
 from vtabjax.specs import SpecError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. Returns the exit status: 0 if everything asked for was done, 1 otherwise."""
+    """Runs one command. Returns the exit status: 0: everything asked for was done, 2: PyTorch is missing, else 1."""
     args = _parser().parse_args(argv)
+    try:
+        if args.run is not _export:
+            installation.require("convert", installation.converters_command())
+    except installation.MissingExtraError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
     out = sys.stdout
     # Libraries print where they like; with --json_lines a reader of stdout must find nothing but JSON.
     quiet = contextlib.redirect_stdout(sys.stderr) if getattr(args, "json_lines", False) else None
@@ -35,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m converters", description=__doc__)
+    parser = argparse.ArgumentParser(prog=installation.converters_command(), description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable, help: str) -> argparse.ArgumentParser:

@@ -70,7 +70,7 @@ def _run_all(source: str, names: list[str], limits: Limits, jobs: int) -> Iterab
     """Rows in the order in which they are done."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["converters.audit_imports"])
+    context.set_forkserver_preload([f"{__package__}.audit_imports"])
     waiting = list(reversed(names))
     running: list[_Run] = []
     try:

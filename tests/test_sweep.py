@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtabjax import artefacts, cells, inputs, plan, results, status, sweep, tasks
+from vtabjax import artefacts, cells, inputs, installation, plan, results, status, sweep, tasks
 
 
 def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
@@ -169,7 +169,7 @@ def test_patterns(config, converters, tmp_path):
 
 def test_patterns_are_looked_up_again_after_a_change_of_sources(config, converters, tmp_path, monkeypatch):
     root, workdir = tmp_path / "code", tmp_path / "work"
-    monkeypatch.setattr(artefacts, "_ROOT", root)
+    monkeypatch.setattr(installation, "CONVERTERS", root / "converters")
     source = root / "converters" / "sources" / "lab.py"
     source.parent.mkdir(parents=True)
     config.models = "tiny/m*"

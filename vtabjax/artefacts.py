@@ -18,10 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import bundled_models, files, integrity, specs, weight_files
+from vtabjax import bundled_models, files, installation, integrity, specs, weight_files
 
 _log = logging.getLogger(__name__)
-_ROOT = Path(__file__).resolve().parent.parent
 
 # The converters, wherever main.py was started from. What is written to their standard input they read when they
 # come to it; it ends when this process does, however it ends, and they with it.
@@ -38,9 +37,15 @@ class Stdin(io.TextIOBase):
         return lines.get()
 sys.stdin = Stdin()
 sys.path.insert(0, sys.argv.pop(1))
-runpy.run_module("converters", run_name="__main__", alter_sys=True)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
-COMMAND: Sequence[str] = (sys.executable, "-c", _START, str(_ROOT))
+COMMAND: Sequence[str] = (
+    sys.executable,
+    "-c",
+    _START,
+    str(installation.PATH),
+    installation.CONVERTERS_MODULE,
+)
 
 
 class ConversionError(RuntimeError):
@@ -150,7 +155,7 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     if not patterns:
         return _replaced(models, bundled)
     installed = json.dumps(
-        [*map(_version, ("torchvision", "timm")), _sources(_ROOT / "converters" / "sources")]
+        [*map(_version, ("torchvision", "timm")), _sources(installation.CONVERTERS / "sources")]
     )
     known = _remembered(files.as_path(cache), installed)
     for pattern in patterns:
@@ -159,7 +164,7 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
             if not found:
                 raise specs.SpecError(
                     f"config.models: {pattern!r} matches no published model; "
-                    "`python -m converters list 'timm/*'` shows what there is"
+                    f"`{installation.converters_command()} list 'timm/*'` shows what there is"
                 )
             known[pattern] = found
     files.write_text(cache, files.seal({"installed": installed, "patterns": known}))
@@ -204,6 +209,8 @@ def _sources(folder: Path) -> str:
 
 
 def _run(arguments: Sequence[str]) -> list[dict[str, Any]]:
+    more = f" (and {len(arguments) - 2} more)" if len(arguments) > 2 else ""
+    installation.require("convert", f"config.models: {arguments[1]}{more}")
     process = subprocess.Popen(
         [*COMMAND, *arguments, "--json_lines"],
         stdin=subprocess.PIPE,
@@ -221,7 +228,9 @@ def _run(arguments: Sequence[str]) -> list[dict[str, Any]]:
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()
     if not lines and status != 0:
-        raise ConversionError(f"python -m converters {arguments[0]}: {reason(status, ''.join(errors))}")
+        raise ConversionError(
+            f"{installation.converters_command()} {arguments[0]}: {reason(status, ''.join(errors))}"
+        )
     return lines
 
 

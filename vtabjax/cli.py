@@ -1,7 +1,7 @@
 """Runs a config: python main.py --config=configs/knn.py[:SUITE] [--workdir=DIR] [--config.FIELD=VALUE ...]
 
 Installed (`pip install .`) it is the command `vtabjax`; configs that are not in the folder it is called from come from
-the installation.
+the installation. `vtabjax convert | list | check | verify | export | audit` are the converters' commands.
 
 Exit status: 0 if every cell is done, 1 if some failed (a table says which and why), 2 if something has to be
 changed before anything can run (one line says what), 130 if it was interrupted. Run again, it goes on where
@@ -11,16 +11,16 @@ it was.
 # Kept short on purpose: vtabjax/sweep.py does the work. Nothing heavy is imported before it is needed.
 
 import errno
+import importlib
 import io
 import os
-import pathlib
 import sys
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtabjax import cli_errors
+from vtabjax import cli_errors, installation
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:SUITE]", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -36,9 +36,12 @@ _DISK = {
 
 def run() -> None:
     """The program, from its start to its exit status."""
+    if sys.argv[1:2] and sys.argv[1] in installation.CONVERTERS_COMMANDS:
+        sys.path.append(str(installation.PATH))
+        sys.exit(importlib.import_module(f"{installation.CONVERTERS_MODULE}.__main__").main())
     _use_huge_pages()
     # --help shows what the main module says and has, which is not this one.
-    sys.modules["__main__"].__doc__ = __doc__
+    sys.modules["__main__"].__doc__ = __doc__.replace("python main.py", installation.command())
     for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(main, flags_parser=parse_flags)
@@ -68,7 +71,7 @@ def main(argv: list[str]) -> int:
 
     try:
         return _run(_CONFIG.value)
-    except UsageError as e:
+    except (UsageError, installation.MissingExtraError) as e:
         return _usage(str(e))
     except OSError as e:
         if e.errno not in _DISK:
@@ -103,6 +106,7 @@ def _run(config: Any) -> int:
         raise UsageError("--executor=slurm gives each job its share by itself; leave --cells out")
     workdir = _WORKDIR.value or f"runs/{config.get('suite', 'mini')}"
     if slurm:
+        installation.require("slurm", "--executor=slurm")
         from vtabjax import slurm as cluster
 
         return cluster.submit(config, workdir)
@@ -117,6 +121,7 @@ def _report(config: ConfigDict) -> int:
         from vtabjax import status
 
         return status.main(config, workdir)
+    installation.require("report", "the report")
     from vtabjax import report
 
     return report.run(config, workdir)
@@ -148,7 +153,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Flags, with one line for the person who mistyped one instead of a traceback."""
     path, suite = cli_errors.named_config(argv)
     if path and not os.path.isfile(path):
-        installed = pathlib.Path(__file__).parent.parent / path
+        installed = installation.CONFIGS.parent / path
         if path.startswith("configs/") and installed.is_file():
             argv = [a.replace(path, str(installed), 1) if path in a else a for a in argv]
             path = str(installed)
@@ -157,6 +162,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(
             _usage(f"--config={path}: there is no such file" + (f"; there are {there}" if there else ""))
         )
+    installation.provide_configs(path)
     try:
         rest = flags.FLAGS(argv)
         _CONFIG.value  # noqa: B018  (a config that cannot be loaded raises here)

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vtabjax import specs
+from vtabjax import installation, specs
 
 _OWN_FLAGS = ("config", "workdir", "cells", "executor")
 _NOT_RUN = ("common", "pretrain_sprites")  # files of configs/ that main.py does not run
@@ -28,9 +28,9 @@ def named_config(argv: Sequence[str]) -> tuple[str | None, str]:
 
 
 def configs() -> list[str]:
-    """The configs of the folder that main.py was called from."""
-    found = sorted(pathlib.Path("configs").glob("[a-z]*.py"))
-    return [str(p) for p in found if p.stem not in _NOT_RUN]
+    """The configs of the folder that the program was called from, or else those that ship."""
+    found = [*pathlib.Path("configs").glob("[a-z]*.py")] or installation.CONFIGS.glob("[a-z]*.py")
+    return sorted(f"configs/{p.name}" for p in found if p.stem not in _NOT_RUN)
 
 
 def fields(path: str, suite: str) -> list[str]:

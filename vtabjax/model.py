@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vtabjax import cpu, files, integrity, ops
+from vtabjax import cpu, files, installation, integrity, ops
 from vtabjax.graph import DType, Graph, Node, Ref, map_refs, node_refs
 from vtabjax.integrity import DamagedModelError
 from vtabjax.ops import channels_last
@@ -309,7 +309,7 @@ def load_parts(path: str | os.PathLike) -> Parts:
     if not (path / "model.json").is_file() or not (path / "graph.json").is_file():
         raise FileNotFoundError(
             f"{path} is not a converted model (it has no model.json and graph.json); make one with "
-            f"`python -m converters convert SPEC --out=DIR`"
+            f"`{installation.converters_command()} convert SPEC --out=DIR`"
         )
     text, info = integrity.read(path)
     graph = Graph.from_json(text.decode("utf-8"))

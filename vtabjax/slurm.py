@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import distributed, files, plan, specs, sweep
+from vtabjax import distributed, files, installation, plan, specs, sweep
 from vtabjax.options import SlurmOptions, UsageError
 
-_ROOT = Path(__file__).resolve().parent.parent
 # SLURM signals so long before the end: time to write down that the job goes on, and to ask for that.
 _SIGNAL_SECONDS = 60
 _POLL_SECONDS = 5.0
@@ -88,7 +87,8 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     submitted = _submit([Job(config, str(workdir), f"{i}/{jobs}") for i in range(jobs)], own, folder)
     number = submitted[0].job_id.partition("_")[0]
     print(f"submitted job {number}: {jobs} share(s) of {len(state.todo)} cells; logs: {folder}/{number}*")
-    print(f"to watch it: python main.py --config=configs/report.py:status --workdir={workdir}", flush=True)
+    watch = f"{installation.command()} --config=configs/report.py:status --workdir={workdir}"
+    print(f"to watch it: {watch}", flush=True)
     if not own.wait:
         return 0
     _wait(submitted, number)
@@ -164,7 +164,7 @@ def _parameters(own: SlurmOptions, jobs: int) -> dict[str, Any]:
         "signal_delay_s": min(_SIGNAL_SECONDS, 30 * own.minutes),
         # The job starts where this was called; the project may be elsewhere.
         "setup": [
-            f"export PYTHONPATH={_ROOT}${{PYTHONPATH:+:$PYTHONPATH}}",
+            f"export PYTHONPATH={installation.PATH}${{PYTHONPATH:+:$PYTHONPATH}}",
             *([own.setup] * bool(own.setup)),
         ],
     }

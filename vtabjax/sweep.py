@@ -20,7 +20,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, costs, distributed, files, folders, plan, results, tables, watch, work
+from vtabjax import (
+    artefacts,
+    costs,
+    distributed,
+    files,
+    folders,
+    installation,
+    plan,
+    results,
+    tables,
+    watch,
+    work,
+)
 from vtabjax.options import RunOptions, UsageError
 from vtabjax.progress import duration
 from vtabjax.results import Cell
@@ -222,7 +234,7 @@ def _check_tasks(todo: Sequence[Cell], data_dir: str) -> None:
         there = [task for task in names if task not in missing]
         raise UsageError(
             f"{len(missing)} of {len(names)} tasks have no prepared data set: {', '.join(missing)}\n"
-            "Prepare them with: python main.py --config=configs/prepare.py "
+            f"Prepare them with: {installation.command()} --config=configs/prepare.py "
             f"--config.tasks={','.join(missing)}{option} (add --config.check=true to see sizes, and what has to be "
             "downloaded by hand)"
             + (f"\nOr run the others: --config.tasks={','.join(there)}" if there else "")

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from vtabjax import specs
+from vtabjax import installation, specs
 from vtabjax.specs import Spec, SpecError
 
 SOURCES = ("timm", "torchvision", "openselfsup", "embedded", "baseline")
-LIST_COMMAND = "python -m converters list"
+LIST_COMMAND = f"{installation.converters_command()} list"
 
 
 class Source(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from etils import epath
 
-from vtabjax import options, specs, tasks
+from vtabjax import installation, options, specs, tasks
 from vtabjax.data import tfds_source
 from vtabjax.data.base import NotPreparedError
 from vtabjax.tasks import Task, TaskError
@@ -198,6 +198,7 @@ def main(config: ConfigDict, workdir: str) -> int:
         print(f"{len(sets) - len(missing)} of {len(sets)} data sets are prepared.", flush=True)
         return 1 if missing else 0
 
+    installation.require("data", "preparing data sets")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     failed: dict[str, str] = {}
     for i, data_set in enumerate(missing, 1):

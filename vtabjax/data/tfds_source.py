@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from vtabjax import tasks
+from vtabjax import installation, tasks
 from vtabjax.data.base import DataError, NotPreparedError, Raw, Source
 from vtabjax.tasks import Range, Task
 
@@ -56,7 +56,7 @@ def matches(version: str, pattern: str) -> bool:
 def prepare_command(task: Task, data_dir: str | os.PathLike | None) -> str:
     """The command that prepares a task's data set."""
     where = f" --config.data_dir={data_dir}" if data_dir else ""
-    return f"python main.py --config=configs/prepare.py --config.tasks={task.name}{where}"
+    return f"{installation.command()} --config=configs/prepare.py --config.tasks={task.name}{where}"
 
 
 def manual_dir(data_dir: str | os.PathLike | None) -> epath.Path:
@@ -116,6 +116,7 @@ def open_builder(task: Task, data_dir: str | os.PathLike | None) -> tfds.core.Da
       NotPreparedError: not prepared, in another version, or files are missing.
     """
     folder = locate(task, data_dir)
+    installation.require("data", f"reading {folder}", "tensorflow_datasets", "array_record")
     try:
         builder = _builder(str(folder), (folder / "dataset_info.json").read_bytes())
         features = builder.info.features

@@ -7,6 +7,7 @@ With the very program that fine-tunes (`vtabjax.protocols.finetune`), on a strea
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -135,8 +136,10 @@ def write(model, accuracy: float, config: Any, folder: Path) -> None:
 
 def main() -> None:
     """Converts the architecture in another process, trains it, writes the weights."""
-    from configs import pretrain_sprites
-    from vtabjax import model, specs
+    from vtabjax import installation, model, specs
+
+    installation.provide_configs(str(installation.CONFIGS / "pretrain_sprites.py"))
+    pretrain_sprites = importlib.import_module("configs.pretrain_sprites")
 
     config = pretrain_sprites.get_config()
     parser = argparse.ArgumentParser(description=__doc__)
@@ -147,7 +150,8 @@ def main() -> None:
     spec = f"timm/{config.architecture}@random:{config.seed}"
     with tempfile.TemporaryDirectory() as folder:
         size = str(config.image_size)
-        command = [sys.executable, "-m", "converters", "convert", spec, "--input_size", size, "--out", folder]
+        converting = ["convert", spec, "--input_size", size, "--out", folder]
+        command = [sys.executable, "-m", installation.CONVERTERS_MODULE, *converting]
         subprocess.run(command, check=True)
         parts = model.load_parts(Path(folder) / f"{specs.slug(spec)}-{size}")
     trained, accuracy = train(parts, config, lambda line: print(line, flush=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vtabjax import installation
 from vtabjax.report.analysis import Analysis, Options
 from vtabjax.report.boards import PROTOCOLS, Board, Gathered, Model, value_text
 from vtabjax.report.proxies import Judged
@@ -107,7 +108,8 @@ def missing(found: Gathered, judged: Judged, workdir: Path) -> list[str]:
     own = [b for b in found.boards if not b.published and "-beside-" not in b.key]
     if not found.records and not found.errors:
         out.append(
-            f"There are no results in {workdir}. First: python main.py --config=configs/knn.py --workdir={workdir}"
+            f"There are no results in {workdir}. First: "
+            f"{installation.command()} --config=configs/knn.py --workdir={workdir}"
         )
     elif not found.records:
         out.append("Every cell failed, so there is nothing to rank; the failures are listed below.")
@@ -120,12 +122,12 @@ def missing(found: Gathered, judged: Judged, workdir: Path) -> list[str]:
         if "finetune" not in ran:
             out.append(
                 "Nothing was fine-tuned, so how far the proxies can be trusted is not known here "
-                f"(python main.py --config=configs/finetune.py --workdir={workdir})."
+                f"({installation.command()} --config=configs/finetune.py --workdir={workdir})."
             )
         elif not ran - {"finetune"}:
             out.append(
                 "Only fine-tuning was run, so there are no proxies to judge "
-                f"(python main.py --config=configs/knn.py --workdir={workdir})."
+                f"({installation.command()} --config=configs/knn.py --workdir={workdir})."
             )
         elif judged.missing:
             out.append(f"Proxies cannot be judged: {judged.missing}.")
