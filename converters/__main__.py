@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.run is not _export:
-            installation.require("convert", installation.converters_command())
+            installation.require("convert", f"{installation.converters_command()} {args.command}")
     except installation.MissingExtraError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(run=run, json_lines=False)
+        sub.set_defaults(run=run, command=name, json_lines=False)
         return sub
 
     def json_lines(sub: argparse.ArgumentParser) -> None:

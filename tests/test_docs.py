@@ -138,7 +138,6 @@ LISTED = {
     "python -m converters list": "a mention",
     "python -m vtabjax.embedded.pretrain": "minutes of training; tests/test_finetune_pretrain.py",
     "tests/slurm/cluster.sh python -m pytest -m slurm": "needs SLURM",
-    "vtabjax --config=configs/knn.py": ".ci/run installs the package and runs a smaller one",
 }
 # Protocols whose commands are taken apart and not tried, and what they would need.
 NEEDS = {

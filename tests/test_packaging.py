@@ -209,3 +209,10 @@ def test_a_config_of_ones_own_builds_on_those_that_ship(installed, tmp_path):
     )
     done = installed(tmp_path, "--config=configs/mine.py")
     assert done.returncode == 0 and "1 model x 1 task = 1 cell" in done.stderr, done.stderr
+
+
+def test_the_installed_converters_are_a_part_of_the_command(installed, tmp_path):
+    done = installed(tmp_path, "list", "baseline/*")
+    assert done.returncode == 0 and done.stdout.startswith("baseline/pixels"), done.stderr
+    done = installed(tmp_path, "check", "timm/zzzzqqqq")
+    assert done.returncode == 1 and "python -m vtabjax list 'timm/*' lists them" in done.stdout, done.stderr

@@ -162,7 +162,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(
             _usage(f"--config={path}: there is no such file" + (f"; there are {there}" if there else ""))
         )
-    installation.provide_configs(path)
+    installation.provide_configs(path or "")
     try:
         rest = flags.FLAGS(argv)
         _CONFIG.value  # noqa: B018  (a config that cannot be loaded raises here)
