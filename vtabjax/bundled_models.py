@@ -46,8 +46,7 @@ def is_bundled(spec: str | Spec) -> bool:
 
 def names(spec: Spec) -> list[str]:
     """The bundled models that a spec's name, perhaps a pattern, stands for."""
-    brings_own = spec.tag is None and spec.file is None and not spec.random
-    return fnmatch.filter(_available(spec.source), spec.name) if brings_own else []
+    return fnmatch.filter(_available(spec.source), spec.name) if _is_plain(spec) else []
 
 
 def expand(pattern: str) -> list[str]:
@@ -70,7 +69,7 @@ def check(spec: Spec) -> None:
     """Raises SpecError unless the spec names a bundled model."""
     if spec.name not in _available(spec.source):
         raise SpecError(f"model {str(spec)!r} does not ship with the project; {_there(spec.source)}")
-    if spec.tag or spec.file or spec.random:
+    if not _is_plain(spec):
         own = "brings its own weights" if spec.source == "embedded" else "has no weights"
         raise SpecError(
             f"model {str(spec)!r}: {spec.source}/{spec.name} {own}; write {spec.source}/{spec.name}"
@@ -156,6 +155,11 @@ def _embedded(name: str, size: int) -> tuple[Graph, dict[str, np.ndarray]]:
     stored = load_file(FOLDER / name / "weights.safetensors")
     variables = {k: stored[k].astype(v.dtype) for k, v in graph.variables.items()}
     return dataclasses.replace(graph, input_size=(3, size, size)), variables
+
+
+def _is_plain(spec: Spec) -> bool:
+    """Whether a spec is nothing but source and name: a bundled model comes in one form."""
+    return str(spec) == f"{spec.source}/{spec.name}"
 
 
 def _available(source: str) -> list[str]:
