@@ -3,14 +3,21 @@
 import gc
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 # Before torch starts its threads: those of several processes wait for each other actively, and torch's float64
 # convolutions by group take ten times as long with two threads on busy cores as with one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Before xdist starts its workers: they and all processes that tests start share what was compiled, for one run.
+_COMPILED = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _COMPILED = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vtabjax-tests-")
 
 import numpy as np
 import pytest
@@ -96,6 +103,11 @@ from vtabjax import artefacts, cli
 artefacts.COMMAND = {command!r}
 app.run(cli.main, flags_parser=cli.parse_flags)
 """
+
+
+def pytest_unconfigure():
+    if _COMPILED:
+        shutil.rmtree(_COMPILED, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -230,9 +242,13 @@ def extractions(monkeypatch):
 
 @pytest.fixture
 def memory_back():
-    """For tests of big models: what JAX compiled goes after each."""
+    """For tests of big models: what JAX compiled goes after each, and nothing of it is written to disk."""
     import jax
 
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
     yield
+    jax.config.update(name, before)
     jax.clear_caches()
     gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +43,8 @@ def round_up(n: int, multiple: int) -> int:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keeps compiled programs in `folder`, for this and later processes."""
-    jax.config.update("jax_compilation_cache_dir", folder)
+    """Keeps compiled programs in `folder`, for this and later processes; JAX_COMPILATION_CACHE_DIR goes before it."""
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
