@@ -14,11 +14,6 @@ from pathlib import Path
 # convolutions by group take ten times as long with two threads on busy cores as with one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Before xdist starts its workers: they and all processes that tests start share what was compiled, for one run.
-_COMPILED = None
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _COMPILED = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vtabjax-tests-")
-
 import numpy as np
 import pytest
 
@@ -105,9 +100,13 @@ app.run(cli.main, flags_parser=cli.parse_flags)
 """
 
 
-def pytest_unconfigure():
-    if _COMPILED:
-        shutil.rmtree(_COMPILED, ignore_errors=True)
+def pytest_configure(config):
+    """Before xdist starts its workers: they and the processes that tests start share what is compiled in one run."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="vtabjax-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 def free_port() -> int:
