@@ -25,7 +25,7 @@ TIMM = {
 }  # fmt: skip
 
 # Fewer layers than published where those of a row differ in width, and so are not `shortened`.
-_SHORT = {
+SHORT = {
     "densenet121": {"block_config": (3, 3, 3, 3)},
     "dpn68b": {"k_sec": (2, 2, 3, 2)},
     "vgg16_bn": {"mlp_ratio": 0.05},
@@ -49,7 +49,7 @@ HUGE = ("vit_h_14", "regnet_y_128gf")
 def build(source: str, name: str, *, full: bool = False) -> tuple[nn.Module, int]:
     """(module with random weights, image size); of blocks that repeat only two, unless `full`."""
     if source == "timm":
-        options = {} if full else _SHORT.get(name, {})
+        options = {} if full else SHORT.get(name, {})
         # Some have no classifier of their own.
         module, size = timm.create_model(name, num_classes=10, **options), TIMM[name]
     else:

@@ -57,15 +57,20 @@ def _close(ours, theirs, scale, what):
     assert error < TOLERANCE, f"{what}: {error:.1e}"
 
 
-def _create(name):
-    return models.shortened(timm.create_model(name, **_OPTIONS.get(name, {})))
+def _create(name, whole):
+    """The architecture; of its blocks that repeat two, unless it is to be whole."""
+    options = _OPTIONS.get(name, {})
+    if whole:
+        return timm.create_model(name, **options)
+    return models.shortened(timm.create_model(name, **options, **models.SHORT.get(name, {})))
 
 
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.audit)], ids=["", "whole"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_one_step_equals_torchs_and_goes_back_to_torch(name):
+def test_one_step_equals_torchs_and_goes_back_to_torch(name, whole):
     size = FAMILIES[name]
     torch.manual_seed(0)
-    module = randomise(_create(name)).double()
+    module = randomise(_create(name, whole)).double()
     graph, variables = from_torch(module, (3, size, size))
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((6, size, size, 3)), rng.integers(0, module.num_classes, 6)
@@ -120,7 +125,7 @@ def test_one_step_equals_torchs_and_goes_back_to_torch(name):
 
     # There and back: the trained variables load into the architecture and compute what they compute here.
     trained = {**variables, **stepped, **updates}
-    other = _create(name).double().eval()
+    other = _create(name, whole).double().eval()
     state = to_state_dict(Parts(graph, variables, {}), trained)
     other.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
     with jax.enable_x64(True):
