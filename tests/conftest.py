@@ -109,6 +109,21 @@ def pytest_configure(config):
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
+# Files whose tests share nothing that is costly to make.
+_SPREAD = {
+    f"test_{name}"
+    for name in ("distributed", "finetune_survival", "main", "parity", "resume", "training_step")
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist, which puts the groups into the tests' names
+def pytest_collection_modifyitems(items):
+    """What the tests of a file share (data sets, models, compiled programs) is made by one worker, not by each."""
+    for item in items:
+        if item.path.stem not in _SPREAD and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
