@@ -91,11 +91,16 @@ def test_one_step_equals_torchs_and_goes_back_to_torch(name, whole):
 
         params = {k: jnp.asarray(v) for k, v in variables.items() if k in trained}
         rest = {k: jnp.asarray(v) for k, v in variables.items() if k not in trained}
-        program = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params, rest)
-        (value, updates), gradients = program.compile(quick_compilation())(params, rest)
         optimizer = optax.sgd(RATE, momentum=MOMENTUM)
-        steps, _ = optimizer.update(gradients, optimizer.init(params))
-        stepped = optax.apply_updates(params, steps)
+
+        def step(params, rest):
+            (value, updates), gradients = jax.value_and_grad(loss, has_aux=True)(params, rest)
+            steps, _ = optimizer.update(gradients, optimizer.init(params))
+            return value, updates, gradients, optax.apply_updates(params, steps)
+
+        # One program: operator by operator, each shape of a parameter would be compiled by itself.
+        program = jax.jit(step).lower(params, rest).compile(quick_compilation())
+        value, updates, gradients, stepped = program(params, rest)
 
     module.train()
     for layer in module.modules():  # off in Flax without a key: off here too
