@@ -45,12 +45,14 @@ def start(converters, workdir, log, models, share=""):
         workdir=str(workdir),
         share=share,
     )
+    # Compiled programs go to the workdir: a sweep that is killed may leave half of one.
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     return subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**environment, "JAX_PLATFORMS": "cpu"},
     )
 
 
