@@ -3,9 +3,11 @@
 import gc
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 # Before torch starts its threads: those of several processes wait for each other actively, and torch's float64
@@ -100,6 +102,30 @@ from vtabjax import artefacts, cli
 artefacts.COMMAND = {command!r}
 app.run(cli.main, flags_parser=cli.parse_flags)
 """
+
+
+def pytest_configure(config):
+    """Before xdist starts its workers: they and the processes that tests start share what is compiled in one run."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="vtabjax-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+
+# Files whose tests share nothing that is costly to make.
+_SPREAD = {
+    f"test_{name}"
+    for name in ("distributed", "finetune_survival", "main", "parity", "resume", "training_step")
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist, which puts the groups into the tests' names
+def pytest_collection_modifyitems(items):
+    """What the tests of a file share (data sets, models, compiled programs) is made by one worker, not by each."""
+    for item in items:
+        if item.path.stem not in _SPREAD and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def free_port() -> int:
@@ -249,9 +275,13 @@ def extractions(monkeypatch):
 
 @pytest.fixture
 def memory_back():
-    """For tests of big models: what JAX compiled goes after each."""
+    """For tests of big models: what JAX compiled goes after each, and nothing of it is written to disk."""
     import jax
 
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
     yield
+    jax.config.update(name, before)
     jax.clear_caches()
     gc.collect()

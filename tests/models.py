@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from converters import _compat  # noqa: F401  (before torchvision)
 
 # isort: split
@@ -22,30 +24,65 @@ TIMM = {
     "volo_d1_224": 224, "sequencer2d_s": 64,
 }  # fmt: skip
 
+# Fewer layers than published, where those of a row differ in width and so are not `shortened`, or take long.
+SHORT = {
+    "coatnet_0_rw_224": {"depths": (1, 2, 2, 1)},
+    "densenet121": {"block_config": (3, 3, 3, 3)},
+    "dpn68b": {"k_sec": (2, 2, 3, 2)},
+    "maxvit_rmlp_pico_rw_256": {"depths": (1, 1, 2, 1)},
+    "maxvit_tiny_tf_224": {"depths": (1, 1, 2, 1)},
+    "swin_tiny_patch4_window7_224": {"depths": (2, 1, 1, 2)},
+    "swinv2_tiny_window8_256": {"depths": (2, 1, 1, 2)},
+    "vgg16_bn": {"mlp_ratio": 0.05},
+}
 # Sizes other than 64 for torchvision's.
 _TORCHVISION_SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
 TORCHVISION = {
     name: _TORCHVISION_SIZES.get(name, 64)
     for name in torchvision.models.list_models(module=torchvision.models)
 }
-
-
-# Six hundred million parameters: in float64 they need 16 GB. Cut to a few blocks of the same kind, unless all are
-# asked for.
-HUGE = {"vit_h_14": "encoder.layers", "regnet_y_128gf": "trunk_output.block3"}
+# One of each kind of torchvision's; the others have more of the same blocks, or wider ones.
+KINDS = (
+    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5 "
+    "mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 shufflenet_v2_x0_5 "
+    "squeezenet1_1 swin_t swin_v2_t vgg11_bn vit_b_32"
+).split()
+# Six hundred million parameters: in float64 they need 16 GB.
+HUGE = ("vit_h_14", "regnet_y_128gf")
 
 
 def build(source: str, name: str, *, full: bool = False) -> tuple[nn.Module, int]:
-    """(module with random weights, image size); of HUGE ones three blocks a stage unless `full`."""
+    """(module with random weights, image size); of blocks that repeat only two, unless `full`."""
     if source == "timm":
-        return timm.create_model(name, num_classes=10), TIMM[name]  # some have no classifier of their own
-    size = TORCHVISION[name]
-    options = {"image_size": size} if name.startswith("vit_") else {}
-    if name in ("inception_v3", "googlenet"):
-        options["init_weights"] = False  # their truncated normal takes minutes
-    module = torchvision.models.get_model(name, **options)
-    if name in HUGE and not full:
-        blocks = module.get_submodule(HUGE[name])
-        for block in list(dict(blocks.named_children()))[3:]:
-            delattr(blocks, block)
-    return module, size
+        options = {} if full else SHORT.get(name, {})
+        # Some have no classifier of their own.
+        module, size = timm.create_model(name, num_classes=10, **options), TIMM[name]
+    else:
+        size = TORCHVISION[name]
+        options = {"image_size": size} if name.startswith("vit_") else {}
+        if name in ("inception_v3", "googlenet"):
+            options["init_weights"] = False  # their truncated normal takes minutes
+        module = torchvision.models.get_model(name, **options)
+    return module if full else shortened(module), size
+
+
+def shortened(module: nn.Module) -> nn.Module:
+    """The module without the third and further ones of equal blocks in a row: nothing of its kind is lost.
+
+    Blocks are equal where they print alike and have variables of the same shapes. Two stay because a second one may
+    differ in what is not printed (every other window of a Swin transformer is shifted).
+    """
+    for parent in [m for m in module.modules() if isinstance(m, (nn.Sequential, nn.ModuleList))]:
+        keys = [_key(child) for child in parent]
+        surplus = [i for i in range(2, len(keys)) if keys[i] and keys[i - 2] == keys[i - 1] == keys[i]]
+        for i in reversed(surplus):
+            del parent[i]
+    return module
+
+
+def _key(block: nn.Module) -> tuple[object, ...]:
+    """What equal blocks have in common; empty for a layer, of which a network may count on each."""
+    printed = re.sub(r"\b(drop_prob|p)=[\d.e-]+", "", str(block))  # stochastic depth grows with depth
+    printed = re.sub(r"Identity\(\)|DropPath\(.*?\)|StochasticDepth\(.*?\)", "", printed)
+    shapes = tuple((name, tuple(v.shape)) for name, v in block.state_dict().items())
+    return (printed, shapes) if shapes and list(block.children()) else ()

@@ -89,6 +89,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", store)
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # compiled programs go to the bucket
     assert epath.Path("gs://bucket/x").exists() is False
     before = jax.config.jax_compilation_cache_dir
     compilation_cache.reset_cache()  # JAX asks once where compiled programs go

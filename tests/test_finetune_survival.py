@@ -25,7 +25,6 @@ from vtabjax.protocols import finetune, _finetune_journal
 """
 
 _PROTOCOL = """
-import time
 import vtabjax.protocols.finetune as module
 _finetune_journal.CHECKPOINT_SECONDS = 0.0  # after every call
 module._pace = lambda n, seconds: 3
@@ -35,7 +34,7 @@ advance = made.advance
 
 def slow(state, data, run, n):
     print("step", int(data.count), int(state.step), flush=True)
-    time.sleep({pause})
+    sys.stdin.readline()  # until the test lets it go on, or has closed its end
     return advance(state, data, run, n)
 
 made.advance = slow
@@ -67,11 +66,18 @@ def script(body, *, processes=0, port=0, **values):
 def start(code, *arguments, devices=1):
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(devices),
     )
+
+
+def let_go(processes):
+    """They wait for the test no more."""
+    for process in processes:
+        print("\n" * 1000, file=process.stdin, flush=True)
 
 
 def finish(process):
@@ -85,7 +91,7 @@ def finish(process):
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    steps, result = finish(start(script(_PROTOCOL, folder=None, pause=0)))
+    steps, result = finish(start(script(_PROTOCOL, folder=None)))
     assert {line.split()[1] for line in steps} == {"30", "40"}  # grid, retraining
     return result
 
@@ -96,8 +102,11 @@ def uninterrupted():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_started_again(moment, finished, number, tmp_path, uninterrupted):
     folder = str(tmp_path / "cell")
-    process = start(script(_PROTOCOL, folder=folder, pause=0.3))
-    seen = [process.stdout.readline() for _ in range(moment + 1)]
+    process = start(script(_PROTOCOL, folder=folder))
+    seen = [process.stdout.readline()]
+    for _ in range(moment):
+        print(file=process.stdin, flush=True)
+        seen.append(process.stdout.readline())
     assert all(line.startswith("step ") for line in seen), seen
     process.send_signal(number)
     rest, _ = process.communicate(timeout=300)
@@ -109,7 +118,7 @@ def test_killed_and_started_again(moment, finished, number, tmp_path, uninterrup
     assert len(content["finished"]) == finished
     assert (tmp_path / "cell" / content["current"]["state"]).is_dir()
 
-    steps, result = finish(start(script(_PROTOCOL, folder=folder, pause=0)))
+    steps, result = finish(start(script(_PROTOCOL, folder=folder)))
     assert result == uninterrupted
     assert int(steps[0].split()[2]) > 0  # it went on where it was
     assert sum(line.endswith(" 0") for line in steps) == 6 - finished - 1
@@ -188,19 +197,20 @@ def test_two_processes_told_to_end(tmp_path):
     """One of two gets the signal; both save and end, and together they go on."""
     body = _PROTOCOL.replace("module._pace", "module._pace_unused")
 
-    def both(pause):
-        code = script(
-            body, processes=2, port=conftest.free_port(), folder=str(tmp_path / "cell"), pause=pause
-        )
+    def both():
+        code = script(body, processes=2, port=conftest.free_port(), folder=str(tmp_path / "cell"))
         return [start(code, str(i)) for i in range(2)]
 
-    workers = both(0.5)
+    workers = both()
     workers[1].stdout.readline()
     workers[1].send_signal(signal.SIGTERM)
+    let_go(workers)
     deadline = time.monotonic() + 200
     while any(w.poll() is None for w in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     ends = [w.communicate()[1] for w in workers]
     assert [w.returncode for w in workers] == [143, 143], ends
-    a, b = (finish(worker)[1] for worker in both(0))
+    workers = both()
+    let_go(workers)
+    a, b = (finish(worker)[1] for worker in workers)
     assert a == b and a[2]

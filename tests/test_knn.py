@@ -75,14 +75,14 @@ def test_distances_beyond_the_range_of_squares():
 @pytest.mark.parametrize("k", [1, 5])
 def test_cosine(k):
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(120, 6))
+    x = rng.normal(size=(150, 8))
     x[7] = 0
     x[41] = x[41].astype(np.float32)
     x[40] = 3 * x[41]  # the same direction: the nearest, at distance 0
     x[42] = x[41] / 4
-    found = knn.leave_one_out(x, np.arange(120) % 2, k=k, metric="cosine", block=32)
+    found = knn.leave_one_out(x, np.arange(150) % 2, k=k, metric="cosine", block=64)
     expected = by_hand(x, k, "cosine")[0]
-    others = np.setdiff1d(np.arange(120), [7, 40, 41, 42])
+    others = np.setdiff1d(np.arange(150), [7, 40, 41, 42])
     np.testing.assert_array_equal(found.neighbours[others], expected[others])
     np.testing.assert_array_equal(found.neighbours[7], np.arange(k))  # all equally far: the lowest indices
     assert [found.neighbours[i, 0] for i in (40, 41, 42)] == [41, 40, 40]
@@ -199,7 +199,7 @@ from vtabjax.protocols import knn
 assert len(jax.devices()) == 4
 rng = np.random.default_rng(0)
 out = {}
-for name, x in {"normal": rng.normal(size=(203, 9)), "pixels": rng.integers(0, 3, size=(203, 4))}.items():
+for name, x in {"normal": rng.normal(size=(203, 9)), "pixels": rng.integers(0, 3, size=(203, 9))}.items():
     y = rng.integers(0, 4, 203)
     for metric in ("euclidean", "cosine"):
         for k in (1, 7):
@@ -224,7 +224,7 @@ np.savez(sys.argv[1], **out)
 def test_groups_are_left_out(name):
     x = cases()[name]
     groups = np.arange(150) // 5
-    found = knn.leave_one_out(x, np.arange(150) % 3, k=2, groups=groups, block=40)
+    found = knn.leave_one_out(x, np.arange(150) % 3, k=2, groups=groups, block=64)
     np.testing.assert_array_equal(found.neighbours, by_hand(x, 2, groups=groups)[0])
     assert (groups[found.neighbours] != groups[:, None]).all()
 

@@ -264,6 +264,7 @@ def prepared(tmp_path_factory):
     return folder
 
 
+@pytest.mark.xdist_group("vtab")
 def test_vtab(main, prepared, tmp_path):
     shrunk = ("--config.models=tiny/head", "--config.image_size=16")
     config, there = f"{KNN}:vtab", f"--config.data_dir={prepared}"
@@ -275,6 +276,7 @@ def test_vtab(main, prepared, tmp_path):
     assert len(table) == 19 and table["n_examples"].gt(0).all()
 
 
+@pytest.mark.xdist_group("vtab")
 def test_data_sets_that_are_not_prepared(main, prepared, tmp_path):
     config, w = (f"{KNN}:vtab", "--config.models=tiny/a", "--config.image_size=16"), f"--workdir={tmp_path}/w"
     text = said(main(*config, f"--config.data_dir={tmp_path}", w), 2)

@@ -12,16 +12,22 @@ from vtabjax.cpu import quick_compilation
 
 pytestmark = pytest.mark.usefixtures("memory_back")
 # In float64 these hold gigabytes: one after another.
-_BIG = {"vit_l_16", "vit_l_32", "convnext_large", "wide_resnet101_2", *models.HUGE}
+_BIG = ("vit_l_16", "vit_l_32", "convnext_large", "wide_resnet101_2", "vgg", *models.HUGE)
 
 
 def _cases():
+    """Each kind with two of its blocks that repeat; under `audit` every one whole, the huge ones last."""
     for source, names in (("timm", models.TIMM), ("torchvision", models.TORCHVISION)):
         for name in names:
-            marks = [pytest.mark.xdist_group("big")] if name in _BIG or name.startswith("vgg") else []
-            yield pytest.param(source, name, False, id=f"{source}/{name}", marks=marks)
+            big = [pytest.mark.xdist_group("big")] if name.startswith(_BIG) else []
+            if source == "timm" or name in (*models.KINDS, *models.HUGE):
+                marks = [*big, *[pytest.mark.audit] * (name in models.HUGE)]
+                yield pytest.param(source, name, False, id=f"{source}/{name}", marks=marks)
+            if name not in models.HUGE:
+                marks = [*big, pytest.mark.audit]
+                yield pytest.param(source, name, True, id=f"{source}/{name}-whole", marks=marks)
     for name in models.HUGE:
-        yield pytest.param("torchvision", name, True, id=f"{name}-full", marks=[pytest.mark.audit])
+        yield pytest.param("torchvision", name, True, id=f"{name}-huge", marks=[pytest.mark.audit])
 
 
 @pytest.mark.parametrize("source, name, full", list(_cases()))

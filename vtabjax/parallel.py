@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -45,11 +46,12 @@ def round_up(n: int, multiple: int) -> int:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keeps compiled programs below `folder`, for this and later processes on machines of this kind.
+    """Keeps compiled programs below `folder` (or JAX_COMPILATION_CACHE_DIR, where that is set), for this and later processes on machines of this kind.
 
     Programs for CPUs hold instructions that another CPU may not have: XLA refuses such a program each time it finds
     it, with lines of warnings, or is ended by one. So each kind of CPU has a folder of its own.
     """
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or folder
     jax.config.update("jax_compilation_cache_dir", f"{folder.rstrip('/')}/{_cpu_kind()}")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
