@@ -46,7 +46,9 @@ def round_up(n: int, multiple: int) -> int:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keeps compiled programs below `folder` (or JAX_COMPILATION_CACHE_DIR, where that is set), for this and later processes on machines of this kind.
+    """Keeps compiled programs below `folder`, for this and later processes on machines of this kind.
+
+    Where JAX_COMPILATION_CACHE_DIR is set, it takes the place of `folder`.
 
     Programs for CPUs hold instructions that another CPU may not have: XLA refuses such a program each time it finds
     it, with lines of warnings, or is ended by one. So each kind of CPU has a folder of its own.
