@@ -239,7 +239,7 @@ def test_a_directory_without_permission(tmp_path, monkeypatch):
 def test_names_that_are_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fill(tmp_path, cat=5, dog=5)
-    for name in ("folder:", "folder: ", "folder:/"):
+    for name in ("folder:", "folder: ", "folder:/", "folder://", "folder:/.."):
         with pytest.raises(tasks.TaskError, match="variable of the shell"):
             tasks.get(name)
     with pytest.raises(tasks.TaskError, match=f"did you mean folder:{tmp_path}"):

@@ -40,7 +40,7 @@ def find(name: str) -> Task:
             f"task {name!r} names no folder (is a variable of the shell not set?); write folder:/path/to/pictures"
         )
     root = os.path.abspath(os.path.expanduser(path))
-    if root == os.path.sep:
+    if not root.strip("/"):  # POSIX lets a path begin with two slashes
         raise TaskError(f"task {name!r} is the whole file system (is a variable of the shell not set?)")
     return _known(root)
 
