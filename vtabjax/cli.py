@@ -164,9 +164,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         )
     installation.provide_configs(path or "")
     try:
-        rest = flags.FLAGS(argv)
-        _CONFIG.value  # noqa: B018  (a config that cannot be loaded raises here)
-        return rest
+        return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as e:
         known = cli_errors.fields(path or "configs/knn.py", suite)
         sys.exit(_usage(cli_errors.unknown_flag(e.flagname, known)))
