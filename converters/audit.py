@@ -15,10 +15,11 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from converters.audit_model import Limits, family, measure
-from converters.audit_table import COLUMNS, describe, read, summary, write
 from vtabjax import files, memory
 from vtabjax.specs import SpecError
+
+from .audit_model import Limits, family, measure
+from .audit_table import COLUMNS, describe, read, summary, write
 
 STATUSES = ("passed", "failed", "memory", "timeout", "crashed")
 
@@ -39,7 +40,7 @@ def audit(
     Raises:
       SpecError: nothing matches.
     """
-    from converters import sources
+    from . import sources
 
     names = (
         sources.list_models(f"{source}/{pattern}@random")

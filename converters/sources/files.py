@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from converters import checkpoints, fitting, foreign, layouts, search
-from converters.checkpoints import CheckpointError
-from converters.search import Architecture, Place
 from vtabjax import weight_files
 from vtabjax.specs import Spec, SpecError
+
+from .. import checkpoints, fitting, foreign, layouts, search
+from ..checkpoints import CheckpointError
+from ..search import Architecture, Place
 
 _LISTED = 20  # names in model.json, of any number
 

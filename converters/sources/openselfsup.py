@@ -9,8 +9,9 @@ from __future__ import annotations
 import fnmatch
 from typing import Any, NamedTuple
 
-from converters.sources import Source, did_you_mean, files, torchvision
 from vtabjax.specs import Spec, SpecError
+
+from . import Source, did_you_mean, files, torchvision
 
 
 class Release(NamedTuple):

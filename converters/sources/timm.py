@@ -15,11 +15,12 @@ import timm
 import torch
 from torch import nn
 
-from converters.sources import Source, did_you_mean, files
-from converters.sources.download import downloading
-from converters.sources.provenance import provenance
-from converters.sources.size import refuse_size, runs_at
 from vtabjax.specs import Spec, SpecError
+
+from . import Source, did_you_mean, files
+from .download import downloading
+from .provenance import provenance
+from .size import refuse_size, runs_at
 
 
 @functools.cache

@@ -12,10 +12,11 @@ from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from converters.sources import Source, did_you_mean, files
-from converters.sources.download import downloading
-from converters.sources.size import refuse_size, runs_at
 from vtabjax.specs import Spec, SpecError
+
+from . import Source, did_you_mean, files
+from .download import downloading
+from .size import refuse_size, runs_at
 
 
 @functools.cache
