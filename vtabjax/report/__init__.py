@@ -39,9 +39,9 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
     found = gather.gather(workdir, Path(config.models_dir or workdir / "models"), others, top1)
     _check_reference(options.reference, found.boards)
     analyses = [analysis.analyse(board, options) for board in found.boards]
-    judged = proxies.judge(found, options)
-    by_board = {a.board.key: sheets.board_sheets(a) for a in analyses}
-    trusted = sheets.trust_sheets(judged)
+    judged = proxies.compare_proxies(found, options)
+    by_board = {a.board.key: sheets.board_tables(a) for a in analyses}
+    trusted = sheets.proxy_tables(judged)
     folder = workdir / "report"
     for sheet in [s for found_ in by_board.values() for s in found_.values()] + trusted:
         _write(sheet, folder / "tables")
