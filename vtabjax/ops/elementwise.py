@@ -10,16 +10,9 @@ __all__ = [
     "sqrt", "rsqrt", "square", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos",
     "tan", "asin", "acos", "atan", "atan2", "erf", "sign", "floor", "ceil", "round", "trunc", "clamp", "clamp_min",
     "clamp_max", "clip", "maximum", "minimum", "where", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or",
-    "logical_not", "bitwise_and", "bitwise_or", "bitwise_not", "isnan", "isinf", "isfinite", "nan_to_num", "to",
-    "_to_copy", "type_as", "lerp", "addcmul", "addcdiv", "copy", "detach", "masked_fill",
+    "logical_not", "bitwise_and", "bitwise_or", "bitwise_not", "__and__", "__or__", "isnan", "isinf", "isfinite",
+    "nan_to_num", "to", "_to_copy", "type_as", "lerp", "addcmul", "addcdiv", "copy", "detach", "masked_fill",
 ]  # fmt: skip
-
-
-def _binary(function):
-    def run(self, other):
-        return function(self, other)
-
-    return run
 
 
 def add(self, other, *, alpha=1):
@@ -44,23 +37,25 @@ def div(self, other, *, rounding_mode=None):
     return jnp.floor_divide(self, other) if rounding_mode == "floor" else jnp.trunc(self / other)
 
 
-true_divide = _binary(jnp.true_divide)
-floor_divide = _binary(jnp.floor_divide)
-remainder = _binary(jnp.remainder)
-fmod = _binary(jnp.fmod)
-maximum = _binary(jnp.maximum)
-minimum = _binary(jnp.minimum)
-eq = _binary(jnp.equal)
-ne = _binary(jnp.not_equal)
-lt = _binary(jnp.less)
-le = _binary(jnp.less_equal)
-gt = _binary(jnp.greater)
-ge = _binary(jnp.greater_equal)
-logical_and = _binary(jnp.logical_and)
-logical_or = _binary(jnp.logical_or)
-bitwise_and = _binary(jnp.bitwise_and)
-bitwise_or = _binary(jnp.bitwise_or)
-atan2 = _binary(jnp.arctan2)
+true_divide = jnp.true_divide
+floor_divide = jnp.floor_divide
+remainder = jnp.remainder
+fmod = jnp.fmod
+maximum = jnp.maximum
+minimum = jnp.minimum
+eq = jnp.equal
+ne = jnp.not_equal
+lt = jnp.less
+le = jnp.less_equal
+gt = jnp.greater
+ge = jnp.greater_equal
+logical_and = jnp.logical_and
+logical_or = jnp.logical_or
+bitwise_and = jnp.bitwise_and
+bitwise_or = jnp.bitwise_or
+__and__ = jnp.bitwise_and  # what `&` is called
+__or__ = jnp.bitwise_or
+atan2 = jnp.arctan2
 
 
 def pow(self, exponent):
@@ -69,44 +64,37 @@ def pow(self, exponent):
     return jnp.power(self, exponent)
 
 
-def _unary(function):
-    def run(self):
-        return function(self)
-
-    return run
-
-
-neg = _unary(jnp.negative)
-abs = _unary(jnp.abs)
-sqrt = _unary(jnp.sqrt)
-rsqrt = _unary(jax.lax.rsqrt)
-square = _unary(jnp.square)
-reciprocal = _unary(jnp.reciprocal)
-exp = _unary(jnp.exp)
-exp2 = _unary(jnp.exp2)
-expm1 = _unary(jnp.expm1)
-log = _unary(jnp.log)
-log2 = _unary(jnp.log2)
-log10 = _unary(jnp.log10)
-log1p = _unary(jnp.log1p)
-sin = _unary(jnp.sin)
-cos = _unary(jnp.cos)
-tan = _unary(jnp.tan)
-asin = _unary(jnp.arcsin)
-acos = _unary(jnp.arccos)
-atan = _unary(jnp.arctan)
-erf = _unary(jax.scipy.special.erf)
-sign = _unary(jnp.sign)
-floor = _unary(jnp.floor)
-ceil = _unary(jnp.ceil)
-round = _unary(jnp.round)
-trunc = _unary(jnp.trunc)
-logical_not = _unary(jnp.logical_not)
-bitwise_not = _unary(jnp.bitwise_not)
-isnan = _unary(jnp.isnan)
-isinf = _unary(jnp.isinf)
-isfinite = _unary(jnp.isfinite)
-detach = _unary(jax.lax.stop_gradient)
+neg = jnp.negative
+abs = jnp.abs
+sqrt = jnp.sqrt
+rsqrt = jax.lax.rsqrt
+square = jnp.square
+reciprocal = jnp.reciprocal
+exp = jnp.exp
+exp2 = jnp.exp2
+expm1 = jnp.expm1
+log = jnp.log
+log2 = jnp.log2
+log10 = jnp.log10
+log1p = jnp.log1p
+sin = jnp.sin
+cos = jnp.cos
+tan = jnp.tan
+asin = jnp.arcsin
+acos = jnp.arccos
+atan = jnp.arctan
+erf = jax.scipy.special.erf
+sign = jnp.sign
+floor = jnp.floor
+ceil = jnp.ceil
+round = jnp.round
+trunc = jnp.trunc
+logical_not = jnp.logical_not
+bitwise_not = jnp.bitwise_not
+isnan = jnp.isnan
+isinf = jnp.isinf
+isfinite = jnp.isfinite
+detach = jax.lax.stop_gradient
 
 
 def nan_to_num(self, nan=None, posinf=None, neginf=None):

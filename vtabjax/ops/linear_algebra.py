@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 __all__ = [
-    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "outer", "cross", "cdist", "mv",
+    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "outer", "cdist", "mv",
 ]  # fmt: skip
 
 
@@ -47,10 +47,6 @@ def einsum(equation, tensors, *, path=None):
 
 def outer(self, vec2):
     return jnp.outer(self, vec2)
-
-
-def cross(self, other, dim=-1):
-    return jnp.cross(self, other, axis=dim)
 
 
 def cdist(x1, x2, p=2, compute_mode=None):

@@ -93,6 +93,15 @@ def std_mean(self, dim=None, unbiased=True, keepdim=False, *, correction=None):
     return std(self, dim, unbiased, keepdim, correction=correction), mean(self, dim, keepdim)
 
 
+def _over_all(function):
+    """The .default overloads: over all dimensions, no `dim` before `unbiased`."""
+
+    def run(self, unbiased=True):
+        return function(self, None, unbiased)
+
+    return run
+
+
 def _correction_last(function):
     """The .correction overloads: no `unbiased` between dim and keepdim."""
 
@@ -103,6 +112,7 @@ def _correction_last(function):
 
 
 for _f in (var, std, var_mean, std_mean):
+    OVERLOADS[f"{_f.__name__}.default"] = _over_all(_f)
     OVERLOADS[f"{_f.__name__}.correction"] = _correction_last(_f)
 
 
@@ -145,11 +155,12 @@ def cumprod(self, dim, *, dtype=None):
     return jnp.cumprod(self, dim, dtype=dtype)
 
 
-def argsort(self, dim=-1, descending=False):
+def argsort(self, dim=-1, descending=False, *, stable=True):
+    """Stable in any case, as `stable=False` allows."""
     return jnp.argsort(self, axis=dim, descending=descending, stable=True)
 
 
-def sort(self, dim=-1, descending=False):
+def sort(self, dim=-1, descending=False, *, stable=True):
     order = argsort(self, dim, descending)
     return jnp.take_along_axis(self, order, axis=dim), order
 
