@@ -120,7 +120,7 @@ def fit(wins: np.ndarray, ridge: float = 0.0, start: np.ndarray | None = None) -
     # Singular along each component's mean, which the likelihood does not see; ridge sees it.
     anchor = 0.0 if ridge else centre
 
-    def objective(b):
+    def objective(b: np.ndarray) -> float:
         d = b[:, None] - b[None, :]
         return (wins * np.logaddexp(0, -d)).sum() + ridge / 2 * b @ b
 

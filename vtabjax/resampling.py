@@ -60,7 +60,7 @@ def bootstrap(
       ValueError: as `epp`, or fewer than one resample.
 
     >>> scores = [[0.9, 0.8, 0.7], [0.8, 0.9, 0.6], [0.7, 0.6, 0.8]]
-    >>> first_share(bootstrap(scores, n_resamples=100).scores).argmax()
+    >>> first_share(bootstrap(scores, n_resamples=100).scores).argmax().item()
     0
     """
     s, clusters = bt.validate_scores(scores, higher_is_better, tie_margin, ridge, clusters)
@@ -89,7 +89,12 @@ def bootstrap(
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval over resamples, [B, ...] -> two of [...]; NaN where there is no sample."""
+    """The percentile interval over resamples, [B, ...] -> two of [...]; NaN where there is no sample.
+
+    >>> low, high = interval(np.arange(101.0))
+    >>> low.round(1).item(), high.round(1).item()
+    (2.5, 97.5)
+    """
     samples = np.asarray(samples, np.float64)
     nothing = np.isnan(samples).all(0)
     low, high = np.nanquantile(np.where(nothing, 0.0, samples), [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -97,7 +102,11 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
 
 
 def first_share(samples: np.ndarray) -> np.ndarray:
-    """In which share of the resamples each model is the best, [B, M] -> [M]; several that are best share."""
+    """In which share of the resamples each model is the best, [B, M] -> [M]; several that are best share.
+
+    >>> first_share(np.array([[2.0, 1.0], [1.0, 2.0], [3.0, 3.0], [4.0, 1.0]]))
+    array([0.625, 0.375])
+    """
     best = samples == np.nanmax(samples, axis=1, keepdims=True)
     return (best / best.sum(1, keepdims=True)).mean(0)
 
@@ -117,6 +126,11 @@ def example_rounds(
 
     Returns:
       Accuracies [M, T * n_resamples], and the task of each round, [T * n_resamples], for `clusters`.
+
+    >>> correct = [np.array([[True, True, False], [True, False, False]])]
+    >>> scores, task = example_rounds(correct, n_resamples=4)
+    >>> scores.shape, task.tolist()
+    ((2, 4), [0, 0, 0, 0])
     """
     rng = np.random.default_rng(seed)
     rounds = [_resampled(c, n_resamples, rng) for c in correct]
@@ -133,6 +147,10 @@ def paired_means(correct: Sequence[np.ndarray], *, n_resamples: int = 1000, seed
       correct: see `example_rounds`.
       n_resamples: B.
       seed: of the draws.
+
+    >>> correct = [np.array([[True, True, False], [True, False, False]])]
+    >>> (paired_means(correct)[:, 0] >= paired_means(correct)[:, 1]).all().item()
+    True
     """
     rng = np.random.default_rng(seed)
     return np.mean([_resampled(c, n_resamples, rng) for c in correct], axis=0).T
@@ -155,6 +173,10 @@ def wilson(accuracy: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np
     """Wilson's interval of a proportion seen on n examples, elementwise.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (JASA 1927).
+
+    >>> low, high = wilson(0.8, 200)
+    >>> round(low.item(), 3), round(high.item(), 3)
+    (0.739, 0.85)
     """
     from scipy import stats
 

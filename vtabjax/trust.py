@@ -38,8 +38,8 @@ def agreement(proxy: ArrayLike, accuracy: ArrayLike, *, top: tuple[int, ...] = T
     Raises:
       ValueError: shapes differ or are not [M].
 
-    >>> agreement([0.1, 0.2, 0.3, 0.4], [0.6, 0.7, 0.9, 0.8])["regret@1"]
-    0.1
+    >>> agreement([0.1, 0.2, 0.3, 0.4], [0.6, 0.7, 0.9, 0.8])["hit@3"]
+    1.0
     """
     p, a = np.asarray(proxy, np.float64), np.asarray(accuracy, np.float64)
     if p.ndim != 1 or p.shape != a.shape:
@@ -174,6 +174,10 @@ def without_each_group(
 
     Returns:
       group -> the mean without it; only groups that leave at least three models.
+
+    >>> accuracy = [[0.5, 0.6], [0.7, 0.7], [0.9, 0.8], [0.6, 0.7]]
+    >>> sorted(without_each_group([1.0, 2.0, 3.0, 1.5], accuracy, ["vit", "resnet", "resnet", "vgg"]))
+    ['vgg', 'vit']
     """
     p, a, labels = np.asarray(proxy), np.asarray(accuracy), np.asarray(groups)
     means = {}
@@ -185,7 +189,11 @@ def without_each_group(
 
 
 def mean_of_other_tasks(accuracy: ArrayLike) -> np.ndarray:
-    """The static ranker: for each task the model's mean accuracy on the others, [M, T]; NaN where one is missing."""
+    """The static ranker: for each task the model's mean accuracy on the others, [M, T]; NaN where one is missing.
+
+    >>> mean_of_other_tasks([[0.5, 0.75, 1.0]])
+    array([[0.875, 0.75 , 0.625]])
+    """
     a = np.asarray(accuracy, np.float64)
     n = a.shape[1] - 1
     return (a.sum(1, keepdims=True) - a) / n if n > 0 else np.full_like(a, np.nan)
@@ -208,6 +216,10 @@ def resampled_agreement(
 
     Returns:
       As `agreement`, [B] each, without "n".
+
+    >>> proxy, accuracy = np.array([0.1, 0.2, 0.3]), np.array([0.6, 0.8, 0.7])
+    >>> resampled_agreement(proxy, accuracy, np.array([[1, 1, 1], [2, 0, 1]]))["kendall"].round(3)
+    array([0.333, 1.   ])
     """
     there = ~(np.isnan(proxy) | np.isnan(accuracy))
     p, a, w = proxy[there], accuracy[there], weights[:, there].astype(np.float64)
@@ -266,8 +278,7 @@ def _hyperbolic(w: np.ndarray, order: np.ndarray) -> np.ndarray:
 def _average_ranks(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Ranks of x among the copies, equal ones sharing their mean, [B, M]."""
     _, group = np.unique(x, return_inverse=True)
-    size = np.zeros((len(w), group.max() + 1))
-    np.add.at(size, (slice(None), group), w)
+    size = w @ np.eye(group.max() + 1)[group]
     below = np.cumsum(size, axis=1) - size
     return (below + (size + 1) / 2)[:, group]
 
