@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 __all__ = [
     "add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "neg", "abs",
@@ -15,23 +18,23 @@ __all__ = [
 ]  # fmt: skip
 
 
-def add(self, other, *, alpha=1):
+def add(self: jax.Array, other: ArrayLike, *, alpha: float = 1) -> jax.Array:
     return self + (other if alpha == 1 else alpha * other)
 
 
-def sub(self, other, *, alpha=1):
+def sub(self: jax.Array, other: ArrayLike, *, alpha: float = 1) -> jax.Array:
     return self - (other if alpha == 1 else alpha * other)
 
 
-def rsub(self, other, *, alpha=1):
-    return other - (self if alpha == 1 else alpha * self)
+def rsub(self: jax.Array, other: ArrayLike, *, alpha: float = 1) -> jax.Array:
+    return jnp.subtract(other, self if alpha == 1 else alpha * self)
 
 
-def mul(self, other):
+def mul(self: jax.Array, other: ArrayLike) -> jax.Array:
     return self * other
 
 
-def div(self, other, *, rounding_mode=None):
+def div(self: jax.Array, other: ArrayLike, *, rounding_mode: str | None = None) -> jax.Array:
     if rounding_mode is None:
         return jnp.true_divide(self, other)
     return jnp.floor_divide(self, other) if rounding_mode == "floor" else jnp.trunc(self / other)
@@ -58,7 +61,7 @@ __or__ = jnp.bitwise_or
 atan2 = jnp.arctan2
 
 
-def pow(self, exponent):
+def pow(self: jax.Array, exponent: ArrayLike) -> jax.Array:
     if isinstance(exponent, (int, float)) and exponent == int(exponent):
         return jax.lax.integer_pow(self, int(exponent)) if hasattr(self, "dtype") else self**exponent
     return jnp.power(self, exponent)
@@ -97,11 +100,13 @@ isfinite = jnp.isfinite
 detach = jax.lax.stop_gradient
 
 
-def nan_to_num(self, nan=None, posinf=None, neginf=None):
+def nan_to_num(
+    self: jax.Array, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> jax.Array:
     return jnp.nan_to_num(self, nan=nan or 0.0, posinf=posinf, neginf=neginf)
 
 
-def clamp(self, min=None, max=None):
+def clamp(self: jax.Array, min: ArrayLike | None = None, max: ArrayLike | None = None) -> jax.Array:
     # Not jnp.clip, which has half a derivative at the bounds: ATen's is a whole one.
     out = self if min is None else jnp.where(self < min, min, self)
     return out if max is None else jnp.where(out > max, max, out)
@@ -110,23 +115,23 @@ def clamp(self, min=None, max=None):
 clip = clamp
 
 
-def clamp_min(self, min):
+def clamp_min(self: jax.Array, min: ArrayLike) -> jax.Array:
     return clamp(self, min)
 
 
-def clamp_max(self, max):
+def clamp_max(self: jax.Array, max: ArrayLike) -> jax.Array:
     return clamp(self, None, max)
 
 
-def where(condition, self, other):
+def where(condition: ArrayLike, self: ArrayLike, other: ArrayLike) -> jax.Array:
     return jnp.where(condition, self, other)
 
 
-def masked_fill(self, mask, value):
+def masked_fill(self: jax.Array, mask: jax.Array, value: ArrayLike) -> jax.Array:
     return jnp.where(mask, jnp.asarray(value, self.dtype), self)
 
 
-def to(self, *args, **kwargs):
+def to(self: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
     """Conversion to a dtype or to another tensor's; devices and layouts mean nothing here."""
     for arg in (*args, *kwargs.values()):
         if isinstance(arg, (jnp.dtype, type)) and not isinstance(arg, bool):
@@ -136,26 +141,26 @@ def to(self, *args, **kwargs):
     return self
 
 
-def _to_copy(self, *, dtype=None):
+def _to_copy(self: jax.Array, *, dtype: DTypeLike | None = None) -> jax.Array:
     return self if dtype is None else self.astype(dtype)
 
 
-def type_as(self, other):
+def type_as(self: jax.Array, other: jax.Array) -> jax.Array:
     return self.astype(other.dtype)
 
 
-def copy(self, src):
+def copy(self: jax.Array, src: jax.Array) -> jax.Array:
     """The value of `self` after ``self.copy_(src)``."""
     return jnp.broadcast_to(src.astype(self.dtype), self.shape)
 
 
-def lerp(self, end, weight):
+def lerp(self: jax.Array, end: jax.Array, weight: ArrayLike) -> jax.Array:
     return self + weight * (end - self)
 
 
-def addcmul(self, tensor1, tensor2, *, value=1):
+def addcmul(self: jax.Array, tensor1: jax.Array, tensor2: jax.Array, *, value: float = 1) -> jax.Array:
     return self + value * tensor1 * tensor2
 
 
-def addcdiv(self, tensor1, tensor2, *, value=1):
+def addcdiv(self: jax.Array, tensor1: jax.Array, tensor2: jax.Array, *, value: float = 1) -> jax.Array:
     return self + value * tensor1 / tensor2
