@@ -61,11 +61,11 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
     for c in range(n_classes):
         i = values[c].argmin()
         bounds = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
-        found = minimize_scalar(
+        optimum = minimize_scalar(
             lambda v, c=c: negative_evidence(np.array([v]), np.array([c]))[0, 0],
             bounds=bounds,
             method="bounded",
             options={"xatol": 1e-9},
         )
-        best.append(-min(found.fun, values[c, i]))
+        best.append(-min(optimum.fun, values[c, i]))
     return float(np.mean(best) / n)

@@ -170,10 +170,16 @@ def failures(data: ReportData) -> list[dict[str, Any]]:
         key = record["protocol"], record["model"], record["stage"], record["message"]
         alike[key].append((record["task"], path))
     return [
-        {"protocol": PROTOCOLS.get(protocol, protocol), "model": model, "stage": stage, "message": message,
-         "tasks": [t for t, _ in cells], "path": cells[0][1]}
+        {
+            "protocol": PROTOCOLS.get(protocol, protocol),
+            "model": model,
+            "stage": stage,
+            "message": message,
+            "tasks": [t for t, _ in cells],
+            "path": cells[0][1],
+        }
         for (protocol, model, stage, message), cells in alike.items()
-    ]  # fmt: skip
+    ]
 
 
 def methods(data: ReportData) -> list[dict[str, Any]]:
