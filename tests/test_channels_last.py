@@ -12,7 +12,7 @@ from vtabjax.ops import channels_last
 
 
 def as_image(array):
-    return channels_last.Image(jnp.transpose(array, (0, 2, 3, 1)))
+    return channels_last.ChannelsLast(jnp.transpose(array, (0, 2, 3, 1)))
 
 
 def wrapped(tree):
@@ -100,7 +100,7 @@ def test_batch_norm(training):
         args = [*(jnp.asarray(test_ops.p(6)) for _ in range(4)), training, 0.1, 1e-5]
         expected = channels_last.batch_norm(jnp.asarray(X), *args)
         found = channels_last.batch_norm(as_image(X), *args)
-        assert isinstance(found[0], channels_last.Image) and found[0].shape == X.shape
+        assert isinstance(found[0], channels_last.ChannelsLast) and found[0].shape == X.shape
         for a, b in zip(channels_last.plain(found), expected, strict=True):
             if b is not None:
                 np.testing.assert_allclose(a, b, rtol=1e-12)

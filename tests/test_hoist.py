@@ -69,7 +69,7 @@ def test_depthwise_convolution_before_layer_norm_is_computed_once():
     x, kernel, bias = jnp.ones((2, 8, 8, 16)), jnp.ones((16, 1, 3, 3)), jnp.ones(16)
 
     def convolved(x):
-        return conv.channels_last(x, kernel, bias, 1, 1, 1, 16)
+        return conv.conv_channels_last(x, kernel, bias, 1, 1, 1, 16)
 
     options = cpu.compiler_options(Graph((), {}, {}, {}, (3, 8, 8)))
     alone = program(convolved, x, options=options)

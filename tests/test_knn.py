@@ -10,7 +10,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from vtabjax.parallel import data_mesh
-from vtabjax.protocols import _bounds, _nearest, knn
+from vtabjax.protocols import _bounds, _nearest, _space, knn
 
 
 def by_hand(x, k, metric="euclidean", groups=None, queries=None):
@@ -126,7 +126,7 @@ def test_undecided_rows_get_a_second_look(monkeypatch):
     x = np.r_[1 + 1e-7 * rng.normal(size=(40, 16)), rng.normal(size=(60, 16))]
     looks = []
     original = _nearest._candidates
-    monkeypatch.setattr(_nearest, "_candidates", lambda *a: (looks.append((a[-1], a[3])), original(*a))[1])
+    monkeypatch.setattr(_nearest, "_candidates", lambda *a: (looks.append((a[-1], a[1])), original(*a))[1])
     found = knn.leave_one_out(x, np.zeros(100, int), k=2)
     np.testing.assert_array_equal(found.neighbours, by_hand(x, 2)[0])
     seen = {dtype: set(rows.tolist()) for dtype, rows in looks}
@@ -137,7 +137,7 @@ def test_lower_bounds_are_lower_bounds():
     """The proven error bound holds, and is not so wide that it would prove nothing."""
     rng = np.random.default_rng(4)
     x = (rng.normal(size=(64, 512)) + 5).astype(np.float32)
-    space = _bounds.Space(x, None, "euclidean")
+    space = _space.Space(x, None, "euclidean")
     g = 1.01 * (512 + 64) * 2.0**-24
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     rows, norms = _bounds._block(space, x, 0, np.arange(64), 64, sharding)

@@ -1,6 +1,10 @@
 """Operators against ATen, in float64, called with the same arguments."""
 
+import ast
+import importlib
 import math
+import operator
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +45,7 @@ CASES = [
     ("aten.convolution.default", (ODD, r(6, 4, 3, 3), r(6), [1, 1], [1, 1], [1, 1], False, [0, 0], 1)),
     ("aten.conv_transpose1d.default", (r(2, 4, 5), r(4, 3, 3), r(3), [2], [1], [1])),
     ("aten.conv_transpose2d.input", (ODD, r(4, 3, 3, 2), r(6), [2, 3], [1, 0], [1, 2], 2, [1, 1])),
+    ("aten.conv_transpose3d.input", (r(1, 2, 3, 4, 3), r(2, 3, 2, 3, 2), r(3), [2, 1, 2], [0, 1, 1])),
     # pooling
     ("aten.max_pool1d.default", (r(2, 4, 9), [3], [2], [1])),
     ("aten.max_pool2d.default", (ODD, [3, 2], [2, 2], [1, 0], [1, 2])),
@@ -57,6 +62,11 @@ CASES = [
     ("aten.adaptive_avg_pool2d.default", (IMAGE, [4, 2])),
     ("aten.adaptive_avg_pool2d.default", (r(1, 2, 3, 3), [7, 7])),
     ("aten.adaptive_max_pool2d.default", (ODD, [3, 5])),
+    ("aten.max_pool2d_with_indices.default", (ODD, [3, 2], [2, 2])),
+    ("aten.max_pool3d.default", (r(1, 2, 5, 6, 7), [2, 3, 2], [2, 2, 1], [1, 1, 0])),
+    ("aten._adaptive_avg_pool2d.default", (ODD, [3, 5])),
+    ("aten.adaptive_avg_pool3d.default", (r(1, 2, 5, 6, 7), [2, 3, 5])),
+    ("aten.adaptive_max_pool1d.default", (r(2, 3, 7), [3])),
     # normalisation
     ("aten.layer_norm.default", (r(2, 5, 6), [5, 6], r(5, 6), r(5, 6), 1e-6)),
     ("aten.group_norm.default", (IMAGE, 3, r(6), r(6), 1e-5)),
@@ -65,6 +75,7 @@ CASES = [
     ("aten.rms_norm.default", (r(2, 5, 6), [6], r(6), None)),
     ("aten.rms_norm.default", (r(2, 5, 6), [6], r(6), 1e-3)),
     ("aten.native_layer_norm.default", (r(2, 6), [6], None, None, 1e-5)),
+    ("aten.native_group_norm.default", (IMAGE, r(6), r(6), 2, 6, 64, 3, 1e-5)),
     # activations
     *[(f"aten.{name}.default", (np.concatenate([r(50) * 4, [-0.0, 3.0, -3.0, 6.0]]),)) for name in (
         "relu", "relu6", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu",
@@ -77,6 +88,8 @@ CASES = [
     ("aten.glu.default", (r(2, 6, 4), 1)),
     ("aten.softmax.int", (r(3, 5), -1)),
     ("aten.log_softmax.int", (r(3, 5), 0)),
+    ("aten._softmax.default", (r(3, 5), 0, False)),
+    ("aten._log_softmax.default", (r(3, 5), -1, False)),
     # attention
     ("aten.scaled_dot_product_attention.default", (r(2, 3, 4, 8), r(2, 3, 5, 8), r(2, 3, 5, 6), r(2, 3, 4, 5))),
     ("aten.scaled_dot_product_attention.default", (r(2, 3, 5, 8), r(2, 3, 5, 8), r(2, 3, 5, 8), None, 0.0, True)),
@@ -117,6 +130,26 @@ CASES = [
     ("aten.nan_to_num.default", (np.array([np.nan, 1.0, np.inf]), 2.0, 9.0, -9.0)),
     ("aten.logical_and.default", (r(9) > 0, r(9) > 0)),
     ("aten.bitwise_not.default", (r(9) > 0,)),
+    ("aten.logical_or.default", (r(9) > 0, r(9) > 0)),
+    ("aten.logical_not.default", (i(3, 9) - 1,)),
+    *[(f"aten.{name}.Tensor", (i(8, 9), i(8, 9))) for name in (
+        "bitwise_and", "bitwise_or", "__and__", "__or__", "eq", "ne", "lt", "le", "gt", "ge",
+    )],
+    *[(f"aten.{name}.Scalar", (i(3, 9), 1)) for name in ("eq", "ne", "lt", "le", "gt", "ge")],
+    ("aten.mul.Tensor", (r(3, 1), r(4))),
+    ("aten.true_divide.Tensor", (r(5), i(9, 5) + 1)),
+    ("aten.maximum.default", (r(9), r(9))),
+    ("aten.minimum.default", (r(9), r(9))),
+    ("aten.clamp_max.default", (r(9), 0.1)),
+    ("aten.clip.default", (r(9), -0.5, 0.5)),
+    ("aten.isinf.default", (np.array([np.nan, 1.0, np.inf, -np.inf]),)),
+    ("aten._to_copy.default", (r(5) * 3,), {"dtype": torch.int64}),
+    ("aten.to.dtype", (i(5, 4), torch.float64)),
+    ("aten.to.dtype", (r(4) * 3, torch.int64, False, True)),
+    ("aten.to.other", (r(4), np.array([1]))),
+    ("aten.type_as.default", (i(5, 4), r(1))),
+    ("aten.copy.default", (r(3, 4), r(4))),
+    ("aten.detach.default", (r(4),)),
     # reductions
     ("aten.mean.dim", (IMAGE, [2, 3], True)),
     ("aten.sum.dim_IntList", (IMAGE, [1])),
@@ -143,6 +176,27 @@ CASES = [
     ("aten.topk.default", (r(3, 9), 4, 1)),
     ("aten.sort.default", (r(3, 9), 0, True)),
     ("aten.any.dim", (r(3, 9) > 1, 1)),
+    ("aten.any.default", (r(3, 9) > 9,)),
+    ("aten.all.dim", (r(3, 9) > -1, 1, True)),
+    ("aten.all.default", (r(3, 9) > -9,)),
+    ("aten.mean.default", (IMAGE,)),
+    ("aten.max.default", (IMAGE,)),
+    ("aten.min.default", (IMAGE,)),
+    ("aten.min.other", (r(4), r(4))),
+    ("aten.amin.default", (IMAGE, [1, 2])),
+    ("aten.argmin.default", (IMAGE, -1, True)),
+    ("aten.argmax.default", (IMAGE,)),
+    ("aten.prod.default", (p(3, 4),)),
+    ("aten.prod.dim_int", (p(3, 4), 1, True)),
+    *[(f"aten.{name}.default", (IMAGE, unbiased))
+      for name in ("var", "std", "var_mean", "std_mean") for unbiased in (False, True)],
+    *[(f"aten.{name}.correction", (IMAGE, [0, 2]), {"correction": 3}) for name in ("std", "std_mean")],
+    ("aten.var_mean.dim", (IMAGE, [1], False, True)),
+    ("aten.std_mean.dim", (IMAGE, [1, 2], True, False)),
+    ("aten.argsort.default", (r(3, 9), 1, True)),
+    ("aten.argsort.stable", (i(3, 3, 9),), {"stable": True}),
+    ("aten.sort.stable", (i(3, 3, 9),), {"stable": True, "dim": 1, "descending": True}),
+    ("aten.topk.default", (r(3, 9), 2, -1, False)),
     # shapes
     ("aten.flatten.using_ints", (IMAGE, 1, 2)),
     ("aten.unflatten.int", (IMAGE, 1, [2, -1])),
@@ -176,6 +230,28 @@ CASES = [
     ("aten.narrow.default", (IMAGE, 1, 2, 3)),
     ("aten.diagonal.default", (r(4, 4, 3), 1, 0, 1)),
     ("aten.tril.default", (r(4, 5), 1)),
+    ("aten.triu.default", (r(4, 5), -1)),
+    ("aten.view.default", (r(2, 6), [3, -1])),
+    ("aten._unsafe_view.default", (r(2, 6), [4, 3])),
+    ("aten.reshape.default", (r(2, 6), [-1, 2])),
+    ("aten.view_as.default", (r(2, 6), r(3, 4))),
+    ("aten.reshape_as.default", (r(2, 6), r(4, 3))),
+    ("aten.unsqueeze.default", (r(2, 3), -1)),
+    ("aten.squeeze.default", (r(2, 1, 3, 1),)),
+    ("aten.squeeze.dim", (r(2, 1, 3), 0)),
+    ("aten.permute.default", (r(2, 3, 4), [2, 0, -2])),
+    ("aten.transpose.int", (r(2, 3, 4), 0, -1)),
+    ("aten.swapaxes.default", (r(2, 3, 4), 1, 2)),
+    ("aten.t.default", (r(2, 3),)),
+    ("aten.numpy_T.default", (r(2, 3),)),
+    ("aten.expand_as.default", (r(3, 1), r(2, 3, 4))),
+    ("aten.broadcast_to.default", (r(3, 1), [2, 3, 4])),
+    ("aten.tile.default", (r(2, 3, 4), [3, 2])),
+    ("aten.concat.default", ([r(2, 3), r(2, 1)], -1)),
+    ("aten.constant_pad_nd.default", (r(2, 3), [1, 0, -1, 2], 0.5)),
+    ("aten.reflection_pad1d.default", (r(2, 3, 5), [2, 1])),
+    ("aten.reflection_pad2d.default", (ODD, [1, 2, 3, 0])),
+    ("aten.replication_pad2d.default", (ODD, [1, 2, 3, 0])),
     # selecting and scattering
     ("aten.select.int", (IMAGE, 1, -2)),
     ("aten.slice.Tensor", (IMAGE, 1, -5, 99, 2)),
@@ -188,6 +264,8 @@ CASES = [
     ("aten.gather.default", (r(4, 5), 1, i(5, 3, 2))),
     ("aten.take_along_dim.default", (r(4, 5), i(5, 4, 2), 1)),
     ("aten.embedding.default", (r(7, 3), i(7, 2, 4))),
+    ("aten.take.default", (r(4, 5), np.array([[0, 19], [7, 7]]))),
+    ("aten.masked_select.default", (r(4, 5), r(4, 5) > 0)),
     ("aten.scatter.src", (r(4, 5), 1, np.array([[0, 2], [1, 4]]), r(2, 2))),
     ("aten.scatter_add.default", (r(4, 5), 0, np.array([[0, 0, 1], [0, 3, 3]]), r(2, 3))),
     ("aten.slice_scatter.default", (IMAGE, r(2, 2, 8, 8), 1, 1, 5, 2)),
@@ -204,6 +282,11 @@ CASES = [
     ("aten.cross.default", (r(2, 3, 3), r(1, 3, 3), 2)),
     ("aten.linalg_cross.default", (r(3, 4, 3), r(3, 4, 3))),
     ("aten.linalg_cross.default", (r(2, 3, 4), r(2, 3, 4)), {"dim": 1}),
+    ("aten.mm.default", (r(3, 4), r(4, 5))),
+    ("aten.bmm.default", (r(2, 3, 4), r(2, 4, 5))),
+    ("aten.mv.default", (r(3, 4), r(4))),
+    ("aten.dot.default", (r(4), r(4))),
+    ("aten.outer.default", (r(3), r(4))),
     # made from nothing
     ("aten.arange.start_step", (1, 9, 3)),
     ("aten.linspace.default", (0.0, 1.0, 5), {"dtype": torch.float64}),
@@ -211,10 +294,33 @@ CASES = [
     ("aten.meshgrid.indexing", ([r(3), r(4)],), {"indexing": "xy"}),
     ("aten.full_like.default", (r(3), 2.5)),
     ("aten.new_zeros.default", (r(3), [2, 2])),
+    ("aten.new_ones.default", (i(3, 3), [2, 2])),
+    ("aten.new_full.default", (r(3), [2, 2], 1.5)),
+    *[(f"aten.{name}.default", ([2, 3],), {"dtype": torch.float64}) for name in ("zeros", "ones")],
+    *[(f"aten.{name}.default", (r(2, 3),)) for name in ("zeros_like", "ones_like")],
+    ("aten.full.default", ([2, 3], 2.5)),
+    ("aten.full.default", ([2, 3], 2)),
+    ("aten.arange.default", (5,)),
+    ("aten.arange.start", (2, 7), {"dtype": torch.float64}),
+    ("aten.eye.default", (3,)),
+    ("aten.eye.m", (3, 4)),
+    ("aten.scalar_tensor.default", (2.5,)),
     # interpolation
     ("aten.upsample_nearest2d.vec", (ODD, [5, 12], None)),
     ("aten.upsample_nearest2d.vec", (ODD, None, [1.7, 2.3])),
     ("aten._upsample_nearest_exact2d.vec", (ODD, [5, 12], None)),
+    ("aten.upsample_nearest1d.vec", (r(2, 4, 7), None, [1.7])),
+    ("aten.upsample_nearest1d.default", (r(2, 4, 7), [5])),
+    ("aten.upsample_nearest1d.default", (r(2, 4, 7), [11], 1.7)),
+    *[(f"aten.{name}.default", (ODD, [11, 20], 1.7, 2.3)) for name in (
+        "upsample_nearest2d", "_upsample_nearest_exact2d",
+    )],
+    ("aten.upsample_linear1d.vec", (r(2, 4, 7), None, False, [1.7])),
+    ("aten.upsample_linear1d.default", (r(2, 4, 7), [11], False, 1.7)),
+    ("aten.upsample_linear1d.default", (r(2, 4, 7), [5], True)),
+    *[(f"aten.{name}.default", (ODD, [11, 20], False, 1.7, 2.3)) for name in (
+        "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+    )],
     *[(f"aten.upsample_{kind}.vec", (ODD, size, corners, factors))
       for kind in ("bilinear2d", "bicubic2d")
       for corners in (False, True)
@@ -222,19 +328,29 @@ CASES = [
     *[(f"aten._upsample_{kind}_aa.vec", (ODD, size, False, None))
       for kind in ("bilinear2d", "bicubic2d")
       for size in ([3, 4], [5, 20], [16, 2])],
+    ("aten.grid_sampler_2d.default", (ODD, RNG.uniform(-1.2, 1.2, (2, 5, 3, 2)), 1, 0, True)),
     *[("aten.grid_sampler.default", (ODD, RNG.uniform(-1.2, 1.2, (2, 5, 3, 2)), 0, padding, corners))
       for padding in (0, 1) for corners in (False, True)],
 ]  # fmt: skip
 
 
 def _map(tree, function):
-    if isinstance(tree, np.ndarray):
-        return function(tree)
     if isinstance(tree, dict):
         return {k: _map(v, function) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
         return type(tree)(_map(v, function) for v in tree)
-    return tree
+    return function(tree)
+
+
+_DTYPES = {torch.float64: jnp.float64, torch.int64: jnp.int64}
+
+
+def _to_jax(value):
+    return jnp.asarray(value) if isinstance(value, np.ndarray) else _DTYPES.get(value, value)
+
+
+def _to_torch(value):
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _flat(result):
@@ -246,11 +362,10 @@ def test_equals_aten(case):
     op, args, kwargs = (*case, {})[:3]
     _, name, overload = op.split(".")
     expected = getattr(getattr(torch.ops.aten, name), overload)(
-        *_map(args, torch.from_numpy), **_map(kwargs, torch.from_numpy)
+        *_map(args, _to_torch), **_map(kwargs, _to_torch)
     )
     with jax.enable_x64(True):
-        kwargs = {k: jnp.float64 if v is torch.float64 else v for k, v in kwargs.items()}
-        ours = ops.lookup(op)(*_map(args, jnp.asarray), **_map(kwargs, jnp.asarray))
+        ours = ops.lookup(op)(*_map(args, _to_jax), **_map(kwargs, _to_jax))
     for a, b in zip(_flat(ours), _flat(expected), strict=True):
         if a is None:
             continue  # what nothing uses, such as the positions of maxima
@@ -309,8 +424,60 @@ def test_gradients_are_finite_where_pytorchs_are():
         assert np.isfinite(gradient).all(), name
 
 
+@pytest.mark.parametrize(
+    "name, args", [("empty", ([2, 3],)), ("empty_like", (r(2, 3),)), ("new_empty", (r(1), [2, 3]))]
+)
+def test_what_is_not_yet_written_has_the_shape(name, args):
+    """Their values mean nothing; programs fill them."""
+    assert ops.lookup(f"aten.{name}.default")(*_map(args, _to_jax)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in ops.TABLE if n.startswith("operator.") and n != "operator.getitem"]
+)
+def test_arithmetic_of_shapes(name):
+    numbers = (7,) if name == "operator.neg" else (7, 3)
+    assert ops.lookup(name)(*numbers) == getattr(operator, name.removeprefix("operator."))(*numbers)
+
+
+def test_sizes_are_integers():
+    x = jnp.zeros((2, 3))
+    assert ops.lookup("aten.sym_size.int")(x, -1) == 3 and ops.lookup("aten.sym_numel.default")(x) == 6
+    assert ops.TABLE["sym_max"](2, 3) == 3 and ops.TABLE["sym_min"](2, 3) == 2
+    assert ops.lookup("operator.getitem")((4, 5), 1) == 5
+
+
+def test_every_operator_is_compared_with_aten():
+    tested = {ops.entry(op) for op, *_ in CASES} | {"lstm", "lstm.input", "empty", "empty_like", "new_empty"}
+    tested |= {n for n in ops.TABLE if n.startswith(("operator.", "sym_"))}
+    assert sorted(set(ops.TABLE) - tested) == []
+
+
+def _defined(path):
+    """The public functions of a file that stand for operators; those on channels-last arrays are called so."""
+    names = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return (
+        {n for n in names if not n.isupper() and not n.endswith("channels_last")} - ops.STATEFUL - {"__all__"}
+    )
+
+
 def test_every_file_lists_what_it_defines():
-    assert len(ops.TABLE) > 130
+    folder = pathlib.Path(ops.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "_sizes", "channels_last"}
+    assert files == set(ops.FILES)
+    for name in ops.FILES:
+        listed = importlib.import_module(f"vtabjax.ops.{name}").__all__
+        defined = _defined(folder / f"{name}.py")
+        assert len(listed) == len(set(listed)) and set(listed) <= defined
+        assert {n for n in defined - set(listed) if not n.startswith("_")} == set(), name
+
+
+def test_unknown_operators_are_said_with_the_nearest():
     assert not ops.is_known("aten.nonsense.default")
     with pytest.raises(ops.UnknownOperatorError, match="nearest there: .*conv2d"):
         ops.lookup("aten.conv2dd.default", "stem")

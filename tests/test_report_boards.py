@@ -129,8 +129,11 @@ def test_published_beside_ours(tmp_path):
     assert not any(m.published for m in own.models)
     assert sum(m.published for m in beside.models) == 16 and list(beside.tasks) == list(tasks.VTAB[:4])
     assert beside.values[3:].shape == (16, 4) and not np.isnan(beside.values).any()
-    # Nothing of theirs is in our own board, and proxies are judged against ours alone.
-    assert len(own.models) == 3 and proxies.judge(found, analysis.Options(resamples=100)).board is None
+    # Nothing of theirs is in our own board, and proxies are compared with ours alone.
+    assert (
+        len(own.models) == 3
+        and proxies.compare_proxies(found, analysis.Options(resamples=100)).finetuned is None
+    )
 
 
 def test_epp_of_the_official_table():

@@ -424,7 +424,7 @@ def test_bad_input(score):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p, y: t.leep(np.log(p), y), "no distribution in row 0"),
+        (lambda p, y: t.leep(np.log(p), y), "not a distribution in row 0"),
         (lambda p, y: t.leep(2 * p, y), r"sum 2\)"),
         (lambda p, y: t.nleep(p, y, n_components=21), "n_components=21 for 20"),
         (lambda p, y: t.nleep(p, y, n_seeds=0), "n_seeds=0"),

@@ -54,16 +54,16 @@ def test_per_task_mean_and_interval():
     a = rng.normal(size=(40, 5))
     p = a + rng.normal(size=a.shape)
     p[:, 4] = np.nan
-    got = trust.trust(p, a, n_resamples=400)
+    got = trust.compare_with_finetuning(p, a, n_resamples=400)
     for t in range(4):
         assert got.per_task["kendall"][t] == trust.agreement(p[:, t], a[:, t])["kendall"]
     assert got.mean["kendall"] == pytest.approx(np.mean(got.per_task["kendall"][:4]))
     assert got.n_tasks["kendall"] == 4 and got.n_models.tolist() == [40] * 4 + [0]
     assert got.low["kendall"] < got.mean["kendall"] < got.high["kendall"]
     # Scales that differ by task change nothing: tasks are never pooled.
-    scaled = trust.trust(p * 10.0 ** np.arange(5) + 7, a, n_resamples=0)
+    scaled = trust.compare_with_finetuning(p * 10.0 ** np.arange(5) + 7, a, n_resamples=0)
     assert scaled.mean["kendall"] == pytest.approx(got.mean["kendall"])
-    again = trust.trust(p, a, n_resamples=400)
+    again = trust.compare_with_finetuning(p, a, n_resamples=400)
     assert again.low == got.low
 
 
@@ -74,10 +74,10 @@ def test_interval_covers_what_other_models_would_give():
         a = rng.normal(size=(m, 3))
         return a + rng.normal(size=a.shape), a
 
-    truth = trust.trust(*draw(4000), n_resamples=0).mean["spearman"]
+    truth = trust.compare_with_finetuning(*draw(4000), n_resamples=0).mean["spearman"]
     covered = 0
     for _ in range(40):
-        got = trust.trust(*draw(30), n_resamples=200)
+        got = trust.compare_with_finetuning(*draw(30), n_resamples=200)
         covered += got.low["spearman"] <= truth <= got.high["spearman"]
     assert covered >= 33
 
@@ -86,7 +86,7 @@ def test_static_proxy_and_baseline():
     a = np.array([[0.1, 0.2, 0.6], [0.2, 0.4, 0.3]])
     np.testing.assert_allclose(trust.mean_of_other_tasks(a)[0], [0.4, 0.35, 0.15])
     assert np.isnan(trust.mean_of_other_tasks(a[:, :1])).all()
-    got = trust.trust([1.0, 2.0], a, n_resamples=10)
+    got = trust.compare_with_finetuning([1.0, 2.0], a, n_resamples=10)
     assert got.per_task["kendall"].tolist() == [1, 1, -1] and np.isnan(got.low["kendall"])
 
 
@@ -96,7 +96,7 @@ def test_leave_one_family_out_shows_who_decides():
     a = np.concatenate([rng.random((10, 4)), 5 + rng.random((10, 4))])
     p = np.concatenate([rng.random((10, 4)), 5 + rng.random((10, 4))])
     families = ["a"] * 10 + ["b"] * 10
-    assert trust.trust(p, a, n_resamples=0).mean["weighted_kendall"] > 0.5
-    without = trust.leave_one_out(p, a, families)
+    assert trust.compare_with_finetuning(p, a, n_resamples=0).mean["weighted_kendall"] > 0.5
+    without = trust.without_each_group(p, a, families)
     assert set(without) == {"a", "b"} and max(map(abs, without.values())) < 0.4
-    assert trust.leave_one_out(p[:3], a[:3], ["x", "y", "y"]) == {}
+    assert trust.without_each_group(p[:3], a[:3], ["x", "y", "y"]) == {}

@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
+
+
+def validate_scores(
+    scores: ArrayLike,
+    higher_is_better: bool,
+    tie_margin: float,
+    ridge: float | None,
+    clusters: Sequence | np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scores, higher better, [M, R], and the number of each round's cluster, [R].
+
+    Raises:
+      ValueError: they do not fit, as `vtabjax.ranking.epp` says.
+    """
+    s = np.asarray(scores, np.float64)
+    if s.ndim != 2 or s.shape[0] < 2 or s.shape[1] < 1:
+        raise ValueError(
+            f"scores has shape {s.shape}; give one row per model (two at least) and one column per round"
+        )
+    if not 0 <= tie_margin < np.inf:
+        raise ValueError(f"tie_margin={tie_margin!r}; give 0 or a positive number")
+    if ridge is not None and not 0 < ridge < np.inf:
+        raise ValueError(f"ridge={ridge!r}; give a positive number, or None for maximum likelihood")
+    numbers = np.unique(
+        np.arange(s.shape[1]) if clusters is None else np.asarray(clusters), return_inverse=True
+    )[1]
+    if numbers.shape != (s.shape[1],):
+        raise ValueError(f"clusters has shape {numbers.shape}; give one label per round, [{s.shape[1]}]")
+    return (s if higher_is_better else -s), numbers
 
 
 def outcomes(s: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +120,7 @@ def fit(wins: np.ndarray, ridge: float = 0.0, start: np.ndarray | None = None) -
     # Singular along each component's mean, which the likelihood does not see; ridge sees it.
     anchor = 0.0 if ridge else centre
 
-    def objective(b):
+    def objective(b: np.ndarray) -> float:
         d = b[:, None] - b[None, :]
         return (wins * np.logaddexp(0, -d)).sum() + ridge / 2 * b @ b
 

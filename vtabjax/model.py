@@ -60,7 +60,7 @@ def apply(
             "(for another image size convert the model again with that input_size)"
         )
     dtype = jnp.dtype(inputs.dtype)
-    values: dict[str, Any] = {"input": channels_last.Image(jnp.asarray(inputs))}
+    values: dict[str, Any] = {"input": channels_last.ChannelsLast(jnp.asarray(inputs))}
     updates: dict[str, jax.Array] = {}
     shared = _shared(graph)
 

@@ -106,89 +106,86 @@ def epp(
     Raises:
       ValueError: not [M, R] with two models or more, a negative or infinite margin, a ridge that is not positive,
         clusters that are not [R].
-    """
-    s, clusters = check(scores, higher_is_better, tie_margin, ridge, clusters)
-    m, n_rounds = s.shape
-    n_clusters = clusters.max() + 1
-    wins = np.zeros((m, m))
-    for r in range(n_rounds):
-        wins += bt.outcomes(s[:, r], tie_margin)[0]
-    components = bt.components(wins)
-    finite = components.max() == 0
 
-    if ridge is None and not finite:
-        sizes = np.bincount(components)
-        warnings.warn(
-            f"the {m} models fall into {len(sizes)} groups without a win or tie against the ones above, so their "
-            "distance is unbounded: scores are comparable within a group only (Epp.components). More rounds, a "
-            "tie_margin or ridge=0.1 (a penalised fit of all models together) connect them",
-            stacklevel=3,
-        )
+    >>> fit = epp([[0.9, 0.8, 0.7], [0.8, 0.9, 0.6], [0.7, 0.6, 0.8]])
+    >>> fit.scores[0].round(3).item()
+    0.468
+    """
+    s, clusters = bt.validate_scores(scores, higher_is_better, tie_margin, ridge, clusters)
+    n_models = len(s)
+    wins = sum((bt.outcomes(column, tie_margin)[0] for column in s.T), np.zeros((n_models, n_models)))
+    components = bt.components(wins)
+    n_groups = 1 if ridge is not None else components.max() + 1
+    if n_groups > 1:
+        _warn_apart(n_models, n_groups)
         together = components[:, None] == components[None, :]
     else:
-        together = np.ones((m, m), bool)
+        together = np.ones((n_models, n_models), bool)
     wins = np.where(together, wins, 0.0)
-    met = wins + wins.T
-    b = bt.fit(wins, ridge or 0.0)
-
-    # H + sum over components of 11'/n is invertible, and equals H on what is orthogonal to the components' means.
-    p = bt.sigmoid(b[:, None] - b[None, :])
-    centre = together / together.sum(1, keepdims=True)
-    if ridge is None:
-        bread = np.linalg.inv(bt.hessian(met, p, 0.0) + centre) - centre
-    else:
-        bread = np.linalg.inv(bt.hessian(met, p, ridge))
-    u = np.zeros((n_clusters, m))
-    for r in range(n_rounds):
-        won, played = bt.outcomes(s[:, r], tie_margin)
-        u[clusters[r]] += np.where(together, won - played * p, 0.0).sum(1)
-    covariance = bread @ (u.T @ u) @ bread if n_clusters > 1 else np.full((m, m), np.nan)
-    covariance = np.where(together, (covariance + covariance.T) / 2, 0.0)
+    strengths = bt.fit(wins, ridge or 0.0)
+    p = bt.sigmoid(strengths[:, None] - strengths[None, :])
+    gradients = _cluster_gradients(s, clusters, tie_margin, p, together)
+    covariance = _covariance(wins + wins.T, p, gradients, together, ridge)
     variances = np.maximum(np.diag(covariance), 0.0)
-    errors = np.where(together.sum(1) > 1, np.sqrt(variances), np.nan)
-
-    pairs = np.triu(met, 1) > 0
-    deviance = (
-        2 * (_xlogy(wins, np.where(met > 0, wins / np.where(met > 0, met, 1), 1)) - _xlogy(wins, p)).sum()
-    )
-    groups = 1 if ridge is not None else components.max() + 1
+    n_pairs = (np.triu(wins + wins.T, 1) > 0).sum()
     return Epp(
-        b,
-        errors,
-        covariance,
-        components,
-        bool(finite),
-        float(deviance),
-        int(pairs.sum() - (m - groups)),
-        wins,
-        int(n_clusters),
-        ridge is not None,
+        scores=strengths,
+        standard_errors=np.where(together.sum(1) > 1, np.sqrt(variances), np.nan),
+        covariance=covariance,
+        components=components,
+        finite=bool(components.max() == 0),
+        deviance=_deviance(wins, p),
+        df=int(n_pairs - (n_models - n_groups)),
+        wins=wins,
+        n_clusters=len(gradients),
+        penalised=ridge is not None,
     )
 
 
-def check(
-    scores: ArrayLike,
-    higher_is_better: bool,
-    tie_margin: float,
-    ridge: float | None,
-    clusters: Sequence | np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The scores, higher better, [M, R], and the number of each round's cluster, [R]; ValueError if they are none."""
-    s = np.asarray(scores, np.float64)
-    if s.ndim != 2 or s.shape[0] < 2 or s.shape[1] < 1:
-        raise ValueError(
-            f"scores has shape {s.shape}; give one row per model (two at least) and one column per round"
-        )
-    if not 0 <= tie_margin < np.inf:
-        raise ValueError(f"tie_margin={tie_margin!r}; give 0 or a positive number")
-    if ridge is not None and not 0 < ridge < np.inf:
-        raise ValueError(f"ridge={ridge!r}; give a positive number, or None for maximum likelihood")
-    numbers = np.unique(
-        np.arange(s.shape[1]) if clusters is None else np.asarray(clusters), return_inverse=True
-    )[1]
-    if numbers.shape != (s.shape[1],):
-        raise ValueError(f"clusters has shape {numbers.shape}; give one label per round, [{s.shape[1]}]")
-    return (s if higher_is_better else -s), numbers
+def _warn_apart(n_models: int, n_groups: int) -> None:
+    warnings.warn(
+        f"the {n_models} models fall into {n_groups} groups without a win or tie against the ones above, so their "
+        "distance is unbounded: scores are comparable within a group only (Epp.components). More rounds, a "
+        "tie_margin or ridge=0.1 (a penalised fit of all models together) connect them",
+        stacklevel=4,
+    )
+
+
+def _cluster_gradients(
+    s: np.ndarray, clusters: np.ndarray, tie_margin: float, p: np.ndarray, together: np.ndarray
+) -> np.ndarray:
+    """What the rounds of each cluster contribute to the gradient of the log-likelihood, [G, M]."""
+    gradients = np.zeros((clusters.max() + 1, len(s)))
+    for r, cluster in enumerate(clusters):
+        won, played = bt.outcomes(s[:, r], tie_margin)
+        gradients[cluster] += np.where(together, won - played * p, 0.0).sum(1)
+    return gradients
+
+
+def _covariance(
+    met: np.ndarray, p: np.ndarray, gradients: np.ndarray, together: np.ndarray, ridge: float | None
+) -> np.ndarray:
+    """The clustered covariance of the strengths, [M, M]: the sandwich H^+ (sum_r u_r u_r') H^+."""
+    if ridge is None:
+        # H + sum over components of 11'/n is invertible, and equals H on what is orthogonal to the components' means.
+        centre = together / together.sum(1, keepdims=True)
+        inverse = np.linalg.inv(bt.hessian(met, p, 0.0) + centre) - centre
+    else:
+        inverse = np.linalg.inv(bt.hessian(met, p, ridge))
+    if len(gradients) > 1:
+        covariance = inverse @ (gradients.T @ gradients) @ inverse
+    else:
+        covariance = np.full(met.shape, np.nan)
+    return np.where(together, (covariance + covariance.T) / 2, 0.0)
+
+
+def _deviance(wins: np.ndarray, p: np.ndarray) -> float:
+    """Twice the log-likelihood ratio of win probabilities `p` [M, M] to the share of matches that each model won."""
+    from scipy.special import xlogy
+
+    met = wins + wins.T
+    share = np.where(met > 0, wins / np.where(met > 0, met, 1), 1)
+    return float(2 * (xlogy(wins, share) - xlogy(wins, p)).sum())
 
 
 class WinProbabilities(NamedTuple):
@@ -209,19 +206,30 @@ class WinProbabilities(NamedTuple):
 
 
 def win_probabilities(fit: Epp, *, level: float = 0.95) -> WinProbabilities:
-    """P(i beats j) = sigma(b_i - b_j), [M, M], with intervals from the clustered covariance (see `quantile`)."""
-    d = fit.scores[:, None] - fit.scores[None, :]
+    """P(i beats j) = sigma(b_i - b_j), [M, M], with intervals from the clustered covariance (see `t_multiplier`).
+
+    >>> scores = [[0.9, 0.8, 0.7], [0.8, 0.9, 0.6], [0.7, 0.6, 0.8]]
+    >>> win_probabilities(epp(scores)).p.round(2)
+    array([[0.5 , 0.61, 0.72],
+           [0.39, 0.5 , 0.61],
+           [0.28, 0.39, 0.5 ]])
+    """
+    apart = _apart(fit)
+    difference = np.where(apart, np.nan, fit.scores[:, None] - fit.scores[None, :])
     v = np.diag(fit.covariance)
     error = np.sqrt(np.maximum(v[:, None] + v[None, :] - 2 * fit.covariance, 0.0))
-    apart = _apart(fit)
-    half = quantile(fit.n_clusters, level) * np.where(apart, np.nan, error)
-    d = np.where(apart, np.nan, d)
-    return WinProbabilities(bt.sigmoid(d), bt.sigmoid(d - half), bt.sigmoid(d + half))
+    half = t_multiplier(fit.n_clusters, level) * np.where(apart, np.nan, error)
+    low, high = difference - half, difference + half
+    return WinProbabilities(p=bt.sigmoid(difference), low=bt.sigmoid(low), high=bt.sigmoid(high))
 
 
-def quantile(n_clusters: int, level: float = 0.95) -> float:
+def t_multiplier(n_clusters: int, level: float = 0.95) -> float:
     """What a standard error is multiplied by to get half an interval: Student's t with n_clusters - 1 degrees of
-    freedom, because the covariance is estimated from so many clusters. NaN for one."""
+    freedom, because the covariance is estimated from so many clusters. NaN for one.
+
+    >>> round(t_multiplier(19), 3)
+    2.101
+    """
     from scipy import stats
 
     return float(stats.t.ppf((1 + level) / 2, n_clusters - 1)) if n_clusters > 1 else math.nan
@@ -231,6 +239,10 @@ def relative_to(fit: Epp, reference: int) -> tuple[np.ndarray, np.ndarray]:
     """Strengths with `reference` at zero, [M], and the standard errors of those differences, [M].
 
     NaN for models of other components where the fit is not finite.
+
+    >>> scores = [[0.9, 0.8, 0.7], [0.8, 0.9, 0.6], [0.7, 0.6, 0.8]]
+    >>> relative_to(epp(scores), 2)[0].round(2)
+    array([0.94, 0.47, 0.  ])
     """
     v = np.diag(fit.covariance)
     variance = v + v[reference] - 2 * fit.covariance[:, reference]
@@ -240,7 +252,11 @@ def relative_to(fit: Epp, reference: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def elo(scores: np.ndarray, *, base: float = 1500.0) -> np.ndarray:
-    """Strengths in Elo points: base + 400 / ln(10) * b. Standard errors: times `ELO`."""
+    """Strengths in Elo points: base + 400 / ln(10) * b. Standard errors: times `ELO`.
+
+    >>> elo([0.0, 1.0]).round()
+    array([1500., 1674.])
+    """
     return base + ELO * np.asarray(scores, np.float64)
 
 
@@ -268,22 +284,25 @@ class GoodnessOfFit(NamedTuple):
 
 
 def goodness_of_fit(fit: Epp) -> GoodnessOfFit:
-    """How well the strengths explain the matches they were fitted to; NaN where there is nothing to explain."""
+    """How well the strengths explain the matches they were fitted to; NaN where there is nothing to explain.
+
+    >>> scores = [[0.9, 0.8, 0.7], [0.8, 0.9, 0.6], [0.7, 0.6, 0.8]]
+    >>> goodness_of_fit(epp(scores)).matches
+    9.0
+    """
     from scipy import stats
 
-    met = fit.wins + fit.wins.T
-    share = np.where(met > 0, fit.wins / np.where(met > 0, met, 1), 1)
-    null = float(2 * (_xlogy(fit.wins, share) - _xlogy(fit.wins, np.full_like(share, 0.5))).sum())
-    matches = float(met.sum() / 2)
+    null = _deviance(fit.wins, np.full_like(fit.wins, 0.5))
+    matches = float(fit.wins.sum())
     stronger = np.sign(fit.scores[:, None] - fit.scores[None, :]) / 2 + 0.5
     return GoodnessOfFit(
-        fit.deviance,
-        fit.df,
-        float(stats.chi2.sf(fit.deviance, fit.df)) if fit.df > 0 else math.nan,
-        null,
-        1 - fit.deviance / null if null > 0 else math.nan,
-        float((fit.wins * stronger).sum() / matches) if matches else math.nan,
-        matches,
+        deviance=fit.deviance,
+        df=fit.df,
+        p_value=float(stats.chi2.sf(fit.deviance, fit.df)) if fit.df > 0 else math.nan,
+        null_deviance=null,
+        explained=1 - fit.deviance / null if null > 0 else math.nan,
+        concordance=float((fit.wins * stronger).sum() / matches) if matches else math.nan,
+        matches=matches,
     )
 
 
@@ -293,12 +312,21 @@ def top_counts(scores: np.ndarray, k: int = 5) -> np.ndarray:
     Args:
       scores: [M, R], higher is better, NaN where not run.
       k: how many count as the top.
+
+    >>> top_counts([[0.9, 0.8], [0.8, 0.9], [0.7, 0.9]], k=1)
+    array([1, 1, 1])
     """
     return (ranks(scores, method="min") <= k).sum(1)
 
 
 def ranks(scores: np.ndarray, *, method: str = "average") -> np.ndarray:
-    """Ranks within each round, 1 the best, NaN where not run, [M, R]; `method` as in `scipy.stats.rankdata`."""
+    """Ranks within each round, 1 the best, NaN where not run, [M, R]; `method` as in `scipy.stats.rankdata`.
+
+    >>> ranks([[0.9, 0.8], [0.8, 0.9], [0.7, np.nan]])
+    array([[ 1.,  2.],
+           [ 2.,  1.],
+           [ 3., nan]])
+    """
     from scipy import stats
 
     return stats.rankdata(-np.asarray(scores, np.float64), method=method, axis=0, nan_policy="omit")
@@ -309,7 +337,3 @@ def _apart(fit: Epp) -> np.ndarray:
     if fit.penalised:
         return np.zeros_like(fit.wins, bool)
     return fit.components[:, None] != fit.components[None, :]
-
-
-def _xlogy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.where(x > 0, x * np.log(np.where(x > 0, y, 1.0)), 0.0)

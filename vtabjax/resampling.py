@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from vtabjax import _bradley_terry as bt
-from vtabjax import ranking
 
 # The penalty that stands in where the strengths of a resample have no finite estimate: small enough to leave a model
 # that is never beaten far ahead (about ln(10 x matches) ahead of the others).
@@ -29,15 +29,17 @@ class Bootstrap(NamedTuple):
     n_penalised: int
 
 
+# Systems of a few hundred unknowns: threads wait for each other longer than they work.
+@threadpool_limits.wrap(limits=1)
 def bootstrap(
-    scores,
+    scores: ArrayLike,
     *,
     n_resamples: int = 1000,
     seed: int = 0,
     higher_is_better: bool = True,
     tie_margin: float = 0.0,
     ridge: float | None = None,
-    clusters=None,
+    clusters: Sequence | np.ndarray | None = None,
 ) -> Bootstrap:
     """Fits `vtabjax.ranking.epp` to tasks drawn with replacement: the alternative to its standard errors.
 
@@ -56,35 +58,43 @@ def bootstrap(
 
     Raises:
       ValueError: as `epp`, or fewer than one resample.
+
+    >>> scores = [[0.9, 0.8, 0.7], [0.8, 0.9, 0.6], [0.7, 0.6, 0.8]]
+    >>> first_share(bootstrap(scores, n_resamples=100).scores).argmax().item()
+    0
     """
-    s, clusters = ranking.check(scores, higher_is_better, tie_margin, ridge, clusters)
+    s, clusters = bt.validate_scores(scores, higher_is_better, tie_margin, ridge, clusters)
     if n_resamples < 1:
         raise ValueError(f"n_resamples={n_resamples}; give 1 or more")
     wins = bt.wins_by_cluster(s, clusters, tie_margin)
-    g, m = wins.shape[:2]
-    weights = np.random.default_rng(seed).multinomial(g, np.full(g, 1 / g), n_resamples)
+    n_clusters, n_models = wins.shape[:2]
+    weights = np.random.default_rng(seed).multinomial(
+        n_clusters, np.full(n_clusters, 1 / n_clusters), n_resamples
+    )
     total = wins.sum(0)
-    out, n_penalised = np.full((n_resamples, m), np.nan), 0
-    with threadpool_limits(
-        1
-    ):  # systems of a few hundred unknowns: threads wait for each other longer than they work
-        start = bt.fit(total, ridge or (0.0 if bt.is_connected(total) else STAND_IN))
-        for row, weight in zip(out, weights, strict=True):
-            drawn = np.tensordot(weight, wins, 1)
-            here = np.flatnonzero((drawn + drawn.T).sum(1))
-            if len(here) == 0:
-                continue
-            if len(here) < m:
-                drawn = drawn[np.ix_(here, here)]
-            penalty = ridge
-            if penalty is None and not bt.is_connected(drawn):
-                penalty, n_penalised = STAND_IN, n_penalised + 1
-            row[here] = bt.fit(drawn, penalty or 0.0, start[here])
-    return Bootstrap(out, n_penalised)
+    start = bt.fit(total, ridge or (0.0 if bt.is_connected(total) else STAND_IN))
+    strengths, n_penalised = np.full((n_resamples, n_models), np.nan), 0
+    for row, weight in zip(strengths, weights, strict=True):
+        drawn = np.tensordot(weight, wins, 1)
+        here = np.flatnonzero((drawn + drawn.T).sum(1))
+        if len(here) == 0:
+            continue
+        if len(here) < n_models:
+            drawn = drawn[np.ix_(here, here)]
+        penalty = ridge
+        if penalty is None and not bt.is_connected(drawn):
+            penalty, n_penalised = STAND_IN, n_penalised + 1
+        row[here] = bt.fit(drawn, penalty or 0.0, start[here])
+    return Bootstrap(strengths, n_penalised)
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval over resamples, [B, ...] -> two of [...]; NaN where there is no sample."""
+    """The percentile interval over resamples, [B, ...] -> two of [...]; NaN where there is no sample.
+
+    >>> low, high = interval(np.arange(101.0))
+    >>> low.round(1).item(), high.round(1).item()
+    (2.5, 97.5)
+    """
     samples = np.asarray(samples, np.float64)
     nothing = np.isnan(samples).all(0)
     low, high = np.nanquantile(np.where(nothing, 0.0, samples), [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -95,6 +105,9 @@ def first_share(samples: np.ndarray) -> np.ndarray:
     """In which share of the resamples each model is the best, [B, M] -> [M]; several that are best share.
 
     Resamples without any estimate do not count; NaN where there is no other.
+
+    >>> first_share(np.array([[2.0, 1.0], [1.0, 2.0], [3.0, 3.0], [4.0, 1.0]]))
+    array([0.625, 0.375])
     """
     samples = samples[~np.isnan(samples).all(1)]
     if not len(samples):
@@ -118,6 +131,11 @@ def example_rounds(
 
     Returns:
       Accuracies [M, T * n_resamples], and the task of each round, [T * n_resamples], for `clusters`.
+
+    >>> correct = [np.array([[True, True, False], [True, False, False]])]
+    >>> scores, task = example_rounds(correct, n_resamples=4)
+    >>> scores.shape, task.tolist()
+    ((2, 4), [0, 0, 0, 0])
     """
     rng = np.random.default_rng(seed)
     rounds = [_resampled(c, n_resamples, rng) for c in correct]
@@ -134,6 +152,10 @@ def paired_means(correct: Sequence[np.ndarray], *, n_resamples: int = 1000, seed
       correct: see `example_rounds`.
       n_resamples: B.
       seed: of the draws.
+
+    >>> correct = [np.array([[True, True, False], [True, False, False]])]
+    >>> (paired_means(correct)[:, 0] >= paired_means(correct)[:, 1]).all().item()
+    True
     """
     rng = np.random.default_rng(seed)
     return np.mean([_resampled(c, n_resamples, rng) for c in correct], axis=0).T
@@ -156,6 +178,10 @@ def wilson(accuracy: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np
     """Wilson's interval of a proportion seen on n examples, elementwise.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (JASA 1927).
+
+    >>> low, high = wilson(0.8, 200)
+    >>> round(low.item(), 3), round(high.item(), 3)
+    (0.739, 0.85)
     """
     from scipy import stats
 

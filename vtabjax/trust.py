@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 TOP = (1, 3, 5)
+CORRELATIONS = ("weighted_kendall", "kendall", "pearson", "spearman")
 
 
-def agreement(proxy, accuracy, *, top: tuple[int, ...] = TOP) -> dict[str, float]:
+def agreement(proxy: ArrayLike, accuracy: ArrayLike, *, top: tuple[int, ...] = TOP) -> dict[str, float]:
     """How well a proxy orders models as fine-tuning does, on one task.
 
     With a* the best accuracy and T_k the k models of highest proxy (equal ones by index):
@@ -35,6 +37,9 @@ def agreement(proxy, accuracy, *, top: tuple[int, ...] = TOP) -> dict[str, float
 
     Raises:
       ValueError: shapes differ or are not [M].
+
+    >>> agreement([0.1, 0.2, 0.3, 0.4], [0.6, 0.7, 0.9, 0.8])["hit@3"]
+    1.0
     """
     p, a = np.asarray(proxy, np.float64), np.asarray(accuracy, np.float64)
     if p.ndim != 1 or p.shape != a.shape:
@@ -43,7 +48,7 @@ def agreement(proxy, accuracy, *, top: tuple[int, ...] = TOP) -> dict[str, float
         )
     both = ~(np.isnan(p) | np.isnan(a))
     p, a = p[both], a[both]
-    out = dict.fromkeys(("weighted_kendall", "kendall", "pearson", "spearman"), np.nan)
+    out: dict[str, float] = dict.fromkeys(CORRELATIONS, np.nan)
     if len(p) > 1 and np.ptp(_ranks(p)) > 0 and np.ptp(_ranks(a)) > 0:
         from scipy import stats
 
@@ -66,8 +71,8 @@ def _ranks(x: np.ndarray) -> np.ndarray:
     return np.unique(x, return_inverse=True)[1]
 
 
-class Trust(NamedTuple):
-    """How far one proxy can be trusted.
+class ProxyAgreement(NamedTuple):
+    """How well one proxy orders models as fine-tuning does.
 
     Attributes:
       per_task: measure -> its value on each task, [T]; NaN where undefined.
@@ -86,19 +91,20 @@ class Trust(NamedTuple):
     n_models: np.ndarray
 
 
-@threadpool_limits.wrap(limits=1)  # see vtabjax.ranking.epp
-def trust(
-    proxy,
-    accuracy,
+# A few dozen models: threads of the linear algebra wait for each other longer than they work.
+@threadpool_limits.wrap(limits=1)
+def compare_with_finetuning(
+    proxy: ArrayLike,
+    accuracy: ArrayLike,
     *,
     top: tuple[int, ...] = (1, 3),
     n_resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> Trust:
+) -> ProxyAgreement:
     """Agreement of a proxy with fine-tuning, task by task and on average, with intervals over models.
 
-    A task never meets another one, so proxies without a common scale can be judged. The interval answers: what if
+    A task never meets another one, so proxies without a common scale can be compared. The interval answers: what if
     others of the same kind of models had been compared? All tasks share a draw of models. Where copies of a model
     are drawn, they count in the correlations and count once in regret, rel and hit.
 
@@ -109,58 +115,85 @@ def trust(
       n_resamples: draws of models.
       seed: of the draws.
       level: of the interval.
+
+    >>> accuracy = [[0.5, 0.6], [0.7, 0.7], [0.9, 0.8]]
+    >>> compare_with_finetuning([1.0, 2.0, 3.0], accuracy, n_resamples=0).mean["kendall"]
+    1.0
     """
     a = np.asarray(accuracy, np.float64)
     p = np.asarray(proxy, np.float64)
     p = np.broadcast_to(p[:, None] if p.ndim == 1 else p, a.shape)
     tasks = range(a.shape[1])
-    found = [agreement(p[:, t], a[:, t], top=top) for t in tasks]
-    measures = [name for name in found[0] if name != "n"] if found else []
-    per_task = {name: np.array([f[name] for f in found]) for name in measures}
-    mean = {name: _mean(values) for name, values in per_task.items()}
+    by_task = [agreement(p[:, t], a[:, t], top=top) for t in tasks]
+    measures = [name for name in by_task[0] if name != "n"] if by_task else []
+    per_task = {name: np.array([values[name] for values in by_task]) for name in measures}
     low, high = dict.fromkeys(measures, np.nan), dict.fromkeys(measures, np.nan)
     if n_resamples and len(a) > 2:
         weights = np.random.default_rng(seed).multinomial(len(a), np.full(len(a), 1 / len(a)), n_resamples)
         drawn = [resampled_agreement(p[:, t], a[:, t], weights, top=top) for t in tasks]
         for name in measures:
-            # A task counts where it does in the mean; a draw of models that leaves it undefined leaves it out.
+            # A task counts where it does in the mean.
             counted = [d[name] for d, v in zip(drawn, per_task[name], strict=True) if not np.isnan(v)]
-            if not counted:
-                continue
-            values = np.array(counted)
-            there = ~np.isnan(values)
-            means = np.where(there, values, 0).sum(0) / np.where(there.any(0), there.sum(0), np.nan)
-            if not np.isnan(means).all():
-                low[name], high[name] = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
-    n_tasks = {name: int((~np.isnan(values)).sum()) for name, values in per_task.items()}
-    return Trust(per_task, mean, low, high, n_tasks, np.array([f["n"] for f in found], int))
+            low[name], high[name] = _interval_of_mean(counted, level)
+    return ProxyAgreement(
+        per_task=per_task,
+        mean={name: _mean(values) for name, values in per_task.items()},
+        low=low,
+        high=high,
+        n_tasks={name: int((~np.isnan(values)).sum()) for name, values in per_task.items()},
+        n_models=np.array([values["n"] for values in by_task], int),
+    )
 
 
-def leave_one_out(
-    proxy, accuracy, groups: Sequence[str], measure: str = "weighted_kendall"
+def _interval_of_mean(resampled: Sequence[np.ndarray], level: float) -> tuple[float, float]:
+    """The interval of the mean over tasks, from each task's values in the resamples of models, [B] each.
+
+    A draw of models that leaves a task undefined leaves it out.
+    """
+    if not resampled:
+        return np.nan, np.nan
+    values = np.array(resampled)
+    there = ~np.isnan(values)
+    means = np.where(there, values, 0).sum(0) / np.where(there.any(0), there.sum(0), np.nan)
+    if np.isnan(means).all():
+        return np.nan, np.nan
+    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return low, high
+
+
+def without_each_group(
+    proxy: ArrayLike, accuracy: ArrayLike, groups: Sequence[str], measure: str = "weighted_kendall"
 ) -> dict[str, float]:
     """The mean of a measure over tasks without each group of models (a family): what one family decides.
 
     Args:
-      proxy: as in `trust`.
-      accuracy: as in `trust`.
+      proxy: as in `compare_with_finetuning`.
+      accuracy: as in `compare_with_finetuning`.
       groups: each model's group, [M].
       measure: a name `agreement` returns.
 
     Returns:
       group -> the mean without it; only groups that leave at least three models.
+
+    >>> accuracy = [[0.5, 0.6], [0.7, 0.7], [0.9, 0.8], [0.6, 0.7]]
+    >>> sorted(without_each_group([1.0, 2.0, 3.0, 1.5], accuracy, ["vit", "resnet", "resnet", "vgg"]))
+    ['vgg', 'vit']
     """
-    proxy, accuracy, groups = np.asarray(proxy), np.asarray(accuracy), np.asarray(groups)
-    out = {}
-    for group in dict.fromkeys(groups.tolist()):
-        keep = groups != group
+    p, a, labels = np.asarray(proxy), np.asarray(accuracy), np.asarray(groups)
+    means = {}
+    for group in dict.fromkeys(labels.tolist()):
+        keep = labels != group
         if keep.sum() > 2:
-            out[group] = trust(proxy[keep], accuracy[keep], n_resamples=0).mean[measure]
-    return out
+            means[group] = compare_with_finetuning(p[keep], a[keep], n_resamples=0).mean[measure]
+    return means
 
 
-def mean_of_other_tasks(accuracy) -> np.ndarray:
-    """The static ranker: for each task the model's mean accuracy on the others, [M, T]; NaN where one is missing."""
+def mean_of_other_tasks(accuracy: ArrayLike) -> np.ndarray:
+    """The static ranker: for each task the model's mean accuracy on the others, [M, T]; NaN where one is missing.
+
+    >>> mean_of_other_tasks([[0.5, 0.75, 1.0]])
+    array([[0.875, 0.75 , 0.625]])
+    """
     a = np.asarray(accuracy, np.float64)
     n = a.shape[1] - 1
     return (a.sum(1, keepdims=True) - a) / n if n > 0 else np.full_like(a, np.nan)
@@ -183,42 +216,54 @@ def resampled_agreement(
 
     Returns:
       As `agreement`, [B] each, without "n".
+
+    >>> proxy, accuracy = np.array([0.1, 0.2, 0.3]), np.array([0.6, 0.8, 0.7])
+    >>> resampled_agreement(proxy, accuracy, np.array([[1, 1, 1], [2, 0, 1]]))["kendall"].round(3)
+    array([0.333, 1.   ])
     """
-    both = ~(np.isnan(proxy) | np.isnan(accuracy))
-    p, a, w = proxy[both], accuracy[both], weights[:, both].astype(np.float64)
-    out = {name: np.full(len(w), np.nan) for name in ("weighted_kendall", "kendall", "pearson", "spearman")}
+    there = ~(np.isnan(proxy) | np.isnan(accuracy))
+    p, a, w = proxy[there], accuracy[there], weights[:, there].astype(np.float64)
     if len(p) == 0:
-        return out | {
-            f"{kind}@{k}": np.full(len(w), np.nan) for k in top for kind in ("rel", "regret", "hit")
-        }
+        names = [*CORRELATIONS, *(f"{kind}@{k}" for k in top for kind in ("rel", "regret", "hit"))]
+        return {name: np.full(len(w), np.nan) for name in names}
+    return _resampled_correlations(p, a, w) | _resampled_choices(p, a, w > 0, top)
+
+
+def _resampled_correlations(p: np.ndarray, a: np.ndarray, w: np.ndarray) -> dict[str, np.ndarray]:
     # Ranks instead of values: infinite proxies have no differences.
     sp, sa = (np.sign(r[:, None] - r[None, :]) for r in (_ranks(p), _ranks(a)))
     pairs = (sp * sa, sp * sp, sa * sa)
 
     def tau(left: np.ndarray) -> np.ndarray:
-        both_, x, y = (np.einsum("bi,bi->b", left @ k, w) for k in pairs)
-        return _ratio(both_, np.sqrt(x * y))
+        concordance, x, y = (np.einsum("bi,bi->b", left @ signs, w) for signs in pairs)
+        return _ratio(concordance, np.sqrt(x * y))
 
-    out["kendall"] = tau(w)
-    orders = (np.lexsort((a, p))[::-1], np.lexsort((p, a))[::-1])
-    out["weighted_kendall"] = sum(tau(_hyperbolic(w, order)) for order in orders) / 2
-    if np.isfinite(p).all() and np.isfinite(a).all():
-        out["pearson"] = _pearson(p[None], a[None], w)
-    out["spearman"] = _pearson(_average_ranks(p, w), _average_ranks(a, w), w)
+    by_proxy, by_accuracy = np.lexsort((a, p))[::-1], np.lexsort((p, a))[::-1]
+    finite = np.isfinite(p).all() and np.isfinite(a).all()
+    return {
+        "weighted_kendall": (tau(_hyperbolic(w, by_proxy)) + tau(_hyperbolic(w, by_accuracy))) / 2,
+        "kendall": tau(w),
+        "pearson": _pearson(p[None], a[None], w) if finite else np.full(len(w), np.nan),
+        "spearman": _pearson(_average_ranks(p, w), _average_ranks(a, w), w),
+    }
 
-    drawn = w > 0
-    best = np.where(drawn, a, -np.inf).max(1)
-    best = np.where(drawn.any(1), best, np.nan)
+
+def _resampled_choices(
+    p: np.ndarray, a: np.ndarray, drawn: np.ndarray, top: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """rel, regret and hit of the models that were drawn, bool [B, M]."""
+    some = drawn.any(1)
+    best = np.where(some, np.where(drawn, a, -np.inf).max(1), np.nan)
     order = np.argsort(-p, kind="stable")
     position = np.cumsum(drawn[:, order], axis=1)
+    values = {}
     for k in top:
         chosen = drawn[:, order] & (position <= k)
-        reached = np.where(chosen, a[order], -np.inf).max(1)
-        reached = np.where(drawn.any(1), reached, np.nan)
-        out[f"rel@{k}"] = _ratio(reached, best)
-        out[f"regret@{k}"] = best - reached
-        out[f"hit@{k}"] = np.where(np.isnan(best), np.nan, reached == best)
-    return out
+        reached = np.where(some, np.where(chosen, a[order], -np.inf).max(1), np.nan)
+        values[f"rel@{k}"] = _ratio(reached, best)
+        values[f"regret@{k}"] = best - reached
+        values[f"hit@{k}"] = np.where(np.isnan(best), np.nan, reached == best)
+    return values
 
 
 def _hyperbolic(w: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -233,8 +278,7 @@ def _hyperbolic(w: np.ndarray, order: np.ndarray) -> np.ndarray:
 def _average_ranks(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Ranks of x among the copies, equal ones sharing their mean, [B, M]."""
     _, group = np.unique(x, return_inverse=True)
-    size = np.zeros((len(w), group.max() + 1))
-    np.add.at(size, (slice(None), group), w)
+    size = w @ np.eye(group.max() + 1)[group]
     below = np.cumsum(size, axis=1) - size
     return (below + (size + 1) / 2)[:, group]
 

@@ -11,45 +11,18 @@ define in ``__all__``, overloads that need a function of their own in ``OVERLOAD
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable
 
-from vtabjax.ops import (
-    activation,
-    attention,
-    conv,
-    create,
-    elementwise,
-    index,
-    linear_algebra,
-    norm,
-    pool,
-    recurrent,
-    reduce,
-    resize,
-    shape,
-    symbolic,
-)
-
-_FILES = (
-    activation,
-    attention,
-    conv,
-    create,
-    elementwise,
-    index,
-    linear_algebra,
-    norm,
-    pool,
-    recurrent,
-    reduce,
-    resize,
-    shape,
-    symbolic,
-)
+FILES = (
+    "activation", "attention", "conv", "create", "elementwise", "index", "linear_algebra", "norm", "pool", "recurrent",
+    "reduce", "resize", "shape", "symbolic",
+)  # fmt: skip
 
 TABLE: dict[str, Callable] = {}
-for _file in _FILES:
-    TABLE.update({name.rstrip("_"): getattr(_file, name) for name in _file.__all__})
+for _name in FILES:
+    _file = importlib.import_module(f"vtabjax.ops.{_name}")
+    TABLE.update({name: getattr(_file, name) for name in _file.__all__})
     TABLE.update(getattr(_file, "OVERLOADS", {}))
 
 # Run by vtabjax.model.apply itself, because they need to know about training.
@@ -68,15 +41,22 @@ def split_name(op: str) -> tuple[str, str]:
     return name, overload
 
 
+def entry(op: str) -> str:
+    """Where an operator stands in `TABLE`: its full name, where the overload has a function of its own, or its name."""
+    name, overload = split_name(op)
+    full = f"{name}.{overload}"
+    return full if full in TABLE else name
+
+
 def lookup(op: str, module: str = "") -> Callable:
     """The function for an operator such as ``aten.max.dim``.
 
     Raises:
       UnknownOperatorError: it is not there; the message tells its name, the module it comes from and how to add it.
     """
-    name, overload = split_name(op)
-    function = TABLE.get(f"{name}.{overload}") or TABLE.get(name)
+    function = TABLE.get(entry(op))
     if function is None:
+        name = split_name(op)[0]
         near = difflib.get_close_matches(name, TABLE, n=3)
         raise UnknownOperatorError(
             f"operator {op} is not known (used in module {module or '<top level>'!r}). Add a function `{name}` with "
@@ -88,5 +68,4 @@ def lookup(op: str, module: str = "") -> Callable:
 
 def is_known(op: str) -> bool:
     """Whether `apply` can run the operator."""
-    name, overload = split_name(op)
-    return name in STATEFUL or name in TABLE or f"{name}.{overload}" in TABLE
+    return entry(op) in TABLE or split_name(op)[0] in STATEFUL

@@ -9,7 +9,7 @@ import numpy as np
 __all__ = [
     "relu", "relu6", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu",
     "celu", "selu", "prelu", "softplus", "mish", "softmax", "log_softmax", "_softmax", "_log_softmax", "log_sigmoid",
-    "softsign", "glu",
+    "glu",
 ]  # fmt: skip
 
 
@@ -96,10 +96,6 @@ def softplus(self: jax.Array, beta: float = 1, threshold: float = 20) -> jax.Arr
 
 def mish(self: jax.Array) -> jax.Array:
     return self * jnp.tanh(jax.nn.softplus(self))
-
-
-def softsign(self: jax.Array) -> jax.Array:
-    return self / (1 + jnp.abs(self))
 
 
 def glu(self: jax.Array, dim: int = -1) -> jax.Array:

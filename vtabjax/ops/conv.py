@@ -10,17 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vtabjax.ops._sizes import per_dimension
+
 __all__ = [
     "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 ]  # fmt: skip
 
 _LETTERS = {1: "W", 2: "HW", 3: "DHW"}
-
-
-def _tuple(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    if isinstance(value, int):
-        return (value,) * rank
-    return tuple(value) * rank if len(value) == 1 else tuple(value)
 
 
 def _padding(padding, kernel, dilation, rank) -> list[tuple[int, int]]:
@@ -30,7 +26,7 @@ def _padding(padding, kernel, dilation, rank) -> list[tuple[int, int]]:
         # Stride 1 only; the extra pixel of an even kernel goes to the end.
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return [(t // 2, t - t // 2) for t in totals]
-    return [(p, p) for p in _tuple(padding, rank)]
+    return [(p, p) for p in per_dimension(padding, rank)]
 
 
 def _channels_last(x: jax.Array) -> jax.Array:
@@ -124,12 +120,12 @@ def _is_small(x, weight, stride, padding, dilation) -> bool:
     return any(k >= min(n, (n + sum(p) - d * (k - 1) - 1) // s + 1) for n, k, s, p, d in dims)
 
 
-def channels_last(
+def conv_channels_last(
     x: jax.Array, weight: jax.Array, bias=None, stride=1, padding=0, dilation=1, groups=1
 ) -> jax.Array:
     """Convolution of x [B, ..., C] with ATen's weight [O, C / groups, ...] -> [B, ..., O]."""
     rank = weight.ndim - 2
-    stride, dilation = _tuple(stride, rank), _tuple(dilation, rank)
+    stride, dilation = per_dimension(stride, rank), per_dimension(dilation, rank)
     padding = _padding(padding, weight.shape[2:], dilation, rank)
     dtype = jnp.promote_types(x.dtype, weight.dtype)
     x, weight = x.astype(dtype), weight.astype(dtype)
@@ -161,7 +157,7 @@ def channels_last(
 def _conv(x, weight, bias, stride, padding, dilation, groups) -> jax.Array:
     batched = x.ndim == weight.ndim
     x = _channels_last(x if batched else x[None])
-    out = _channels_first(channels_last(x, weight, bias, stride, padding, dilation, groups))
+    out = _channels_first(conv_channels_last(x, weight, bias, stride, padding, dilation, groups))
     return out if batched else out[0]
 
 
@@ -180,8 +176,8 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) 
 def _conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation) -> jax.Array:
     """The gradient of a convolution: dilate the input by the stride, correlate with the flipped kernel."""
     rank = weight.ndim - 2
-    stride, padding = _tuple(stride, rank), _tuple(padding, rank)
-    output_padding, dilation = _tuple(output_padding, rank), _tuple(dilation, rank)
+    stride, padding = per_dimension(stride, rank), per_dimension(padding, rank)
+    output_padding, dilation = per_dimension(output_padding, rank), per_dimension(dilation, rank)
     kernel = weight.shape[2:]
     # [I, O / groups, ...] -> [O, I / groups, ...], flipped in space.
     inputs, outputs = weight.shape[:2]

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 __all__ = [
     "add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "neg", "abs",
     "sqrt", "rsqrt", "square", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos",
     "tan", "asin", "acos", "atan", "atan2", "erf", "sign", "floor", "ceil", "round", "trunc", "clamp", "clamp_min",
     "clamp_max", "clip", "maximum", "minimum", "where", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or",
-    "logical_not", "bitwise_and", "bitwise_or", "bitwise_not", "isnan", "isinf", "isfinite", "nan_to_num", "to",
-    "_to_copy", "type_as", "lerp", "addcmul", "addcdiv", "copy", "detach", "masked_fill",
+    "logical_not", "bitwise_and", "bitwise_or", "bitwise_not", "__and__", "__or__", "isnan", "isinf", "isfinite",
+    "nan_to_num", "to", "_to_copy", "type_as", "lerp", "addcmul", "addcdiv", "copy", "detach", "masked_fill",
 ]  # fmt: skip
 
 
-def _binary(function):
-    def run(self, other):
-        return function(self, other)
-
-    return run
-
-
-def add(self, other, *, alpha=1):
+def add(self: jax.Array, other: ArrayLike, *, alpha: float = 1) -> jax.Array:
     return self + (other if alpha == 1 else alpha * other)
 
 
-def sub(self, other, *, alpha=1):
+def sub(self: jax.Array, other: ArrayLike, *, alpha: float = 1) -> jax.Array:
     return self - (other if alpha == 1 else alpha * other)
 
 
-def rsub(self, other, *, alpha=1):
-    return other - (self if alpha == 1 else alpha * self)
+def rsub(self: jax.Array, other: ArrayLike, *, alpha: float = 1) -> jax.Array:
+    return jnp.subtract(other, self if alpha == 1 else alpha * self)
 
 
-def mul(self, other):
+def mul(self: jax.Array, other: ArrayLike) -> jax.Array:
     return self * other
 
 
-def div(self, other, *, rounding_mode=None):
+def div(self: jax.Array, other: ArrayLike, *, rounding_mode: str | None = None) -> jax.Array:
     if rounding_mode is None:
         return jnp.true_divide(self, other)
     if rounding_mode == "floor":
@@ -49,76 +45,73 @@ def div(self, other, *, rounding_mode=None):
     return jnp.trunc(self / other)
 
 
-true_divide = _binary(jnp.true_divide)
-floor_divide = _binary(jnp.floor_divide)
-remainder = _binary(jnp.remainder)
-fmod = _binary(jnp.fmod)
-maximum = _binary(jnp.maximum)
-minimum = _binary(jnp.minimum)
-eq = _binary(jnp.equal)
-ne = _binary(jnp.not_equal)
-lt = _binary(jnp.less)
-le = _binary(jnp.less_equal)
-gt = _binary(jnp.greater)
-ge = _binary(jnp.greater_equal)
-logical_and = _binary(jnp.logical_and)
-logical_or = _binary(jnp.logical_or)
-bitwise_and = _binary(jnp.bitwise_and)
-bitwise_or = _binary(jnp.bitwise_or)
-atan2 = _binary(jnp.arctan2)
+true_divide = jnp.true_divide
+floor_divide = jnp.floor_divide
+remainder = jnp.remainder
+fmod = jnp.fmod
+maximum = jnp.maximum
+minimum = jnp.minimum
+eq = jnp.equal
+ne = jnp.not_equal
+lt = jnp.less
+le = jnp.less_equal
+gt = jnp.greater
+ge = jnp.greater_equal
+logical_and = jnp.logical_and
+logical_or = jnp.logical_or
+bitwise_and = jnp.bitwise_and
+bitwise_or = jnp.bitwise_or
+__and__ = jnp.bitwise_and  # what `&` is called
+__or__ = jnp.bitwise_or
+atan2 = jnp.arctan2
 
 
-def pow(self, exponent):
+def pow(self: jax.Array, exponent: ArrayLike) -> jax.Array:
     if isinstance(exponent, (int, float)) and exponent == int(exponent):
         return jax.lax.integer_pow(self, int(exponent)) if hasattr(self, "dtype") else self**exponent
     return jnp.power(self, exponent)
 
 
-def _unary(function):
-    def run(self):
-        return function(self)
-
-    return run
-
-
-neg = _unary(jnp.negative)
-abs = _unary(jnp.abs)
-sqrt = _unary(jnp.sqrt)
-rsqrt = _unary(jax.lax.rsqrt)
-square = _unary(jnp.square)
-reciprocal = _unary(jnp.reciprocal)
-exp = _unary(jnp.exp)
-exp2 = _unary(jnp.exp2)
-expm1 = _unary(jnp.expm1)
-log = _unary(jnp.log)
-log2 = _unary(jnp.log2)
-log10 = _unary(jnp.log10)
-log1p = _unary(jnp.log1p)
-sin = _unary(jnp.sin)
-cos = _unary(jnp.cos)
-tan = _unary(jnp.tan)
-asin = _unary(jnp.arcsin)
-acos = _unary(jnp.arccos)
-atan = _unary(jnp.arctan)
-erf = _unary(jax.scipy.special.erf)
-sign = _unary(jnp.sign)
-floor = _unary(jnp.floor)
-ceil = _unary(jnp.ceil)
-round = _unary(jnp.round)
-trunc = _unary(jnp.trunc)
-logical_not = _unary(jnp.logical_not)
-bitwise_not = _unary(jnp.bitwise_not)
-isnan = _unary(jnp.isnan)
-isinf = _unary(jnp.isinf)
-isfinite = _unary(jnp.isfinite)
-detach = _unary(jax.lax.stop_gradient)
+neg = jnp.negative
+abs = jnp.abs
+sqrt = jnp.sqrt
+rsqrt = jax.lax.rsqrt
+square = jnp.square
+reciprocal = jnp.reciprocal
+exp = jnp.exp
+exp2 = jnp.exp2
+expm1 = jnp.expm1
+log = jnp.log
+log2 = jnp.log2
+log10 = jnp.log10
+log1p = jnp.log1p
+sin = jnp.sin
+cos = jnp.cos
+tan = jnp.tan
+asin = jnp.arcsin
+acos = jnp.arccos
+atan = jnp.arctan
+erf = jax.scipy.special.erf
+sign = jnp.sign
+floor = jnp.floor
+ceil = jnp.ceil
+round = jnp.round
+trunc = jnp.trunc
+logical_not = jnp.logical_not
+bitwise_not = jnp.bitwise_not
+isnan = jnp.isnan
+isinf = jnp.isinf
+isfinite = jnp.isfinite
+detach = jax.lax.stop_gradient
 
 
-def nan_to_num(self, nan=None, posinf=None, neginf=None):
+def nan_to_num(
+    self: jax.Array, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> jax.Array:
     return jnp.nan_to_num(self, nan=nan or 0.0, posinf=posinf, neginf=neginf)
 
 
-def clamp(self, min=None, max=None):
+def clamp(self: jax.Array, min: ArrayLike | None = None, max: ArrayLike | None = None) -> jax.Array:
     # Not jnp.clip, which has half a derivative at the bounds: ATen's is a whole one.
     out = self if min is None else jnp.where(self < min, min, self)
     return out if max is None else jnp.where(out > max, max, out)
@@ -127,23 +120,23 @@ def clamp(self, min=None, max=None):
 clip = clamp
 
 
-def clamp_min(self, min):
+def clamp_min(self: jax.Array, min: ArrayLike) -> jax.Array:
     return clamp(self, min)
 
 
-def clamp_max(self, max):
+def clamp_max(self: jax.Array, max: ArrayLike) -> jax.Array:
     return clamp(self, None, max)
 
 
-def where(condition, self, other):
+def where(condition: ArrayLike, self: ArrayLike, other: ArrayLike) -> jax.Array:
     return jnp.where(condition, self, other)
 
 
-def masked_fill(self, mask, value):
+def masked_fill(self: jax.Array, mask: jax.Array, value: ArrayLike) -> jax.Array:
     return jnp.where(mask, jnp.asarray(value, self.dtype), self)
 
 
-def to(self, *args, **kwargs):
+def to(self: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
     """Conversion to a dtype or to another tensor's; devices and layouts mean nothing here."""
     for arg in (*args, *kwargs.values()):
         if isinstance(arg, (jnp.dtype, type)) and not isinstance(arg, bool):
@@ -153,26 +146,26 @@ def to(self, *args, **kwargs):
     return self
 
 
-def _to_copy(self, *, dtype=None):
+def _to_copy(self: jax.Array, *, dtype: DTypeLike | None = None) -> jax.Array:
     return self if dtype is None else self.astype(dtype)
 
 
-def type_as(self, other):
+def type_as(self: jax.Array, other: jax.Array) -> jax.Array:
     return self.astype(other.dtype)
 
 
-def copy(self, src):
+def copy(self: jax.Array, src: jax.Array) -> jax.Array:
     """The value of `self` after ``self.copy_(src)``."""
     return jnp.broadcast_to(src.astype(self.dtype), self.shape)
 
 
-def lerp(self, end, weight):
+def lerp(self: jax.Array, end: jax.Array, weight: ArrayLike) -> jax.Array:
     return self + weight * (end - self)
 
 
-def addcmul(self, tensor1, tensor2, *, value=1):
+def addcmul(self: jax.Array, tensor1: jax.Array, tensor2: jax.Array, *, value: float = 1) -> jax.Array:
     return self + value * tensor1 * tensor2
 
 
-def addcdiv(self, tensor1, tensor2, *, value=1):
+def addcdiv(self: jax.Array, tensor1: jax.Array, tensor2: jax.Array, *, value: float = 1) -> jax.Array:
     return self + value * tensor1 / tensor2

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from vtabjax.ops.reduce import linalg_vector_norm
 
 __all__ = [
-    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "outer", "cross", "linalg_cross", "cdist",
-    "mv",
+    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "outer", "linalg_cross", "cdist", "mv",
 ]  # fmt: skip
 
 
@@ -24,7 +26,7 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
     return out if bias is None else out + bias
 
 
-def matmul(self, other):
+def matmul(self: jax.Array, other: ArrayLike) -> jax.Array:
     return jnp.matmul(self, other)
 
 
@@ -33,36 +35,34 @@ mv = matmul
 dot = matmul
 
 
-def bmm(self, mat2):
+def bmm(self: jax.Array, mat2: jax.Array) -> jax.Array:
     return jnp.matmul(self, mat2)
 
 
-def addmm(self, mat1, mat2, *, beta=1, alpha=1):
+def addmm(
+    self: jax.Array, mat1: jax.Array, mat2: jax.Array, *, beta: float = 1, alpha: float = 1
+) -> jax.Array:
     return beta * self + alpha * jnp.matmul(mat1, mat2)
 
 
-def baddbmm(self, batch1, batch2, *, beta=1, alpha=1):
+def baddbmm(
+    self: jax.Array, batch1: jax.Array, batch2: jax.Array, *, beta: float = 1, alpha: float = 1
+) -> jax.Array:
     return beta * self + alpha * jnp.matmul(batch1, batch2)
 
 
-def einsum(equation, tensors, *, path=None):
+def einsum(equation: str, tensors: Sequence[jax.Array], *, path: Any = None) -> jax.Array:
     return jnp.einsum(equation.replace(" ", ""), *tensors)
 
 
-def outer(self, vec2):
+def outer(self: jax.Array, vec2: jax.Array) -> jax.Array:
     return jnp.outer(self, vec2)
 
 
-def linalg_cross(self, other, *, dim=-1):
+def linalg_cross(self: jax.Array, other: jax.Array, *, dim: int = -1) -> jax.Array:
     return jnp.cross(self, other, axis=dim)
 
 
-def cross(self, other, dim=None):
-    if dim is None:  # the first one of size 3
-        dim = np.broadcast_shapes(self.shape, other.shape).index(3)
-    return linalg_cross(self, other, dim=dim)
-
-
-def cdist(x1, x2, p=2, compute_mode=None):
+def cdist(x1: jax.Array, x2: jax.Array, p: float = 2, compute_mode: int | None = None) -> jax.Array:
     difference = jnp.abs(x1[..., :, None, :] - x2[..., None, :, :])
     return linalg_vector_norm(difference, p, [-1])

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vtabjax.ops._sizes import per_dimension
+
 __all__ = [
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool3d",
     "adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices",
 ]  # fmt: skip
-
-
-def _tuple(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    if isinstance(value, int):
-        return (value,) * rank
-    return tuple(value) * rank if len(value) == 1 else tuple(value)
 
 
 def _geometry(sizes, kernel, stride, padding, dilation, ceil_mode) -> list[tuple[int, int]]:
@@ -60,9 +55,9 @@ def max_pool_channels_last(
 ) -> jax.Array:
     """Max pooling of [B, ..., C]."""
     rank = x.ndim - 2
-    kernel = _tuple(kernel_size, rank)
-    stride = _tuple(stride, rank) if stride not in ((), None) else kernel
-    padding, dilation = _tuple(padding, rank), _tuple(dilation, rank)
+    kernel = per_dimension(kernel_size, rank)
+    stride = per_dimension(stride, rank) if stride not in ((), None) else kernel
+    padding, dilation = per_dimension(padding, rank), per_dimension(dilation, rank)
     pads = _geometry(x.shape[1:-1], kernel, stride, padding, dilation, ceil_mode)
     low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     return _reduce(x, np.array(low, x.dtype), lax.max, kernel, stride, pads, dilation)
@@ -102,9 +97,9 @@ def avg_pool_channels_last(
 ) -> jax.Array:
     """Average pooling of [B, ..., C]."""
     rank = x.ndim - 2
-    kernel = _tuple(kernel_size, rank)
-    stride = _tuple(stride, rank) if stride not in ((), None) else kernel
-    padding = _tuple(padding, rank)
+    kernel = per_dimension(kernel_size, rank)
+    stride = per_dimension(stride, rank) if stride not in ((), None) else kernel
+    padding = per_dimension(padding, rank)
     ones = (1,) * rank
     sizes = x.shape[1:-1]
     pads = _geometry(sizes, kernel, stride, padding, ones, ceil_mode)
@@ -157,7 +152,7 @@ def adaptive_avg_pool_channels_last(x: jax.Array, output_size) -> jax.Array:
 def _adaptive(rank, x, output_size, reduce, end=None) -> jax.Array:
     end = x.ndim if end is None else end
     axes = range(end - rank, end)
-    outs = _tuple(output_size, rank)
+    outs = per_dimension(output_size, rank)
     for axis, out in zip(axes, outs, strict=True):
         size = x.shape[axis]
         if out is None or out == size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,14 +11,18 @@ from jax import lax
 __all__ = ["lstm"]
 
 
-def _direction(x, h, c, weights, reverse):
+def _direction(
+    x: jax.Array, h: jax.Array, c: jax.Array, weights: Sequence[jax.Array], reverse: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One layer in one direction; x is [T, B, I]."""
     w_in, w_hidden, *biases = weights
     gates_in = jnp.einsum("tbi,gi->tbg", x, w_in)
     for bias in biases:
         gates_in = gates_in + bias
 
-    def step(carry, gate):
+    def step(
+        carry: tuple[jax.Array, jax.Array], gate: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         h, c = carry
         i, f, g, o = jnp.split(gate + h @ w_hidden.T, 4, axis=-1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -28,7 +34,15 @@ def _direction(x, h, c, weights, reverse):
 
 
 def lstm(
-    input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
+    input: jax.Array,
+    hx: Sequence[jax.Array],
+    params: Sequence[jax.Array],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """LSTM. `params` holds, by layer and direction, w_ih [4H, I], w_hh [4H, H] and, with biases, b_ih and b_hh [4H]."""
     x = jnp.swapaxes(input, 0, 1) if batch_first else input

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 __all__ = [
     "sum", "mean", "prod", "amax", "amin", "max", "min", "argmax", "argmin", "var", "std", "var_mean", "std_mean",
@@ -11,102 +15,171 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _axes(dim):
+def _axes(dim: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
     """ATen's dims as numpy's: an empty list means all."""
     if dim is None or isinstance(dim, int):
         return dim
     return tuple(dim) or None
 
 
-def sum(self, dim=None, keepdim=False, *, dtype=None):
+def sum(
+    self: jax.Array,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: DTypeLike | None = None,
+) -> jax.Array:
     return jnp.sum(self, _axes(dim), dtype=dtype, keepdims=keepdim)
 
 
-def mean(self, dim=None, keepdim=False, *, dtype=None):
+def mean(
+    self: jax.Array,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: DTypeLike | None = None,
+) -> jax.Array:
     return jnp.mean(self, _axes(dim), dtype=dtype, keepdims=keepdim)
 
 
-def prod(self, dim=None, keepdim=False, *, dtype=None):
+def prod(
+    self: jax.Array,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: DTypeLike | None = None,
+) -> jax.Array:
     return jnp.prod(self, _axes(dim), dtype=dtype, keepdims=keepdim)
 
 
-def amax(self, dim=(), keepdim=False):
+def amax(self: jax.Array, dim: int | Sequence[int] | None = (), keepdim: bool = False) -> jax.Array:
     return jnp.max(self, _axes(dim), keepdims=keepdim)
 
 
-def amin(self, dim=(), keepdim=False):
+def amin(self: jax.Array, dim: int | Sequence[int] | None = (), keepdim: bool = False) -> jax.Array:
     return jnp.min(self, _axes(dim), keepdims=keepdim)
 
 
-def argmax(self, dim=None, keepdim=False):
+def argmax(self: jax.Array, dim: int | None = None, keepdim: bool = False) -> jax.Array:
     return jnp.argmax(self, dim, keepdims=keepdim and dim is not None)
 
 
-def argmin(self, dim=None, keepdim=False):
+def argmin(self: jax.Array, dim: int | None = None, keepdim: bool = False) -> jax.Array:
     return jnp.argmin(self, dim, keepdims=keepdim and dim is not None)
 
 
-def max(self):
+def max(self: jax.Array) -> jax.Array:
     return jnp.max(self)
 
 
-def min(self):
+def min(self: jax.Array) -> jax.Array:
     return jnp.min(self)
 
 
-def _max_dim(self, dim, keepdim=False):
+def _max_dim(self: jax.Array, dim: int, keepdim: bool = False) -> tuple[jax.Array, jax.Array]:
     return jnp.max(self, dim, keepdims=keepdim), jnp.argmax(self, dim, keepdims=keepdim)
 
 
-def _min_dim(self, dim, keepdim=False):
+def _min_dim(self: jax.Array, dim: int, keepdim: bool = False) -> tuple[jax.Array, jax.Array]:
     return jnp.min(self, dim, keepdims=keepdim), jnp.argmin(self, dim, keepdims=keepdim)
 
 
-def _max_other(self, other):
+def _max_other(self: jax.Array, other: ArrayLike) -> jax.Array:
     return jnp.maximum(self, other)
 
 
-def _min_other(self, other):
+def _min_other(self: jax.Array, other: ArrayLike) -> jax.Array:
     return jnp.minimum(self, other)
 
 
 OVERLOADS = {"max.dim": _max_dim, "min.dim": _min_dim, "max.other": _max_other, "min.other": _min_other}
 
 
-def _ddof(unbiased, correction):
+def _ddof(unbiased: bool, correction: int | None) -> int:
     return int(unbiased) if correction is None else correction
 
 
-def var(self, dim=None, unbiased=True, keepdim=False, *, correction=None):
+def var(
+    self: jax.Array,
+    dim: int | Sequence[int] | None = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: int | None = None,
+) -> jax.Array:
     return jnp.var(self, _axes(dim), ddof=_ddof(unbiased, correction), keepdims=keepdim)
 
 
-def std(self, dim=None, unbiased=True, keepdim=False, *, correction=None):
+def std(
+    self: jax.Array,
+    dim: int | Sequence[int] | None = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: int | None = None,
+) -> jax.Array:
     return jnp.std(self, _axes(dim), ddof=_ddof(unbiased, correction), keepdims=keepdim)
 
 
-def var_mean(self, dim=None, unbiased=True, keepdim=False, *, correction=None):
+def var_mean(
+    self: jax.Array,
+    dim: int | Sequence[int] | None = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
     return var(self, dim, unbiased, keepdim, correction=correction), mean(self, dim, keepdim)
 
 
-def std_mean(self, dim=None, unbiased=True, keepdim=False, *, correction=None):
+def std_mean(
+    self: jax.Array,
+    dim: int | Sequence[int] | None = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
     return std(self, dim, unbiased, keepdim, correction=correction), mean(self, dim, keepdim)
 
 
-def _correction_last(function):
+def _over_all(function: Callable) -> Callable:
+    """The .default overloads: over all dimensions, no `dim` before `unbiased`."""
+
+    def run(self: jax.Array, unbiased: bool = True) -> Any:
+        return function(self, None, unbiased)
+
+    return run
+
+
+def _correction_last(function: Callable) -> Callable:
     """The .correction overloads: no `unbiased` between dim and keepdim."""
 
-    def run(self, dim=None, *, correction=None, keepdim=False):
+    def run(
+        self: jax.Array,
+        dim: int | Sequence[int] | None = None,
+        *,
+        correction: int | None = None,
+        keepdim: bool = False,
+    ) -> Any:
         return function(self, dim, True, keepdim, correction=1 if correction is None else correction)
 
     return run
 
 
 for _f in (var, std, var_mean, std_mean):
+    OVERLOADS[f"{_f.__name__}.default"] = _over_all(_f)
     OVERLOADS[f"{_f.__name__}.correction"] = _correction_last(_f)
 
 
-def linalg_vector_norm(self, ord=2, dim=None, keepdim=False, *, dtype=None):
+def linalg_vector_norm(
+    self: jax.Array,
+    ord: float = 2,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: DTypeLike | None = None,
+) -> jax.Array:
     x = self if dtype is None else self.astype(dtype)
     axes = _axes(dim)
     if ord == 2:
@@ -125,39 +198,51 @@ def linalg_vector_norm(self, ord=2, dim=None, keepdim=False, *, dtype=None):
     return jnp.sum(jnp.abs(x) ** ord, axes, keepdims=keepdim) ** (1 / ord)
 
 
-def norm(self, p=2, dim=None, keepdim=False, *, dtype=None):
+def norm(
+    self: jax.Array,
+    p: float | None = 2,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: DTypeLike | None = None,
+) -> jax.Array:
     return linalg_vector_norm(self, 2 if p is None else p, dim, keepdim, dtype=dtype)
 
 
-def logsumexp(self, dim, keepdim=False):
+def logsumexp(self: jax.Array, dim: int | Sequence[int] | None, keepdim: bool = False) -> jax.Array:
     return jax.nn.logsumexp(self, _axes(dim), keepdims=keepdim)
 
 
-def any(self, dim=None, keepdim=False):
+def any(self: jax.Array, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> jax.Array:
     return jnp.any(self, _axes(dim), keepdims=keepdim)
 
 
-def all(self, dim=None, keepdim=False):
+def all(self: jax.Array, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> jax.Array:
     return jnp.all(self, _axes(dim), keepdims=keepdim)
 
 
-def cumsum(self, dim, *, dtype=None):
+def cumsum(self: jax.Array, dim: int, *, dtype: DTypeLike | None = None) -> jax.Array:
     return jnp.cumsum(self, dim, dtype=dtype)
 
 
-def cumprod(self, dim, *, dtype=None):
+def cumprod(self: jax.Array, dim: int, *, dtype: DTypeLike | None = None) -> jax.Array:
     return jnp.cumprod(self, dim, dtype=dtype)
 
 
-def argsort(self, dim=-1, descending=False):
+def argsort(self: jax.Array, dim: int = -1, descending: bool = False, *, stable: bool = True) -> jax.Array:
+    """Stable in any case, as `stable=False` allows."""
     return jnp.argsort(self, axis=dim, descending=descending, stable=True)
 
 
-def sort(self, dim=-1, descending=False):
+def sort(
+    self: jax.Array, dim: int = -1, descending: bool = False, *, stable: bool = True
+) -> tuple[jax.Array, jax.Array]:
     order = argsort(self, dim, descending)
     return jnp.take_along_axis(self, order, axis=dim), order
 
 
-def topk(self, k, dim=-1, largest=True, sorted=True):
+def topk(
+    self: jax.Array, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[jax.Array, jax.Array]:
     order = jax.lax.slice_in_dim(argsort(self, dim, largest), 0, k, axis=dim % self.ndim)
     return jnp.take_along_axis(self, order, axis=dim), order

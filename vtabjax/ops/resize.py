@@ -121,8 +121,12 @@ def _interpolate(x, output_size, factors, kind, align_corners, antialias=False, 
     return x.astype(dtype)
 
 
-def upsample_linear1d(self, output_size, align_corners, scale_factors=None):
-    return _interpolate(self, output_size, scale_factors, "linear", align_corners, rank=1)
+def _linear1d_vec(input, output_size, align_corners, scale_factors=None):
+    return _interpolate(input, output_size, scale_factors, "linear", align_corners, rank=1)
+
+
+def upsample_linear1d(self, output_size, align_corners, scales=None):
+    return _linear1d_vec(self, output_size, align_corners, None if scales is None else (scales,))
 
 
 def _bilinear_vec(input, output_size, align_corners, scale_factors=None):
@@ -196,6 +200,7 @@ OVERLOADS = {
     "upsample_nearest1d.vec": _nearest1d_vec,
     "upsample_nearest2d.vec": _nearest2d_vec,
     "_upsample_nearest_exact2d.vec": _nearest_exact2d_vec,
+    "upsample_linear1d.vec": _linear1d_vec,
     "upsample_bilinear2d.vec": _bilinear_vec,
     "upsample_bicubic2d.vec": _bicubic_vec,
     "_upsample_bilinear2d_aa.vec": _bilinear_aa_vec,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def view(self, size):
+def view(self: jax.Array, size: Sequence[int]) -> jax.Array:
     return self.reshape(size)
 
 
@@ -25,19 +26,19 @@ reshape = view
 _unsafe_view = view
 
 
-def view_as(self, other):
+def view_as(self: jax.Array, other: jax.Array) -> jax.Array:
     return self.reshape(other.shape)
 
 
 reshape_as = view_as
 
 
-def flatten(self, start_dim=0, end_dim=-1):
+def flatten(self: jax.Array, start_dim: int = 0, end_dim: int = -1) -> jax.Array:
     start, end = start_dim % max(self.ndim, 1), end_dim % max(self.ndim, 1)
     return self.reshape(*self.shape[:start], math.prod(self.shape[start : end + 1]), *self.shape[end + 1 :])
 
 
-def unflatten(self, dim, sizes):
+def unflatten(self: jax.Array, dim: int, sizes: Sequence[int]) -> jax.Array:
     dim = dim % self.ndim
     if -1 in sizes:
         known = -math.prod(sizes)
@@ -45,7 +46,7 @@ def unflatten(self, dim, sizes):
     return self.reshape(*self.shape[:dim], *sizes, *self.shape[dim + 1 :])
 
 
-def squeeze(self, dim=None):
+def squeeze(self: jax.Array, dim: int | Sequence[int] | None = None) -> jax.Array:
     if dim is None:
         return jnp.squeeze(self)
     dims = (dim,) if isinstance(dim, int) else dim
@@ -53,58 +54,60 @@ def squeeze(self, dim=None):
     return jnp.squeeze(self, tuple(d for d in dims if self.shape[d] == 1))
 
 
-def unsqueeze(self, dim):
+def unsqueeze(self: jax.Array, dim: int) -> jax.Array:
     return jnp.expand_dims(self, dim)
 
 
-def permute(self, dims):
+def permute(self: jax.Array, dims: Sequence[int]) -> jax.Array:
     return jnp.transpose(self, dims)
 
 
-def transpose(self, dim0, dim1):
+def transpose(self: jax.Array, dim0: int, dim1: int) -> jax.Array:
     return jnp.swapaxes(self, dim0, dim1)
 
 
 swapaxes = transpose
 
 
-def t(self):
+def t(self: jax.Array) -> jax.Array:
     return jnp.transpose(self)
 
 
 numpy_T = t
 
 
-def movedim(self, source, destination):
+def movedim(self: jax.Array, source: int | Sequence[int], destination: int | Sequence[int]) -> jax.Array:
     return jnp.moveaxis(self, source, destination)
 
 
-def expand(self, size, *, implicit=False):
+def expand(self: jax.Array, size: Sequence[int], *, implicit: bool = False) -> jax.Array:
     lead = len(size) - self.ndim
     size = [self.shape[i - lead] if s == -1 else s for i, s in enumerate(size)]
     return jnp.broadcast_to(self, size)
 
 
-def broadcast_to(self, size):
+def broadcast_to(self: jax.Array, size: Sequence[int]) -> jax.Array:
     return expand(self, size)
 
 
-def expand_as(self, other):
+def expand_as(self: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.broadcast_to(self, other.shape)
 
 
-def repeat(self, repeats):
+def repeat(self: jax.Array, repeats: Sequence[int]) -> jax.Array:
     return jnp.tile(self, repeats)
 
 
 tile = repeat
 
 
-def repeat_interleave(self, repeats, dim=None, *, output_size=None):
+def repeat_interleave(
+    self: jax.Array, repeats: int, dim: int | None = None, *, output_size: int | None = None
+) -> jax.Array:
     return jnp.repeat(self, repeats, axis=dim, total_repeat_length=output_size)
 
 
-def cat(tensors, dim=0):
+def cat(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
     # PyTorch skips the legacy empty tensor of shape [0] whatever the others' rank.
     return jnp.concatenate([x for x in tensors if x.shape != (0,)], axis=dim)
 
@@ -112,11 +115,11 @@ def cat(tensors, dim=0):
 concat = cat
 
 
-def stack(tensors, dim=0):
+def stack(tensors: Sequence[jax.Array], dim: int = 0) -> jax.Array:
     return jnp.stack(tensors, axis=dim)
 
 
-def _cut(x, sizes, dim):
+def _cut(x: jax.Array, sizes: Sequence[int], dim: int) -> tuple[jax.Array, ...]:
     parts, start = [], 0
     for size in sizes:
         parts.append(lax.slice_in_dim(x, start, start + size, axis=dim % x.ndim))
@@ -124,7 +127,7 @@ def _cut(x, sizes, dim):
     return tuple(parts)
 
 
-def split(self, split_size, dim=0):
+def split(self: jax.Array, split_size: int | Sequence[int], dim: int = 0) -> tuple[jax.Array, ...]:
     if not isinstance(split_size, int):
         return _cut(self, split_size, dim)
     total = self.shape[dim]
@@ -134,15 +137,17 @@ def split(self, split_size, dim=0):
 split_with_sizes = split
 
 
-def chunk(self, chunks, dim=0):
+def chunk(self: jax.Array, chunks: int, dim: int = 0) -> tuple[jax.Array, ...]:
     return split(self, -(-self.shape[dim] // chunks), dim)
 
 
-def tensor_split(self, indices_or_sections, dim=0):
+def tensor_split(
+    self: jax.Array, indices_or_sections: int | Sequence[int], dim: int = 0
+) -> tuple[jax.Array, ...]:
     return tuple(jnp.array_split(self, indices_or_sections, axis=dim))
 
 
-def unbind(self, dim=0):
+def unbind(self: jax.Array, dim: int = 0) -> tuple[jax.Array, ...]:
     return tuple(
         lax.index_in_dim(self, i, axis=dim % self.ndim, keepdims=False) for i in range(self.shape[dim])
     )
@@ -151,7 +156,7 @@ def unbind(self, dim=0):
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def pad(self, pad, mode="constant", value=None):
+def pad(self: jax.Array, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> jax.Array:
     """`pad` counts from the last dimension: (left, right, top, bottom, ...). Negative widths crop."""
     pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)][::-1]
     pairs = [(0, 0)] * (self.ndim - len(pairs)) + pairs
@@ -161,41 +166,41 @@ def pad(self, pad, mode="constant", value=None):
     return jnp.pad(self, pairs, mode=_PAD_MODES[mode])
 
 
-def constant_pad_nd(self, pad_widths, value=0):
+def constant_pad_nd(self: jax.Array, pad_widths: Sequence[int], value: float = 0) -> jax.Array:
     return pad(self, pad_widths, "constant", value)
 
 
-def reflection_pad1d(self, padding):
+def reflection_pad1d(self: jax.Array, padding: Sequence[int]) -> jax.Array:
     return pad(self, padding, "reflect")
 
 
-def reflection_pad2d(self, padding):
+def reflection_pad2d(self: jax.Array, padding: Sequence[int]) -> jax.Array:
     return pad(self, padding, "reflect")
 
 
-def replication_pad2d(self, padding):
+def replication_pad2d(self: jax.Array, padding: Sequence[int]) -> jax.Array:
     return pad(self, padding, "replicate")
 
 
-def roll(self, shifts, dims=()):
+def roll(self: jax.Array, shifts: int | Sequence[int], dims: int | Sequence[int] | None = ()) -> jax.Array:
     if dims in ((), None):
         return jnp.roll(self, shifts)
     return jnp.roll(self, shifts, axis=dims)
 
 
-def flip(self, dims):
+def flip(self: jax.Array, dims: Sequence[int]) -> jax.Array:
     return jnp.flip(self, dims)
 
 
-def narrow(self, dim, start, length):
+def narrow(self: jax.Array, dim: int, start: int, length: int) -> jax.Array:
     return lax.slice_in_dim(self, start, start + length, axis=dim % self.ndim)
 
 
-def diagonal(self, offset=0, dim1=0, dim2=1):
+def diagonal(self: jax.Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> jax.Array:
     return jnp.diagonal(self, offset, dim1, dim2)
 
 
-def unfold(self, dimension, size, step):
+def unfold(self: jax.Array, dimension: int, size: int, step: int) -> jax.Array:
     """Windows of `size` every `step` along a dimension, as a new last dimension."""
     dimension = dimension % self.ndim
     count = (self.shape[dimension] - size) // step + 1
@@ -205,7 +210,7 @@ def unfold(self, dimension, size, step):
     return jnp.moveaxis(windows, dimension + 1, -1)
 
 
-def pixel_shuffle(self, upscale_factor):
+def pixel_shuffle(self: jax.Array, upscale_factor: int) -> jax.Array:
     r = upscale_factor
     *lead, c, h, w = self.shape
     x = self.reshape(*lead, c // r**2, r, r, h, w)
@@ -214,7 +219,7 @@ def pixel_shuffle(self, upscale_factor):
     return x.reshape(*lead, c // r**2, h * r, w * r)
 
 
-def pixel_unshuffle(self, downscale_factor):
+def pixel_unshuffle(self: jax.Array, downscale_factor: int) -> jax.Array:
     r = downscale_factor
     *lead, c, h, w = self.shape
     x = self.reshape(*lead, c, h // r, r, w // r, r)
@@ -223,19 +228,25 @@ def pixel_unshuffle(self, downscale_factor):
     return x.reshape(*lead, c * r**2, h // r, w // r)
 
 
-def channel_shuffle(self, groups):
+def channel_shuffle(self: jax.Array, groups: int) -> jax.Array:
     b, c, *space = self.shape
     x = jnp.swapaxes(self.reshape(b, groups, c // groups, *space), 1, 2)
     return x.reshape(self.shape)
 
 
-def _patch_index(size, kernel, dilation, stride, padding):
+def _patch_index(size: int, kernel: int, dilation: int, stride: int, padding: int) -> jax.Array:
     """[out, kernel] positions in the padded input."""
     out = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     return jnp.arange(out)[:, None] * stride + jnp.arange(kernel) * dilation
 
 
-def im2col(self, kernel_size, dilation, padding, stride) -> jax.Array:
+def im2col(
+    self: jax.Array,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> jax.Array:
     """Sliding blocks [B, C, H, W] -> [B, C * kh * kw, L]."""
     b, c, h, w = self.shape
     (kh, kw), (ph, pw) = kernel_size, padding
@@ -246,7 +257,14 @@ def im2col(self, kernel_size, dilation, padding, stride) -> jax.Array:
     return jnp.transpose(x, (0, 1, 3, 5, 2, 4)).reshape(b, c * kh * kw, -1)
 
 
-def col2im(self, output_size, kernel_size, dilation, padding, stride) -> jax.Array:
+def col2im(
+    self: jax.Array,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> jax.Array:
     """The transpose of im2col: overlapping blocks are summed, [B, C * kh * kw, L] -> [B, C, H, W]."""
     (h, w), (kh, kw), (ph, pw) = output_size, kernel_size, padding
     rows = _patch_index(h, kh, dilation[0], stride[0], ph)

@@ -41,7 +41,7 @@ _last: dict[bytes, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 def centred_svd(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`svd` of the centred features [N, D]. The last one is kept, since most scores of a task begin with it."""
     x = np.ascontiguousarray(features)
-    key = hashlib.blake2b(x.view(np.uint8), key=repr((x.shape, x.dtype)).encode()).digest()
+    key = hashlib.blake2b(x.view(np.uint8).data, key=repr((x.shape, x.dtype)).encode()).digest()
     if key not in _last:
         result = svd(centred(x), float(np.abs(x).max(initial=0.0)))
         for array in result:

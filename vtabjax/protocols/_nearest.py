@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from vtabjax.parallel import data_mesh
 from vtabjax.protocols._arrays import check_memory
-from vtabjax.protocols._bounds import ABSOLUTE, LARGE, Space, has_fast_bfloat16, propose, slices
+from vtabjax.protocols._bounds import ABSOLUTE, LARGE, Proposal, has_fast_bfloat16, propose
+from vtabjax.protocols._space import Search, Space, slices
 
 _PAIRS = 1 << 22  # numbers gathered at once in the float64 comparison (32 MiB)
 
@@ -44,12 +45,13 @@ class Nearest(NamedTuple):
     tied: np.ndarray
 
 
-def _pair_distances(space: Space, x: np.ndarray, y: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Exact squared distances [P] between rows `i` [P] of `x` and `j` [P] of `y`."""
-    out = np.empty(len(i))
-    for part in slices(len(i), max(1, _PAIRS // x.shape[1])):
-        out[part] = space.squared(space.exact(x[i[part]]), space.exact(y[j[part]]))
-    return out
+def _pair_distances(search: Search, query: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Exact squared distances [P] of pairs of a query and a row of the database."""
+    space, x, y = search.space, search.queries, search.database
+    d = np.empty(len(query))
+    for part in slices(len(query), max(1, _PAIRS // x.shape[1])):
+        d[part] = space.squared(space.exact(x[query[part]]), space.exact(y[column[part]]))
+    return d
 
 
 def _first_equal(x: np.ndarray) -> np.ndarray:
@@ -58,41 +60,47 @@ def _first_equal(x: np.ndarray) -> np.ndarray:
     return np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(x)])
 
 
-def _discard(x: np.ndarray, y: np.ndarray, query, column, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _discard(search: Search, query: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The candidates whose float32 distance can be among the k nearest of their query, ties with the k-th included."""
+    x, y = search.queries, search.database
     d = np.empty(len(query), np.float32)
     for part in slices(len(query), max(1, (_PAIRS >> 2) // x.shape[1])):
         d[part] = np.square(x[query[part]] - y[column[part]]).sum(1)
     order = np.lexsort((d, query))
     _, starts, inverse = np.unique(query, return_index=True, return_inverse=True)
     # Differences, squares and pairwise sums of non-negative numbers: right to (30 + log2 D) u of the result.
-    limit = d[order][starts + k - 1].astype(np.float64) * (1 + 2.0**-16) + 1e-30
+    limit = d[order][starts + search.k - 1].astype(np.float64) * (1 + 2.0**-16) + 1e-30
     keep = d <= limit[inverse]
     return query[keep], column[keep]
 
 
-def _choose(space, x, y, query, column, k, distances) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _distances_by_content(search: Search, query: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """`_pair_distances`, each pair of contents compared once."""
+    n = len(search.database)
+    first_x = _first_equal(search.queries)
+    first_y = first_x if search.within else _first_equal(search.database)
+    pairs, inverse = np.unique(first_x[query] * n + first_y[column], return_inverse=True)
+    return _pair_distances(search, pairs // n, pairs % n)[inverse]
+
+
+def _choose(
+    search: Search, query: np.ndarray, column: np.ndarray, distances: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per query the k nearest of its candidates [P]; `query` is sorted and has each at least k times.
 
     Distances are NaN where one candidate remained for k = 1 and none were asked for.
     """
+    k = search.k
     n_queries = len(np.unique(query))
-    if len(query) > 8 * k * n_queries:
-        # Many equal distances, most likely copies of a few rows: compare each pair of contents once.
-        fx = _first_equal(x)
-        fy = fx if x is y else _first_equal(y)
-        pairs, inverse = np.unique(fx[query] * len(y) + fy[column], return_inverse=True)
-        d = _pair_distances(space, x, y, pairs // len(y), pairs % len(y))[inverse]
+    if len(query) > 8 * k * n_queries:  # many equal distances, most likely copies of a few rows
+        d = _distances_by_content(search, query, column)
     else:
-        if space.mean32 is not None and len(query) > k * n_queries:
-            query, column = _discard(x, y, query, column, k)
+        if search.space.mean32 is not None and len(query) > k * n_queries:
+            query, column = _discard(search, query, column)
+        _, inverse, counts = np.unique(query, return_inverse=True, return_counts=True)
+        needed = np.ones(len(query), bool) if distances or k > 1 else counts[inverse] > 1
         d = np.full(len(query), np.nan)
-        if distances or k > 1:
-            need = slice(None)
-        else:
-            _, inverse, counts = np.unique(query, return_inverse=True, return_counts=True)
-            need = counts[inverse] > 1
-        d[need] = _pair_distances(space, x, y, query[need], column[need])
+        d[needed] = _pair_distances(search, query[needed], column[needed])
     order = np.lexsort((column, d, query))
     query, column, d = query[order], column[order], d[order]
     starts = np.flatnonzero(np.r_[True, query[1:] != query[:-1]])
@@ -103,34 +111,36 @@ def _choose(space, x, y, query, column, k, distances) -> tuple[np.ndarray, np.nd
     return column[pick], d[pick], tied
 
 
-def _candidates(space, x, y, rows, groups, query_groups, k, dtype) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(search: Search, rows: np.ndarray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
     """All (query, column) that may be among the k nearest of queries `rows`, by products of type `dtype`."""
-    xc, xn = space.centred(x[rows], dtype)
-    g = dtype(1.01 * (y.shape[1] + 64) * np.finfo(dtype).epsneg)
-    lower, upper = np.empty((len(rows), len(y)), dtype), np.empty((len(rows), len(y)), dtype)
-    for part in slices(len(y), 1024):
-        c, norms = space.centred(y[part], dtype)
+    space, database = search.space, search.database
+    xc, xn = space.centred(search.queries[rows], dtype)
+    g = dtype(1.01 * (database.shape[1] + 64) * np.finfo(dtype).epsneg)
+    shape = len(rows), len(database)
+    lower: np.ndarray = np.empty(shape, dtype)
+    upper: np.ndarray = np.empty(shape, dtype)
+    for part in slices(len(database), 1024):
+        c, norms = space.centred(database[part], dtype)
         norms = xn[:, None].astype(dtype) + norms.astype(dtype)
         d = norms - 2 * (xc @ c.T)
         slack = g * norms + dtype(ABSOLUTE if dtype is np.float32 else 1e-290)
-        if groups is not None:
-            d[query_groups[rows][:, None] == groups[part]] = np.inf
+        d[search.query_groups[rows][:, None] == search.groups[part]] = np.inf
         np.subtract(d, slack, out=lower[:, part])
         np.add(d, slack, out=upper[:, part])
-    limit = np.partition(upper, k - 1, axis=1)[:, k - 1 : k]
+    limit = np.partition(upper, search.k - 1, axis=1)[:, search.k - 1 : search.k]
     query, column = np.nonzero(lower <= limit)
     return rows[query], column
 
 
-def _second_look(space, x, y, rows, groups, query_groups, k) -> tuple[np.ndarray, np.ndarray]:
+def _second_look(search: Search, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All (query, column) that may be among the k nearest of queries `rows`, ordered by query."""
-    query, column = _candidates(space, x, y, rows, groups, query_groups, k, np.float32)
+    query, column = _candidates(search, rows, np.float32)
     inverse, counts = np.unique(query, return_inverse=True, return_counts=True)[1:]
-    crowded = counts > 4 * k + 16
+    crowded = counts > 4 * search.k + 16
     if not crowded.any():
         return query, column
     keep = ~crowded[inverse]
-    more = _candidates(space, x, y, rows[crowded], groups, query_groups, k, np.float64)
+    more = _candidates(search, rows[crowded], np.float64)
     query, column = np.r_[query[keep], more[0]], np.r_[column[keep], more[1]]
     order = np.argsort(query, kind="stable")
     return query[order], column[order]
@@ -158,6 +168,9 @@ def nearest(
       mesh: devices to share the queries among (None: all of this process).
       block: rows compared at once (None: 1024 on CPUs, 4096 otherwise).
       distances: fill in `Nearest.distances` everywhere; otherwise rows that needed none hold NaN.
+
+    Raises:
+      MemoryError: a copy of the features on each device would not fit.
     """
     mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
     device = mesh.devices.flat[0]
@@ -168,41 +181,56 @@ def nearest(
         "give it fewer examples, or features of fewer principal components",
         device=device,
     )
-    space = Space(database, queries, metric)
-    x = database if queries is None else queries
-    own = queries is None
-    if groups is None:
-        groups = np.arange(len(database))
-    else:
-        groups = np.unique(groups, return_inverse=True)[1]
-    query_groups = groups if own else np.full(len(x), -2)
-    block = block or (1024 if device.platform == "cpu" else 4096)
-    try_half = own and mesh.devices.size == 1 and len(x) >= LARGE and has_fast_bfloat16(device)
-    for half in (True, False) if try_half else (False,):
-        bound, index, rest, query_norms, norms, g = propose(
-            space, database, queries, groups, query_groups, k, mesh, block, half
-        )
-        upper = bound[:, :k] + 2.02 * g * (query_norms[:, None] + norms[index[:, :k]]) + ABSOLUTE
-        limit = upper.max(1)
-        proven = rest > limit  # nothing that was dropped can be among the nearest
-        if proven.mean() > 0.9:  # otherwise a second look at many rows costs more than float32 for all
-            break
+    numbers = np.arange(len(database)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    search = Search(
+        space=Space(database, queries, metric),
+        queries=database if queries is None else queries,
+        database=database,
+        query_groups=numbers if queries is None else np.full(len(queries), -2),
+        groups=numbers,
+        k=k,
+    )
+    proposal, limit = _propose(search, mesh, block or (1024 if device.platform == "cpu" else 4096))
+    return _decide(search, proposal, limit, distances)
 
-    neighbours = index[:, :k].copy()
-    found = np.full((len(x), k), np.nan)
-    tied = np.zeros(len(x), bool)
-    candidate = bound <= limit[:, None]
-    look = proven if distances or k > 1 else proven & (candidate.sum(1) > 1)
-    if look.any():
-        rows = np.flatnonzero(look)
+
+def _propose(search: Search, mesh: jax.sharding.Mesh, block: int) -> tuple[Proposal, np.ndarray]:
+    """Lower bounds of every query, and the upper bound of its k-th nearest [Q]."""
+    whole = search.within and mesh.devices.size == 1 and len(search.queries) >= LARGE
+    if whole and has_fast_bfloat16(mesh.devices.flat[0]):
+        proposal = propose(search, mesh, block, half=True)
+        limit = _upper_bounds(proposal, search.k)
+        # Otherwise a second look at many rows costs more than float32 for all.
+        if (proposal.rest > limit).mean() > 0.9:
+            return proposal, limit
+    proposal = propose(search, mesh, block, half=False)
+    return proposal, _upper_bounds(proposal, search.k)
+
+
+def _upper_bounds(proposal: Proposal, k: int) -> np.ndarray:
+    """Of the k-th nearest of each query, [Q]."""
+    norms = proposal.query_norms[:, None] + proposal.norms[proposal.ids[:, :k]]
+    return (proposal.bound[:, :k] + 2.02 * proposal.g * norms + ABSOLUTE).max(1)
+
+
+def _decide(search: Search, proposal: Proposal, limit: np.ndarray, distances: bool) -> Nearest:
+    """The neighbours: among those kept where nothing that was dropped can be nearer, else by a second look."""
+    k = search.k
+    neighbours = proposal.ids[:, :k].copy()
+    squared = np.full(neighbours.shape, np.nan)
+    tied = np.zeros(len(neighbours), bool)
+    proven = proposal.rest > limit
+    candidate = proposal.bound <= limit[:, None]
+    undecided = proven if distances or k > 1 else proven & (candidate.sum(1) > 1)
+    if undecided.any():
+        rows = np.flatnonzero(undecided)
         query, slot = np.nonzero(candidate[rows])
-        neighbours[rows], found[rows], tied[rows] = _choose(
-            space, x, database, rows[query], index[rows[query], slot], k, distances
-        )
-    rest = np.flatnonzero(~proven)
-    step = max(1, min(1024, (1 << 25) // len(database)))
-    for part in tqdm(slices(len(rest), step), desc="close neighbours", delay=5, disable=None):
-        rows = rest[part]
-        query, column = _second_look(space, x, database, rows, groups if own else None, query_groups, k)
-        neighbours[rows], found[rows], tied[rows] = _choose(space, x, database, query, column, k, distances)
-    return Nearest(neighbours, found, tied)
+        column = proposal.ids[rows[query], slot]
+        neighbours[rows], squared[rows], tied[rows] = _choose(search, rows[query], column, distances)
+    close = np.flatnonzero(~proven)
+    step = max(1, min(1024, (1 << 25) // len(search.database)))
+    for part in tqdm(slices(len(close), step), desc="close neighbours", delay=5, disable=None):
+        rows = close[part]
+        query, column = _second_look(search, rows)
+        neighbours[rows], squared[rows], tied[rows] = _choose(search, query, column, distances)
+    return Nearest(neighbours, squared, tied)

@@ -23,11 +23,19 @@ def sfda(features: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
       ValueError: features or labels do not fit, or there is one class only.
+
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(60) % 3
+    >>> features = rng.normal(size=(60, 5)) + np.eye(5)[labels]
+    >>> round(sfda(features, labels), 3)
+    0.416
     """
+    from scipy.special import softmax
+
     x, y, n_classes = check_task(features, labels)
     x = centred(x)  # a shift changes nothing but the rounding
     probabilities, shrinkage = _discriminant(x, y, n_classes, None)
-    confidence = _softmax(probabilities)[np.arange(len(y)), y][:, None]
+    confidence = softmax(probabilities, axis=1)[np.arange(len(y)), y][:, None]
     sums, counts = class_sums(x, y, n_classes)
     means = sums / counts[:, None]
     others = (means.sum(0) - means) / (n_classes - 1)
@@ -36,9 +44,12 @@ def sfda(features: ArrayLike, labels: ArrayLike) -> float:
     return float(probabilities[np.arange(len(y)), y].mean())
 
 
-def _discriminant(x, y, n_classes: int, shrinkage: float | None) -> tuple[np.ndarray, float]:
+def _discriminant(
+    x: np.ndarray, y: np.ndarray, n_classes: int, shrinkage: float | None
+) -> tuple[np.ndarray, float]:
     """Class probabilities [N, C] of linear discriminant analysis, and the shrinkage used."""
     import scipy.linalg
+    from scipy.special import softmax
 
     sums, counts = class_sums(x, y, n_classes)
     means = sums / counts[:, None]
@@ -53,7 +64,7 @@ def _discriminant(x, y, n_classes: int, shrinkage: float | None) -> tuple[np.nda
     s.flat[:: d + 1] += shrinkage * scale or 1e-10 * (np.mean(x * x) or 1.0)
     coefficients = scipy.linalg.solve(s, means.T, assume_a="pos", check_finite=False).T
     intercepts = -0.5 * (means * coefficients).sum(1) + np.log(counts / len(y))
-    return _softmax(x @ coefficients.T + intercepts), float(shrinkage)
+    return softmax(x @ coefficients.T + intercepts, axis=1), float(shrinkage)
 
 
 def _largest_eigenvalue(a: np.ndarray) -> float:
@@ -68,8 +79,3 @@ def _largest_eigenvalue(a: np.ndarray) -> float:
         x = a @ y
         x /= np.linalg.norm(x)
     return float(x @ a @ y)
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -47,7 +48,21 @@ class _Fit(NamedTuple):
     done: jax.Array
 
 
-def path(z, y, n_classes: int, grid, progress: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+Parameters = tuple[jax.Array, jax.Array]  # weights [K, r], bias [K]
+
+
+class _Solved(NamedTuple):
+    """A solution of the path."""
+
+    log_c: float
+    w: jax.Array
+    b: jax.Array
+    scores: jax.Array
+
+
+def path(
+    z: np.ndarray, y: np.ndarray, n_classes: int, grid: Iterable[float], progress: bool = False
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Weights [r, K] and bias [K] for every c of an ascending grid.
 
     Args:
@@ -63,12 +78,13 @@ def path(z, y, n_classes: int, grid, progress: bool = False) -> list[tuple[np.nd
     device = jax.local_devices()[0]
     if device.platform == "tpu":  # has no float64
         device = jax.local_devices(backend="cpu")[0]
-    solutions, past = [], []
+    solutions: list[tuple[np.ndarray, np.ndarray]] = []
+    past: list[_Solved] = []
     with jax.enable_x64(True), jax.default_device(device):
         scale = float(np.sqrt(np.square(z).mean(0).max())) or 1.0
-        z, onehot = jnp.asarray(z), jnp.asarray(np.eye(n_classes)[:, y])
+        examples, onehot = jnp.asarray(z), jnp.asarray(np.eye(n_classes)[:, y])
         # Features for the products in conjugate gradients, and the limits on Newton's and their steps.
-        attempts = [((z / scale).astype(jnp.float32), 30, 300), (z / scale, 100, 1000)]
+        attempts = [((examples / scale).astype(jnp.float32), 30, 300), (examples / scale, 100, 1000)]
         b = jnp.log(onehot.mean(1))
         b -= b.mean()
         w = jnp.zeros((n_classes, z.shape[1]))
@@ -77,44 +93,50 @@ def path(z, y, n_classes: int, grid, progress: bool = False) -> list[tuple[np.nd
             if past:
                 w, b = _extrapolate(*_history(past, c), onehot, penalty)
             while True:
-                found = _solve(z, *attempts[0], scale, onehot, penalty, w, b)
-                w, b = found.w, found.b
-                if found.done or len(attempts) == 1:
+                fit = _solve(examples, *attempts[0], scale, onehot, penalty, w, b)
+                w, b = fit.w, fit.b
+                if fit.done or len(attempts) == 1:
                     break
                 attempts.pop(0)
-            if not found.done:
-                warnings.warn(
-                    f"linear fit with c={c:.3g} stopped at a gradient norm of {found.norm:.2g} (wanted "
-                    f"{GRADIENT_NORM}) and {found.gap:.2g} above the minimum {found.value:.6g}, by estimate; scale "
-                    "the features or lower c",
-                    stacklevel=2,
-                )
-            past = [*past[1 - _PAST :], (np.log(c), w, b, found.scores)]
+            if not fit.done:
+                _warn_unfinished(c, fit)
+            past = [*past[1 - _PAST :], _Solved(float(np.log(c)), w, b, fit.scores)]
             solutions.append((np.asarray(w).T, np.asarray(b)))
     return solutions
 
 
-def _history(past, c: float):
+def _warn_unfinished(c: float, fit: _Fit) -> None:
+    warnings.warn(
+        f"linear fit with c={c:.3g} stopped at a gradient norm of {fit.norm:.2g} (wanted {GRADIENT_NORM}) and "
+        f"{fit.gap:.2g} above the minimum {fit.value:.6g}, by estimate; scale the features or lower c",
+        stacklevel=3,
+    )
+
+
+def _history(past: Sequence[_Solved], c: float) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Up to four solutions, the earliest first and repeated to make four, and the extrapolations to c: rows of factors.
 
     Row m takes the polynomial in log c of degree m through the last m + 1 solutions (Lagrange's form).
     """
-    at = [p[0] for p in past]
+    at = [solved.log_c for solved in past]
     factors = np.zeros((_PAST, _PAST))
     for degree in range(_PAST):
         nodes = at[-degree - 1 :]
         for i, t in enumerate(nodes):
             others = [u for u in nodes if u != t]
             factors[degree, _PAST - len(nodes) + i] = np.prod([(np.log(c) - u) / (t - u) for u in others])
-    padded = [past[0]] * (_PAST - len(past)) + past
-    return (*(jnp.stack([p[i] for p in padded]) for i in (1, 2, 3)), jnp.asarray(factors))
+    padded = [past[0]] * (_PAST - len(past)) + list(past)
+    w, b, scores = (jnp.stack(values) for values in list(zip(*padded, strict=True))[1:])
+    return w, b, scores, jnp.asarray(factors)
 
 
 @jax.jit
-def _extrapolate(w, b, scores, factors, onehot, penalty):
+def _extrapolate(
+    w: jax.Array, b: jax.Array, scores: jax.Array, factors: jax.Array, onehot: jax.Array, penalty: float
+) -> Parameters:
     """The combination of solutions [m, K, ...] of lowest J among those that the rows of `factors` [., m] describe."""
 
-    def combine(values):
+    def combine(values: jax.Array) -> jax.Array:
         return jnp.tensordot(factors, values, 1, precision=jax.lax.Precision.HIGHEST)
 
     w, b, scores = combine(w), combine(b), combine(scores)
@@ -123,7 +145,7 @@ def _extrapolate(w, b, scores, factors, onehot, penalty):
     return w[best], b[best]
 
 
-def _losses(scores, onehot):
+def _losses(scores: jax.Array, onehot: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean cross-entropy, probabilities of the wrong classes [K, N] (0 at the right one), the right one's [1, N]."""
     margins = scores - (scores * onehot).sum(0)
     top = margins.max(0, keepdims=True)  # at least 0, the right class's own
@@ -133,11 +155,18 @@ def _losses(scores, onehot):
     return (top + jnp.log1p(rest + jnp.expm1(-top))).mean(), e / total, right / total
 
 
-def _inner(a, b):
+def _inner(a: Parameters, b: Parameters) -> jax.Array:
     return (a[0] * b[0]).sum() + (a[1] * b[1]).sum()
 
 
-def _hessian(v, z, onehot, wrong, right, penalty):
+def _hessian(
+    v: Parameters,
+    z: jax.Array,
+    onehot: jax.Array,
+    wrong: jax.Array,
+    right: jax.Array,
+    penalty: float | jax.Array,
+) -> tuple[Parameters, jax.Array]:
     """H v for v = (weights [K, r], bias [K]), with z v beside it; all of one type."""
     s = _dot(v[0], z.T) + v[1][:, None]
     t = s - (s * onehot).sum(0)
@@ -146,7 +175,44 @@ def _hessian(v, z, onehot, wrong, right, penalty):
     return (_dot(t, z) + penalty * v[0], t.sum(1)), s
 
 
-def _newton_step(z, fast, scale, onehot, penalty, w, scores, cg_steps):
+def _conjugate_gradients(
+    product: Callable[[Parameters], Parameters], r: Parameters, diagonal: Parameters, max_steps: int
+) -> Parameters:
+    """x with H x = r nearly, `product` giving H v, preconditioned by H's diagonal."""
+
+    def precondition(r: Parameters) -> Parameters:
+        return r[0] / diagonal[0], r[1] / diagonal[1]
+
+    def more(state: tuple) -> jax.Array:
+        i, _, _, _, rho = state
+        return (i < max_steps) & (rho > _RESIDUAL)
+
+    def step(state: tuple) -> tuple:
+        i, x, r, v, rho = state
+        h = product(v)
+        a = rho / _inner(v, h)
+        x = jax.tree.map(lambda x, v: x + a * v, x, v)
+        r = jax.tree.map(lambda r, h: r - a * h, r, h)
+        m = precondition(r)
+        new = _inner(r, m)
+        v = jax.tree.map(lambda m, v: m + new / rho * v, m, v)
+        return i + 1, x, r, v, new
+
+    m = precondition(r)
+    start = (0, jax.tree.map(jnp.zeros_like, r), r, m, _inner(r, m))
+    return jax.lax.while_loop(more, step, start)[1]
+
+
+def _newton_step(
+    z: jax.Array,
+    fast: jax.Array,
+    scale: jax.Array,
+    onehot: jax.Array,
+    penalty: jax.Array,
+    w: jax.Array,
+    scores: jax.Array,
+    cg_steps: int,
+) -> tuple[Parameters, Parameters, jax.Array, jax.Array]:
     """The gradient g, p with H p = -g nearly, the scores' change z p, and |H p + g|^2 relative to |g|^2.
 
     Inside, weights are multiplied by `scale` as `fast` was divided by it, and g by a factor: float32's range is short.
@@ -155,14 +221,15 @@ def _newton_step(z, fast, scale, onehot, penalty, w, scores, cg_steps):
     _, wrong, right = _losses(scores, onehot)
     off = wrong - onehot * wrong.sum(0)
     g = _dot(off, z) / n + penalty * w, off.sum(1) / n
+    # H's diagonal: an example's part is p (1 - p) z^2 for a wrong class, and p times all wrong ones for its own.
     spread = wrong * (1 - wrong) + onehot * right * wrong.sum(0)
-    penalty_ = penalty / scale**2
+    scaled_penalty = penalty / scale**2
     diagonal = (
-        _dot(spread.astype(kind), fast * fast) / n + penalty_,
+        _dot(spread.astype(kind), fast * fast) / n + scaled_penalty,
         spread.mean(1) + 1e-14,  # a class of no spread left would divide by zero
     )
 
-    def precondition(r):
+    def precondition(r: Parameters) -> Parameters:
         return r[0] / diagonal[0], r[1] / diagonal[1]
 
     r = (-g[0] / scale, -g[1])
@@ -171,26 +238,8 @@ def _newton_step(z, fast, scale, onehot, penalty, w, scores, cg_steps):
     r, d, o, q, p = jax.tree.map(
         lambda v: v.astype(kind), ((factor * r[0], factor * r[1]), diagonal, onehot, wrong, right)
     )
-    small_penalty = penalty_.astype(kind)
-
-    def more(state):
-        i, _, _, _, rho = state
-        return (i < cg_steps) & (rho > _RESIDUAL)
-
-    def step(state):
-        i, x, r, v, rho = state
-        h, _ = _hessian(v, fast, o, q, p, small_penalty)
-        a = rho / _inner(v, h)
-        x = jax.tree.map(lambda x, v: x + a * v, x, v)
-        r = jax.tree.map(lambda r, h: r - a * h, r, h)
-        m = r[0] / d[0], r[1] / d[1]
-        new = _inner(r, m)
-        v = jax.tree.map(lambda m, v: m + new / rho * v, m, v)
-        return i + 1, x, r, v, new
-
-    m = r[0] / d[0], r[1] / d[1]
-    start = (0, jax.tree.map(jnp.zeros_like, r), r, m, _inner(r, m))
-    _, x, *_ = jax.lax.while_loop(more, step, start)
+    small_penalty = scaled_penalty.astype(kind)
+    x = _conjugate_gradients(lambda v: _hessian(v, fast, o, q, p, small_penalty)[0], r, d, cg_steps)
     x = x[0].astype(z.dtype) / (scale * factor), x[1].astype(z.dtype) / factor
     h, change = _hessian(x, z, onehot, wrong, right, penalty)
     left = ((h[0] + g[0]) / scale, h[1] + g[1])
@@ -198,17 +247,27 @@ def _newton_step(z, fast, scale, onehot, penalty, w, scores, cg_steps):
 
 
 @jax.jit
-def _solve(z, fast, newton_steps, cg_steps, scale, onehot, penalty, w, b) -> _Fit:
+def _solve(
+    z: jax.Array,
+    fast: jax.Array,
+    newton_steps: int,
+    cg_steps: int,
+    scale: jax.Array,
+    onehot: jax.Array,
+    penalty: jax.Array,
+    w: jax.Array,
+    b: jax.Array,
+) -> _Fit:
     """Newton's method from (w, b), until converged, stuck, or a step cannot be solved."""
 
-    def value_at(scores, w):
+    def value_at(scores: jax.Array, w: jax.Array) -> jax.Array:
         return _losses(scores, onehot)[0] + penalty / 2 * (w * w).sum()
 
-    def go_on(state):
+    def go_on(state: tuple) -> jax.Array:
         i, fit, stuck = state
         return (i < newton_steps) & ~fit.done & ~stuck
 
-    def advance(state):
+    def advance(state: tuple) -> tuple:
         i, (w, b, scores, _, _, value, _), _ = state
         g, p, change, residual = _newton_step(z, fast, scale, onehot, penalty, w, scores, cg_steps)
         decrease = -_inner(g, p)
@@ -217,11 +276,11 @@ def _solve(z, fast, newton_steps, cg_steps, scale, onehot, penalty, w, b) -> _Fi
         sound = (residual <= _SOUND) | (fast.dtype == z.dtype)
         done = sound & (norm <= GRADIENT_NORM) & (decrease / 2 <= DECREMENT * value)
 
-        def too_long(state):
+        def too_long(state: tuple) -> jax.Array:
             size, new = state
             return ~(new <= value - 1e-4 * size * decrease) & (size > 1e-6)
 
-        def shorten(state):
+        def shorten(state: tuple) -> tuple:
             size, _ = state
             return size / 2, value_at(scores + size / 2 * change, w + size / 2 * p[0])
 
@@ -233,5 +292,14 @@ def _solve(z, fast, newton_steps, cg_steps, scale, onehot, penalty, w, b) -> _Fi
         return i + 1, fit, ~done & ~(better & sound)
 
     scores = _dot(w, z.T) + b[:, None]
-    start = _Fit(w, b, scores, jnp.inf, jnp.inf, value_at(scores, w), False)
+    infinite = jnp.asarray(jnp.inf)
+    start = _Fit(
+        w=w,
+        b=b,
+        scores=scores,
+        norm=infinite,
+        gap=infinite,
+        value=value_at(scores, w),
+        done=jnp.asarray(False),
+    )
     return jax.lax.while_loop(go_on, advance, (0, start, False))[1]

@@ -87,6 +87,10 @@ def leave_one_out(
       ValueError: NaN or infinite features, fewer than two examples, fewer than k others to choose from,
         shapes or types that do not fit, an unknown metric or vote.
       MemoryError: the copy of the features would not fit.
+
+    >>> features = [[0.0, 0.1], [0.1, 0.0], [1.0, 0.9], [0.9, 1.0]]
+    >>> leave_one_out(features, [0, 0, 1, 1]).accuracy
+    1.0
     """
     x = check_features(features)
     y = check_labels(labels, len(x))
@@ -156,6 +160,10 @@ def classify(
 
     Raises:
       ValueError, MemoryError: as `leave_one_out`; also features of another width than the training features.
+
+    >>> features = [[0.0, 0.1], [0.1, 0.0], [1.0, 0.9], [0.9, 1.0]]
+    >>> classify(features, [0, 0, 1, 1], [[0.2, 0.1]]).predictions
+    array([0])
     """
     train_x = check_features(train_features, "train_features")
     train_y = check_labels(train_labels, len(train_x), "train_labels")

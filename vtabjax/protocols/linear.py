@@ -79,6 +79,10 @@ def fit(features: ArrayLike, labels: ArrayLike, *, c: float) -> LinearModel:
     Raises:
       ValueError: features or labels do not fit (NaN: the rows are named), one class only, or c is not positive.
       MemoryError: its float64 copies would not fit.
+
+    >>> features = [[0.0, 0.1], [0.1, 0.0], [1.0, 0.9], [0.9, 1.0]]
+    >>> fit(features, [0, 0, 1, 1], c=1.0).weights.shape
+    (2, 2)
     """
     x, y = _examples((features, labels), "")
     _check_memory(*x.shape)
@@ -94,6 +98,10 @@ def predict(model: LinearModel, features: ArrayLike) -> np.ndarray:
 
     Raises:
       ValueError: features do not fit the model.
+
+    >>> features = [[0.0, 0.1], [0.1, 0.0], [1.0, 0.9], [0.9, 1.0]]
+    >>> predict(fit(features, [0, 0, 1, 1], c=1.0), [[0.2, 0.1]])
+    array([0])
     """
     x = check_features(features)
     if x.shape[1] != len(model.weights):
@@ -116,6 +124,11 @@ def evaluate(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLik
       ValueError: as `fit`, for each of the three; widths that differ; an empty grid or one with values that are not
         positive.
       MemoryError: as `fit`.
+
+    >>> train = [[0.0], [0.1], [0.9], [1.0]], [0, 0, 1, 1]
+    >>> val, test = ([[0.2], [0.8]], [0, 1]), ([[0.3], [0.7]], [0, 1])
+    >>> evaluate(train, val, test, c_grid=[0.1, 1.0]).test_accuracy
+    1.0
     """
 
     def path(z: np.ndarray, y: np.ndarray, n_classes: int, grid: np.ndarray) -> list[Solution]:
@@ -137,6 +150,11 @@ def ridge(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLike =
 
     Raises:
       ValueError, MemoryError: as `evaluate`.
+
+    >>> train = [[0.0], [0.1], [0.9], [1.0]], [0, 0, 1, 1]
+    >>> val, test = ([[0.2], [0.8]], [0, 1]), ([[0.3], [0.7]], [0, 1])
+    >>> ridge(train, val, test, c_grid=[0.1, 1.0]).test_accuracy
+    1.0
     """
 
     def path(z: np.ndarray, y: np.ndarray, n_classes: int, grid: np.ndarray) -> list[Solution]:
@@ -150,7 +168,13 @@ def ridge(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLike =
 
 
 def objective(model: LinearModel, features: ArrayLike, labels: ArrayLike, *, c: float) -> float:
-    """J of a model on examples [N, D] with labels [N]; ValueError for labels that are not among its classes."""
+    """J of a model on examples [N, D] with labels [N]; ValueError for labels that are not among its classes.
+
+    >>> features = [[0.0, 0.1], [0.1, 0.0], [1.0, 0.9], [0.9, 1.0]]
+    >>> model = fit(features, [0, 0, 1, 1], c=1.0)
+    >>> round(objective(model, features, [0, 0, 1, 1], c=1.0), 3)
+    0.466
+    """
     x, y = _examples((features, labels), "")
     column = np.searchsorted(model.classes, y)
     if (model.classes[np.minimum(column, len(model.classes) - 1)] != y).any():
@@ -192,14 +216,14 @@ def _choose(
     predictions = classes[(rotation.apply(xt) @ w + b).argmax(1)]
     correct = predictions == yt
     return LinearResult(
-        float(grid[best]),
-        float(accuracies[best]),
-        float(correct.mean()),
-        len(grid) > 1 and best in (0, len(grid) - 1),
-        predictions,
-        correct,
-        grid,
-        accuracies,
+        best_c=float(grid[best]),
+        val_accuracy=float(accuracies[best]),
+        test_accuracy=float(correct.mean()),
+        at_grid_end=len(grid) > 1 and best in (0, len(grid) - 1),
+        predictions=predictions,
+        correct=correct,
+        c_grid=grid,
+        val_accuracies=accuracies,
     )
 
 

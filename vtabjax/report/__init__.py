@@ -12,7 +12,7 @@ from vtabjax import files, options, specs, tables
 from vtabjax.options import UsageError
 
 if TYPE_CHECKING:
-    from vtabjax.report.boards import Gathered
+    from vtabjax.report.boards import ReportData
 
 
 def run(config: Any, workdir: str | os.PathLike) -> int:
@@ -66,7 +66,7 @@ def _reason(e: OSError) -> str:
     return where + (e.strerror or str(e))
 
 
-def _said(found: Gathered, page: Path, workdir: Path) -> str:
+def _said(found: ReportData, page: Path, workdir: Path) -> str:
     own = {m.label for b in found.boards for m in b.models if not m.published}
     if not found.records and not found.errors:
         return (
@@ -78,14 +78,14 @@ def _said(found: Gathered, page: Path, workdir: Path) -> str:
     return ", ".join([*counts, *([f"{left_out} files left out"] * bool(left_out))]) + f": {page}"
 
 
-def _write_all(found: Gathered, own: options.ReportOptions, workdir: Path, folder: Path) -> None:
+def _write_all(found: ReportData, own: options.ReportOptions, workdir: Path, folder: Path) -> None:
     from vtabjax.report import analysis, page, proxies, sheets
 
     draws = analysis.Options(own.resamples, own.seed, own.tie_margin / 100, own.example_rounds, own.reference)
     analyses = [analysis.analyse(board, draws) for board in found.boards]
-    judged = proxies.judge(found, draws)
-    by_board = {a.board.key: sheets.board_sheets(a) for a in analyses}
-    trusted = sheets.trust_sheets(judged)
+    judged = proxies.compare_proxies(found, draws)
+    by_board = {a.board.key: sheets.board_tables(a) for a in analyses}
+    trusted = sheets.proxy_tables(judged)
     for sheet in [s for found_ in by_board.values() for s in found_.values()] + trusted:
         _write(sheet, folder / "tables")
     figures: Sequence[str] = ()

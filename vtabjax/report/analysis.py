@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -173,41 +174,85 @@ class Analysis:
 
 def analyse(board: Board, options: Options) -> Analysis:
     """Everything about a board of accuracies."""
-    v = board.values
-    complete = ~np.isnan(v).any(1)
-    mean = np.where(complete, np.nan_to_num(v).mean(1), np.nan)
+    values = board.values
+    complete = ~np.isnan(values).any(1)
+    mean = np.where(complete, np.nan_to_num(values).mean(1), np.nan)
+    groups = _groups(board)
+    group_means = {name: values[:, columns].mean(1) for name, columns in groups.items()}
+    low, high = resampling.wilson(values, np.where(board.n_examples > 0, board.n_examples, np.nan))
+    ranks = ranking.ranks(values)
+    strengths, no_strengths = _strengths(board, options)
+    # Models that lack tasks come last, by their strength on those they have.
+    behind = strengths.fit.scores if strengths else np.nan_to_num(ranks, nan=1e9).mean(1) * -1
+    order = sorted(
+        range(len(values)), key=lambda i: (not complete[i], -mean[i] if complete[i] else -behind[i], i)
+    )
+    differences, no_differences = _differences(board, complete, order, options)
+    return Analysis(
+        board=board,
+        low=low,
+        high=high,
+        complete=complete,
+        mean=mean,
+        groups=groups,
+        group_means=group_means,
+        mean_of_groups=np.mean(list(group_means.values()), axis=0) if len(groups) == 3 else None,
+        ranks=ranks,
+        mean_rank=np.where(complete, np.nan_to_num(ranks).mean(1), np.nan),
+        top5=ranking.top_counts(values, 5),
+        order=order,
+        strengths=strengths,
+        no_strengths=no_strengths,
+        differences=differences,
+        no_differences=no_differences,
+        levels=_levels(board, groups),
+    )
+
+
+def _groups(board: Board) -> dict[str, list[int]]:
+    """VTAB's groups -> their columns, where all of the group's tasks are there."""
     groups = {}
     for group in ("Natural", "Specialized", "Structured"):
-        members = [t for t in tasks.VTAB if tasks.get(t).group == group]
+        members = [task for task in tasks.VTAB if tasks.get(task).group == group]
         if set(members) <= set(board.tasks):
-            groups[group] = [board.tasks.index(t) for t in members]
-    group_means = {name: v[:, columns].mean(1) for name, columns in groups.items()}
-    known = np.where(board.n > 0, board.n, np.nan)
-    low, high = resampling.wilson(v, known)
-    ranks = ranking.ranks(v)
-    strengths, why = _strengths(board, options)
-    behind = strengths.fit.scores if strengths else np.nan_to_num(ranks, nan=1e9).mean(1) * -1
-    order = sorted(range(len(v)), key=lambda i: (not complete[i], -mean[i] if complete[i] else -behind[i], i))
-    differences, why_not = _differences(board, complete, order, options)
-    return Analysis(
-        board,
-        low,
-        high,
-        complete,
-        mean,
-        groups,
-        group_means,
-        np.mean(list(group_means.values()), axis=0) if len(groups) == 3 else None,
-        ranks,
-        np.where(complete, np.nan_to_num(ranks).mean(1), np.nan),
-        ranking.top_counts(v, 5),
-        order,
-        strengths,
-        why,
-        differences,
-        why_not,
-        _levels(board, groups),
+            groups[group] = [board.tasks.index(task) for task in members]
+    return groups
+
+
+class _Rounds(NamedTuple):
+    """What EPP is fitted to: scores [M, R], the task of each round [R], and what a round is."""
+
+    scores: np.ndarray
+    clusters: np.ndarray
+    kind: str
+
+
+def _rounds(board: Board, options: Options) -> _Rounds | None:
+    """The matches of a board; None where resamples of examples are wanted and there are none per example."""
+    m, t = board.values.shape
+    if not options.example_rounds:
+        return _Rounds(board.values, np.arange(t), "task")
+    if not _same_examples(board, range(m)):
+        return None
+    correct = [np.array([board.correct[i, j] for i in range(m)]) for j in range(t)]
+    scores, clusters = resampling.example_rounds(
+        correct, n_resamples=options.example_rounds, seed=options.seed
     )
+    return _Rounds(scores, clusters, "resample of a task's examples")
+
+
+def _fits(rounds: _Rounds, options: Options) -> tuple[ranking.Epp, ranking.Epp | None]:
+    """The fit that is shown, and the one within components where that is a penalised one."""
+
+    def fit(ridge: float | None) -> ranking.Epp:
+        return ranking.epp(
+            rounds.scores, tie_margin=options.tie_margin, clusters=rounds.clusters, ridge=ridge
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what it says is in the report
+        unpenalised = fit(None)
+    return (unpenalised, None) if unpenalised.finite else (fit(RIDGE), unpenalised)
 
 
 def _levels(board: Board, groups: dict[str, list[int]]) -> list[Level]:
@@ -222,72 +267,59 @@ def _levels(board: Board, groups: dict[str, list[int]]) -> list[Level]:
 
 
 def _strengths(board: Board, options: Options) -> tuple[Strengths | None, str]:
+    """EPP of a board; None and why where there is none."""
     m, t = board.values.shape
     if m < 2:
         return None, "a ranking needs two models or more"
-    scores, clusters, rounds = board.values, np.arange(t), "task"
-    if options.example_rounds:
-        if not _same_examples(board, range(m)):
-            return None, "rounds of resampled examples need per-example results of every model on every task"
-        correct = [np.array([board.correct[i, j] for i in range(m)]) for j in range(t)]
-        scores, clusters = resampling.example_rounds(
-            correct, n_resamples=options.example_rounds, seed=options.seed
-        )
-        rounds = "resample of a task's examples"
-    given = {"tie_margin": options.tie_margin, "clusters": clusters}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what it says is in the report
-        fit = ranking.epp(scores, **given)
-    within = None
-    if not fit.finite:
-        within, fit = fit, ranking.epp(scores, ridge=RIDGE, **given)
+    rounds = _rounds(board, options)
+    if rounds is None:
+        return None, "rounds of resampled examples need per-example results of every model on every task"
+    fit, within = _fits(rounds, options)
     if not fit.wins.any():
         return None, "no two models ran the same task"
-    reference = next((i for i, x in enumerate(board.models) if options.reference in (x.spec, x.label)), None)
-    shown, errors = fit.scores, fit.standard_errors
-    if reference is not None:
-        shown, errors = ranking.relative_to(fit, reference)
-    half = ranking.quantile(fit.n_clusters) * errors
-    boot = resampling.bootstrap(
-        scores,
+    resampled = resampling.bootstrap(
+        rounds.scores,
         n_resamples=options.resamples,
         seed=options.seed,
         ridge=RIDGE if within is not None else None,
-        **given,
+        tie_margin=options.tie_margin,
+        clusters=rounds.clusters,
     )
-    shifted = boot.scores if reference is None else boot.scores - boot.scores[:, [reference]]
-    boot_low, boot_high = resampling.interval(shifted) if t > 1 else (np.full(m, np.nan),) * 2
-    rank_low, rank_high = resampling.interval(ranking.ranks(boot.scores.T, method="min").T)
+    samples, scores, errors = resampled.scores, fit.scores, fit.standard_errors
+    reference = next((i for i, x in enumerate(board.models) if options.reference in (x.spec, x.label)), None)
+    if reference is not None:
+        scores, errors = ranking.relative_to(fit, reference)
+        samples = samples - samples[:, [reference]]
+    half = ranking.t_multiplier(fit.n_clusters) * errors
+    unknown = np.full(m, np.nan), np.full(m, np.nan)  # one task has no resamples but itself
+    boot_low, boot_high = resampling.interval(samples) if t > 1 else unknown
+    sample_ranks = ranking.ranks(resampled.scores.T, method="min").T
+    rank_low, rank_high = resampling.interval(sample_ranks) if t > 1 else unknown
     lost = fit.wins.sum(0)
     return Strengths(
-        fit,
-        within,
-        shown,
-        shown - half,
-        shown + half,
-        boot_low,
-        boot_high,
-        rank_low if t > 1 else np.full(m, np.nan),
-        rank_high if t > 1 else np.full(m, np.nan),
-        resampling.first_share(boot.scores),
-        boot.n_penalised,
-        [i for i in range(m) if lost[i] == 0 and fit.wins[i].any()],
-        ranking.goodness_of_fit(fit),
-        ranking.win_probabilities(fit),
-        reference,
-        rounds,
+        fit=fit,
+        within=within,
+        scores=scores,
+        low=scores - half,
+        high=scores + half,
+        boot_low=boot_low,
+        boot_high=boot_high,
+        rank_low=rank_low,
+        rank_high=rank_high,
+        best=resampling.first_share(resampled.scores),
+        n_penalised=resampled.n_penalised,
+        unbeaten=[i for i in range(m) if lost[i] == 0 and fit.wins[i].any()],
+        goodness=ranking.goodness_of_fit(fit),
+        wins=ranking.win_probabilities(fit),
+        reference=reference,
+        rounds=rounds.kind,
     ), ""
 
 
 def _same_examples(board: Board, rows: Sequence[int]) -> bool:
     """Whether the rows have correctness on every task, about the same examples."""
-    for j in range(len(board.tasks)):
-        if (
-            len({board.examples.get((i, j)) for i in rows}) != 1
-            or (next(iter(rows)), j) not in board.examples
-        ):
-            return False
-    return True
+    fingerprints = [{board.examples.get((i, j)) for i in rows} for j in range(len(board.tasks))]
+    return all(len(different) == 1 and None not in different for different in fingerprints)
 
 
 def _differences(
@@ -304,15 +336,28 @@ def _differences(
     correct = [np.array([board.correct[i, j] for i in rows]) for j in range(len(board.tasks))]
     means = resampling.paired_means(correct, n_resamples=options.resamples, seed=options.seed)
     low, high = resampling.interval(means[:, :1] - means)
-    seen = np.mean([c.mean(1) for c in correct], axis=0)
-    return Differences(leader, rows, seen[0] - seen, low, high), ""
+    accuracy = np.mean([c.mean(1) for c in correct], axis=0)
+    return Differences(leader=leader, rows=rows, difference=accuracy[0] - accuracy, low=low, high=high), ""
+
+
+def costs(board: Board) -> dict[str, np.ndarray]:
+    """What each model costs, [M] each, NaN where unknown: "parameters", and "images/s", of which more is cheaper."""
+    return {
+        "parameters": np.array([np.nan if m.parameters is None else m.parameters for m in board.models]),
+        "images/s": np.array([m.images_per_second or np.nan for m in board.models]),
+    }
+
+
+def front(unit: str, cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """`pareto` of one of the `costs`."""
+    return pareto(-cost if unit == "images/s" else cost, gain)
 
 
 def pareto(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """Which points no other one beats in both (lower cost, higher gain), bool [N]; False where either is NaN."""
-    front = np.zeros(len(cost), bool)
+    unbeaten = np.zeros(len(cost), bool)
     best = -np.inf
     for i in np.lexsort((-gain, cost)):  # NaN come last
         if np.isfinite(cost[i]) and np.isfinite(gain[i]) and gain[i] > best:
-            front[i], best = True, gain[i]
-    return front
+            unbeaten[i], best = True, gain[i]
+    return unbeaten

@@ -58,6 +58,11 @@ class Model:
         """Whether others made its numbers."""
         return bool(self.source)
 
+    @property
+    def display_name(self) -> str:
+        """Its name in tables and sentences, marked where others made its numbers."""
+        return f"{self.label} (published)" if self.published else self.label
+
 
 @dataclasses.dataclass(frozen=True)
 class Board:
@@ -72,12 +77,13 @@ class Board:
       models: the rows, [M].
       tasks: the columns, [T].
       values: [M, T]; NaN where there is none.
-      n: examples behind each value, [M, T]; 0 where unknown.
+      n_examples: behind each value, [M, T]; 0 where unknown.
       files: the result's file, relative to the workdir, [M][T]; "" where there is none.
-      correct: (row, column) -> bool [n].
+      correct: (row, column) -> bool [N].
       examples: (row, column) -> a fingerprint of the examples behind `correct`.
       seconds: stage -> [M, T].
       chosen: (row, column) -> what the protocol chose there.
+      beside_published: whether rows of others stand beside ours, for comparison.
     """
 
     key: str
@@ -88,12 +94,13 @@ class Board:
     models: Sequence[Model]
     tasks: Sequence[str]
     values: np.ndarray
-    n: np.ndarray
+    n_examples: np.ndarray
     files: Sequence[Sequence[str]]
     correct: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
     examples: Mapping[tuple[int, int], str] = dataclasses.field(default_factory=dict)
     seconds: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     chosen: Mapping[tuple[int, int], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    beside_published: bool = False
 
     @property
     def published(self) -> bool:
@@ -107,7 +114,7 @@ class Board:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gathered:
+class ReportData:
     """Everything the report is made of.
 
     Attributes:
@@ -125,8 +132,8 @@ class Gathered:
     errors: list[tuple[str, Mapping[str, Any]]]
     notices: list[str]
     records: int
-    versions: Mapping[str, collections.Counter]
-    devices: collections.Counter
+    versions: Mapping[str, collections.Counter[str]]
+    devices: collections.Counter[str]
 
 
 def family(architecture: str) -> str:

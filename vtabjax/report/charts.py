@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from vtabjax.report.analysis import Analysis, pareto
-from vtabjax.report.proxies import Judged
-from vtabjax.report.sheet import name_of
+from vtabjax.report.analysis import Analysis, Strengths, costs, front
+from vtabjax.report.boards import Board
+from vtabjax.report.proxies import ProxyComparison
 
 # Placeholder -> CSS variable.
 COLOURS = {
@@ -47,21 +47,15 @@ def board_charts(a: Analysis) -> dict[str, dict[str, Any]]:
     """Charts of one board: name -> {"figure", "label"}; `label` is what a screen reader says."""
     out = {}
     if a.strengths:
-        out["epp"] = _epp(a)
+        out["epp"] = _epp(a.board, a.strengths)
         if len(a.board.models) > 1:
-            out["wins"] = _wins(a)
+            out["wins"] = _wins(a.board, a.strengths)
     out["top5"] = _top5(a)
-    for name in ("speed", "size"):
-        chart = _cost(a, name)
-        if chart:
-            out[name] = chart
-    chart = _methods(a)
-    if chart:
-        out["methods"] = chart
-    return out
+    possible = {"speed": _cost(a, "images/s"), "size": _cost(a, "parameters"), "methods": _methods(a)}
+    return out | {name: chart for name, chart in possible.items() if chart is not None}
 
 
-def _layout(height: int, **rest) -> dict[str, Any]:
+def _layout(height: int, **changes: Any) -> dict[str, Any]:
     axis = {
         "gridcolor": _NAMED["line"],
         "zerolinecolor": _NAMED["muted"],
@@ -69,7 +63,7 @@ def _layout(height: int, **rest) -> dict[str, Any]:
         "automargin": True,
         "fixedrange": True,
     }
-    layout = {
+    layout: dict[str, Any] = {
         "template": "none",
         "height": height,
         "margin": {"l": 8, "r": 12, "t": 8, "b": 40},
@@ -85,7 +79,7 @@ def _layout(height: int, **rest) -> dict[str, Any]:
         "xaxis": dict(axis),
         "yaxis": dict(axis),
     }
-    for name, value in rest.items():
+    for name, value in changes.items():
         layout[name] = {**layout[name], **value} if isinstance(layout.get(name), dict) else value
     return layout
 
@@ -105,10 +99,9 @@ def _made(data: list, layout: dict[str, Any], label: str) -> dict[str, Any]:
     return {"figure": json.loads(go.Figure(data, layout).to_json()), "label": label}
 
 
-def _epp(a: Analysis) -> dict[str, Any]:
-    s, b = a.strengths, a.board
+def _epp(b: Board, s: Strengths) -> dict[str, Any]:
     order = s.strongest[:MOST]
-    names = [name_of(b.models[i]) for i in order]
+    names = [b.models[i].display_name for i in order]
     half = np.nan_to_num((s.high - s.low)[order] / 2)
     dots = go.Scatter(
         x=s.scores[order],
@@ -133,10 +126,9 @@ def _epp(a: Analysis) -> dict[str, Any]:
     )
 
 
-def _wins(a: Analysis) -> dict[str, Any]:
-    s, b = a.strengths, a.board
+def _wins(b: Board, s: Strengths) -> dict[str, Any]:
     order = s.strongest[:20]
-    names = [name_of(b.models[i]) for i in order]
+    names = [b.models[i].display_name for i in order]
     p, low, high = (m[np.ix_(order, order)] for m in s.wins)
     heat = go.Heatmap(
         z=np.where(np.eye(len(order)), np.nan, p),
@@ -168,7 +160,7 @@ def _wins(a: Analysis) -> dict[str, Any]:
 def _top5(a: Analysis) -> dict[str, Any]:
     b = a.board
     order = a.by_top5[:20]
-    names = [name_of(b.models[i]) for i in order]
+    names = [b.models[i].display_name for i in order]
     bars = go.Bar(
         x=a.top5[order],
         y=list(range(len(order))),
@@ -194,63 +186,66 @@ def _top5(a: Analysis) -> dict[str, Any]:
     )
 
 
-def _cost(a: Analysis, name: str) -> dict[str, Any] | None:
-    b = a.board
-    of = (lambda m: m.images_per_second) if name == "speed" else (lambda m: m.parameters)
-    cost = np.array([np.nan if of(m) is None else of(m) for m in b.models], float)
+def _cost(a: Analysis, unit: str) -> dict[str, Any] | None:
+    """Mean accuracy against one of the `costs`; None with fewer than two models to show."""
+    cost = costs(a.board)[unit]
     # A model without parameters (the pixels) may be on the front, but has no place on a logarithmic axis.
-    shown = np.flatnonzero((cost > 0) & np.isfinite(a.mean))
+    shown = np.flatnonzero((cost > 0) & np.isfinite(a.mean)).tolist()
     if len(shown) < 2:
         return None
-    front = np.flatnonzero(pareto(-cost if name == "speed" else cost, a.mean))
-    front = front[np.argsort(cost[front])]
-    front = front[cost[front] > 0]
-    # Ticks at 1, 2 and 5; within less than a decade there may be none of those.
-    wide = cost[shown].max() > 10 * cost[shown].min()
-    unit = "images/s" if name == "speed" else "parameters"
+    best = np.flatnonzero(front(unit, cost, a.mean))
+    best = best[np.argsort(cost[best])]
+    best = best[cost[best] > 0]
     line = go.Scatter(
-        x=cost[front],
-        y=100 * a.mean[front],
+        x=cost[best],
+        y=100 * a.mean[best],
         mode="lines",
         hoverinfo="skip",
         line={"color": _NAMED["muted"], "width": 1.5, "dash": "dot"},
+        showlegend=False,
     )
-    data: list[Any] = [line]
-    for k, method in enumerate(_methods_of(a)):
-        rows = [i for i in shown if b.models[i].method == method]
-        data.append(
-            go.Scatter(
-                x=cost[rows],
-                y=100 * a.mean[rows],
-                mode="markers",
-                name=method,
-                text=[name_of(b.models[i]) for i in rows],
-                marker={
-                    "color": _CATEGORIES[k % 7],
-                    "symbol": _SYMBOLS[k % 7],
-                    "size": [12 if i in front else 8 for i in rows],
-                },
-                hovertemplate=f"%{{text}}<br>%{{x:,.0f}} {unit}, %{{y:.1f}} %<extra></extra>",
-            )
-        )
+    # Ticks at 1, 2 and 5; within less than a decade there may be none of those.
+    ticks = {"dtick": "D2"} if cost[shown].max() > 10 * cost[shown].min() else {}
     layout = _layout(
         380,
-        xaxis={"type": "log", "tickformat": "~s", "title": {"text": unit}}
-        | ({"dtick": "D2"} if wide else {}),
+        xaxis={"type": "log", "tickformat": "~s", "title": {"text": unit}, **ticks},
         yaxis={"title": {"text": "mean accuracy, %"}},
         showlegend=True,
         legend={"orientation": "h", "y": 1.12},
         margin={"l": 8, "r": 12, "t": 30, "b": 40},
     )
-    data[0].showlegend = False
-    return _made(
-        data, layout, f"Mean accuracy against {unit}; a dotted line joins the models of the Pareto front."
-    )
+    label = f"Mean accuracy against {unit}; a dotted line joins the models of the Pareto front."
+    return _made([line, *_dots_by_method(a, cost, unit, shown, set(best.tolist()))], layout, label)
+
+
+def _dots_by_method(
+    a: Analysis, cost: np.ndarray, unit: str, shown: list[int], large: set[int]
+) -> list[go.Scatter]:
+    models = a.board.models
+    dots = []
+    for k, method in enumerate(_methods_of(a)):
+        rows = [i for i in shown if models[i].method == method]
+        dots.append(
+            go.Scatter(
+                x=cost[rows],
+                y=100 * a.mean[rows],
+                mode="markers",
+                name=method,
+                text=[models[i].display_name for i in rows],
+                marker={
+                    "color": _CATEGORIES[k % 7],
+                    "symbol": _SYMBOLS[k % 7],
+                    "size": [12 if i in large else 8 for i in rows],
+                },
+                hovertemplate=f"%{{text}}<br>%{{x:,.0f}} {unit}, %{{y:.1f}} %<extra></extra>",
+            )
+        )
+    return dots
 
 
 def _methods_of(a: Analysis) -> list[str]:
-    found = {m.method for m in a.board.models}
-    return [m for m in METHODS if m in found] + sorted(found - set(METHODS))
+    used = {m.method for m in a.board.models}
+    return [m for m in METHODS if m in used] + sorted(used - set(METHODS))
 
 
 def _methods(a: Analysis) -> dict[str, Any] | None:
@@ -263,15 +258,15 @@ def _methods(a: Analysis) -> dict[str, Any] | None:
     ]
     if len(methods) < 2:
         return None
-    data = []
+    dots = []
     for k, method in enumerate(methods):
         rows = [i for i in range(len(b.models)) if a.complete[i] and b.models[i].method == method]
-        data.append(
+        dots.append(
             go.Scatter(
                 x=100 * a.mean[rows],
                 y=[k] * len(rows),
                 mode="markers",
-                text=[name_of(b.models[i]) for i in rows],
+                text=[b.models[i].display_name for i in rows],
                 marker={"color": _CATEGORIES[k % 7], "symbol": _SYMBOLS[k % 7], "size": 9, "opacity": 0.8},
                 hovertemplate="%{text}<br>%{x:.1f} %<extra></extra>",
             )
@@ -279,12 +274,12 @@ def _methods(a: Analysis) -> dict[str, Any] | None:
     layout = _layout(
         len(methods) * 44 + 60, xaxis={"title": {"text": "mean accuracy, %"}}, yaxis=_rows_axis(methods)
     )
-    return _made(data, layout, "Mean accuracy of each model, by how it was trained.")
+    return _made(dots, layout, "Mean accuracy of each model, by how it was trained.")
 
 
-def trust_chart(judged: Judged) -> dict[str, Any] | None:
+def proxy_chart(comparison: ProxyComparison) -> dict[str, Any] | None:
     """Mean weighted Kendall of every proxy with its interval over models."""
-    shown, x, low, high = judged.weighted_kendall()
+    shown, x, low, high = comparison.weighted_kendall()
     if not shown:
         return None
     names = [p.title for p in shown]
@@ -322,11 +317,11 @@ def trust_chart(judged: Judged) -> dict[str, Any] | None:
     return _made([dots], layout, label + "the task. The table below has the numbers.")
 
 
-def scatter(judged: Judged) -> dict[str, Any] | None:
+def scatter(comparison: ProxyComparison) -> dict[str, Any] | None:
     """What the page needs to draw any proxy against fine-tuning on any task: values, and the empty figure."""
-    if not judged.proxies:
+    b = comparison.finetuned
+    if not comparison.proxies or b is None:
         return None
-    b = judged.board
     layout = _layout(380, xaxis={"title": {"text": ""}}, yaxis={"title": {"text": "fine-tuned accuracy, %"}})
     marker = {"color": _NAMED["accent"], "size": 9, "opacity": 0.85}
     return {
@@ -339,12 +334,14 @@ def scatter(judged: Judged) -> dict[str, Any] | None:
             {
                 "title": p.title,
                 "values": _nullable(p.values),
-                "tau": _nullable(p.trust.per_task["weighted_kendall"]),
+                "tau": _nullable(p.agreement.per_task["weighted_kendall"]),
             }
-            for p in judged.proxies
+            for p in comparison.proxies
         ],
     }
 
 
 def _nullable(values: np.ndarray) -> list:
-    return json.loads(json.dumps(np.where(np.isfinite(values), np.round(values, 5), None).tolist()))
+    rounded = np.round(values, 5).astype(object)
+    rounded[~np.isfinite(values)] = None
+    return rounded.tolist()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vtabjax import files
-from vtabjax.report.analysis import Analysis, pareto
-from vtabjax.report.proxies import Judged
-from vtabjax.report.sheet import name_of
+from vtabjax.report.analysis import Analysis, costs, front
+from vtabjax.report.proxies import ProxyComparison
 
 MOST = 50  # models in a figure with one row per model
 _ACCENT, _WARM, _MUTED = "#1f5fbf", "#b4540a", "#5a6675"
-_STYLE = {
+_STYLE: Any = {
     "font.size": 8,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -28,23 +28,24 @@ _STYLE = {
 }
 
 
-def write(analyses: Sequence[Analysis], judged: Judged, folder: Path) -> list[str]:
+def write(analyses: Sequence[Analysis], comparison: ProxyComparison, folder: Path) -> list[str]:
     """Writes every figure there are numbers for; returns their names."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    made = []
+    drawings: list[tuple[str, Callable[[Any], bool]]] = []
+    for a in analyses:
+        for name, draw in (("heat", _heat), ("epp", _epp), ("top5", _top5), ("cost", _cost)):
+            drawings.append((f"{a.board.key}-{name}", functools.partial(draw, a)))
+    drawings.append(("proxies", functools.partial(_proxies, comparison)))
+    drawings.append(("proxies-by-task", functools.partial(_scatter, comparison)))
+    written = []
     with matplotlib.rc_context(_STYLE):
-        for a in analyses:
-            for name, draw in (("heat", _heat), ("epp", _epp), ("top5", _top5), ("cost", _cost)):
-                figure = Figure()
-                if draw(a, figure):
-                    made.append(_save(figure, folder, f"{a.board.key}-{name}"))
-        for name, draw in (("proxies", _trust), ("proxies-by-task", _scatter)):
+        for name, draw_on in drawings:
             figure = Figure()
-            if draw(judged, figure):
-                made.append(_save(figure, folder, name))
-    return made
+            if draw_on(figure):
+                written.append(_save(figure, folder, name))
+    return written
 
 
 def _save(figure: Any, folder: Path, name: str) -> str:
@@ -78,7 +79,7 @@ def _heat(a: Analysis, figure: Any) -> bool:
         axes.text(
             j, i, "–" if np.isnan(value) else f"{100 * value:.1f}", ha="center", va="center", fontsize=5.5
         )
-    _named(axes, [name_of(b.models[i]) for i in rows])
+    _named(axes, [b.models[i].display_name for i in rows])
     axes.set_xticks(range(len(b.tasks)), b.tasks, rotation=60, ha="right")
     axes.set_title(f"{b.title}: accuracy, %{_of(len(b.models))}", loc="left")
     return True
@@ -96,7 +97,7 @@ def _epp(a: Analysis, figure: Any) -> bool:
     axes.errorbar(s.scores[rows], range(len(rows)), xerr=half, fmt="none", ecolor=_MUTED, elinewidth=0.8)
     axes.scatter(s.scores[rows], range(len(rows)), s=16, c=colours, zorder=3)
     axes.grid(axis="x", color="#e3e6ea", linewidth=0.6)
-    _named(axes, [name_of(b.models[i]) for i in rows])
+    _named(axes, [b.models[i].display_name for i in rows])
     axes.set_xlabel(
         "EPP, 95 % interval clustered by task" + (" (penalised fit)" if s.within is not None else "")
     )
@@ -112,7 +113,7 @@ def _top5(a: Analysis, figure: Any) -> bool:
     figure.set_size_inches(5.5, 0.9 + 0.17 * len(rows))
     axes = figure.add_subplot()
     axes.barh(range(len(rows)), a.top5[rows], color=_ACCENT, height=0.65)
-    _named(axes, [name_of(b.models[i]) for i in rows])
+    _named(axes, [b.models[i].display_name for i in rows])
     axes.set_xlabel(f"tasks (of {len(b.tasks)}) among the five best")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(f"{b.title}{_of(len(b.models))}", loc="left")
@@ -121,24 +122,20 @@ def _top5(a: Analysis, figure: Any) -> bool:
 
 def _cost(a: Analysis, figure: Any) -> bool:
     b = a.board
-    kinds = {
-        "images/s": np.array([m.images_per_second or np.nan for m in b.models], float),
-        "parameters": np.array([np.nan if m.parameters is None else m.parameters for m in b.models], float),
-    }
-    kinds = {name: cost for name, cost in kinds.items() if ((cost > 0) & np.isfinite(a.mean)).sum() > 1}
-    if not kinds:
+    known = costs(b)
+    units = [u for u in ("images/s", "parameters") if ((known[u] > 0) & np.isfinite(a.mean)).sum() > 1]
+    if not units:
         return False
-    figure.set_size_inches(3.6 * len(kinds), 3.0)
-    for axes, (name, cost) in zip(
-        figure.subplots(1, len(kinds), squeeze=False)[0], kinds.items(), strict=True
-    ):
-        front = np.flatnonzero(pareto(-cost if name == "images/s" else cost, a.mean))
-        front = front[np.argsort(cost[front])]
-        front = front[cost[front] > 0]  # no parameters, no place on a logarithmic axis
-        axes.plot(cost[front], 100 * a.mean[front], ":", color=_MUTED, linewidth=1)
+    figure.set_size_inches(3.6 * len(units), 3.0)
+    for axes, unit in zip(figure.subplots(1, len(units), squeeze=False)[0], units, strict=True):
+        cost = known[unit]
+        best = np.flatnonzero(front(unit, cost, a.mean))
+        best = best[np.argsort(cost[best])]
+        best = best[cost[best] > 0]  # no parameters, no place on a logarithmic axis
+        axes.plot(cost[best], 100 * a.mean[best], ":", color=_MUTED, linewidth=1)
         there = cost > 0
         axes.scatter(cost[there], 100 * a.mean[there], s=14, c=_ACCENT, zorder=3)
-        for i in front[:12]:
+        for i in best[:12]:
             axes.annotate(
                 b.models[i].label,
                 (cost[i], 100 * a.mean[i]),
@@ -146,12 +143,12 @@ def _cost(a: Analysis, figure: Any) -> bool:
                 xytext=(3, 3),
                 textcoords="offset points",
             )
-        axes.set(xscale="log", xlabel=name, ylabel="mean accuracy, %")
+        axes.set(xscale="log", xlabel=unit, ylabel="mean accuracy, %")
     return True
 
 
-def _trust(judged: Judged, figure: Any) -> bool:
-    shown, x, low, high = judged.weighted_kendall()
+def _proxies(comparison: ProxyComparison, figure: Any) -> bool:
+    shown, x, low, high = comparison.weighted_kendall()
     if not shown:
         return False
     figure.set_size_inches(5.5, 0.9 + 0.19 * len(shown))
@@ -174,12 +171,13 @@ def _trust(judged: Judged, figure: Any) -> bool:
     return True
 
 
-def _scatter(judged: Judged, figure: Any) -> bool:
+def _scatter(comparison: ProxyComparison, figure: Any) -> bool:
     """The most trusted measured proxy against fine-tuning, one panel per task."""
-    best = next((p for p in judged.proxies if not p.static), None)
-    if best is None:
+    best = next((p for p in comparison.proxies if not p.static), None)
+    finetuned = comparison.finetuned
+    if best is None or finetuned is None:
         return False
-    tasks = judged.board.tasks
+    tasks = finetuned.tasks
     columns = min(5, len(tasks))
     rows = -(-len(tasks) // columns)
     figure.set_size_inches(1.9 * columns + 0.4, 1.7 * rows + 0.5)
@@ -188,8 +186,8 @@ def _scatter(judged: Judged, figure: Any) -> bool:
         if j >= len(tasks):
             axes.axis("off")
             continue
-        axes.scatter(best.values[:, j], 100 * judged.board.values[:, j], s=8, c=_ACCENT)
-        tau = best.trust.per_task["weighted_kendall"][j]
+        axes.scatter(best.values[:, j], 100 * finetuned.values[:, j], s=8, c=_ACCENT)
+        tau = best.agreement.per_task["weighted_kendall"][j]
         axes.set_title(tasks[j] + ("" if np.isnan(tau) else f"  {tau:.2f}"), fontsize=7)
         axes.tick_params(labelsize=6)
     figure.supxlabel(f"{best.title} (weighted Kendall in the titles)", fontsize=8)

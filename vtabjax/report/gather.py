@@ -1,7 +1,7 @@
 """From a workdir's files to boards: models x tasks of numbers that were made alike.
 
 Two numbers are on one board only if every setting that can change them is the same, the code and the data sets too.
-What is not goes to another board, and `Gathered.notices` says so.
+What is not goes to another board, and `ReportData.notices` says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from vtabjax import artefacts, results, specs
 from vtabjax.data import copies
-from vtabjax.report.boards import PROTOCOLS, Board, Gathered, Model, family, order_tasks, value_text
+from vtabjax.report.boards import PROTOCOLS, Board, Model, ReportData, family, order_tasks, value_text
 from vtabjax.report.published import Published, beside, published_boards
 
 # Settings that belong to a task, not to how it is measured.
@@ -47,7 +47,7 @@ def gather(
     models_dir: Path,
     published: Iterable[Published] = (),
     imagenet: Mapping[str, float] | None = None,
-) -> Gathered:
+) -> ReportData:
     """Reads a workdir.
 
     Args:
@@ -82,7 +82,15 @@ def gather(
             f"Results were made on several kinds of devices ({_counted(devices)}); accuracies are shown together, "
             "speed only of the most used one."
         )
-    return Gathered(accuracies, boards, _errors(workdir, notices), notices, len(records), versions, devices)
+    return ReportData(
+        boards=accuracies,
+        proxies=boards,
+        errors=_errors(workdir, notices),
+        notices=notices,
+        records=len(records),
+        versions=versions,
+        devices=devices,
+    )
 
 
 def _records(workdir: Path, notices: list[str]) -> list[_Record]:
@@ -310,7 +318,7 @@ def _board(
     rows = list(dict.fromkeys(label for label, _ in found))
     columns = order_tasks(task for _, task in found)
     shape = (len(rows), len(columns))
-    values, n = np.full(shape, np.nan), np.zeros(shape, int)
+    values, n_examples = np.full(shape, np.nan), np.zeros(shape, int)
     files = [[""] * shape[1] for _ in rows]
     correct, examples, chosen = {}, {}, {}
     seconds: dict[str, np.ndarray] = collections.defaultdict(lambda: np.full(shape, np.nan))
@@ -319,7 +327,7 @@ def _board(
         data = record.data
         values[i, j] = data["metrics"][metric]
         files[i][j] = record.path
-        n[i, j] = data["n_examples"] or 0
+        n_examples[i, j] = data["n_examples"] or 0
         chosen[i, j] = data.get("chosen") or {}
         for stage, taken in data["seconds"].items():
             seconds[stage][i, j] = taken
@@ -336,20 +344,20 @@ def _board(
         ]
     )
     return Board(
-        key,
-        _title(data["protocol"], metric, settings, differing),
-        data["protocol"],
-        metric,
-        settings,
-        [models[label] for label in rows],
-        columns,
-        values,
-        n,
-        files,
-        correct,
-        examples,
-        dict(seconds),
-        chosen,
+        key=key,
+        title=_title(data["protocol"], metric, settings, differing),
+        protocol=data["protocol"],
+        metric=metric,
+        settings=settings,
+        models=[models[label] for label in rows],
+        tasks=columns,
+        values=values,
+        n_examples=n_examples,
+        files=files,
+        correct=correct,
+        examples=examples,
+        seconds=dict(seconds),
+        chosen=chosen,
     )
 
 

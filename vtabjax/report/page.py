@@ -15,19 +15,19 @@ import numpy as np
 from vtabjax import __version__
 from vtabjax.report import charts, prose, sheets
 from vtabjax.report.analysis import Analysis, Level, Options
-from vtabjax.report.boards import Gathered, value_text
-from vtabjax.report.proxies import Judged
-from vtabjax.report.sheet import SIZES, Sheet, size_of, sort_value, text
+from vtabjax.report.boards import ReportData, value_text
+from vtabjax.report.proxies import ProxyComparison
+from vtabjax.report.sheet import SIZES, ReportTable, size_of, sort_value, text
 
 _FOLDER = Path(__file__).parent
 
 
 def render(
-    found: Gathered,
+    found: ReportData,
     analyses: Sequence[Analysis],
-    tables: dict[str, dict[str, Sheet]],
-    judged: Judged,
-    trusted: Sequence[Sheet],
+    tables: dict[str, dict[str, ReportTable]],
+    judged: ProxyComparison,
+    trusted: Sequence[ReportTable],
     options: Options,
     workdir: Path,
     title: str,
@@ -55,7 +55,7 @@ def render(
     environment.filters["soft"] = _soft
     boards = [_board(a, tables[a.board.key]) for a in analyses]
     drawn = {f"{b['key']}/{name}": chart for b in boards for name, chart in b["charts"].items()}
-    chart = charts.trust_chart(judged)
+    chart = charts.proxy_chart(judged)
     if chart:
         drawn["trust"] = chart
     data = {
@@ -97,7 +97,7 @@ def _json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _sheet(sheet: Sheet) -> dict[str, Any]:
+def _sheet(sheet: ReportTable) -> dict[str, Any]:
     numeric = [c.kind != "text" for c in sheet.columns]
     rows = [
         [
@@ -110,7 +110,7 @@ def _sheet(sheet: Sheet) -> dict[str, Any]:
             "remarks": sheet.remarks}  # fmt: skip
 
 
-def _board(a: Analysis, tables: dict[str, Sheet]) -> dict[str, Any]:
+def _board(a: Analysis, tables: dict[str, ReportTable]) -> dict[str, Any]:
     b = a.board
     models = [b.models[i] for i in a.order]
     return {
@@ -180,7 +180,7 @@ def _cells(a: Analysis) -> dict[str, Any]:
         "mean": [None if np.isnan(a.mean[i]) else round(float(a.mean[i]), 6) for i in a.order],
         "low": rounded(a.low),
         "high": rounded(a.high),
-        "n": [[int(v) for v in b.n[i]] for i in a.order],
+        "n": [[int(v) for v in b.n_examples[i]] for i in a.order],
         "files": [list(b.files[i]) for i in a.order],
         "sources": [b.models[i].source for i in a.order],
         "chosen": [[_chosen(b.chosen.get((i, j))) for j in range(len(b.tasks))] for i in a.order],

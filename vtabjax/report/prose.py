@@ -5,14 +5,14 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vtabjax import installation
-from vtabjax.report.analysis import Analysis, Options
-from vtabjax.report.boards import PROTOCOLS, Board, Gathered, Model, value_text
-from vtabjax.report.proxies import Judged
+from vtabjax.report.analysis import Analysis, Options, Strengths
+from vtabjax.report.boards import PROTOCOLS, Board, ReportData, value_text
+from vtabjax.report.proxies import ProxyComparison
 from vtabjax.report.sheet import text
 
 # What a protocol is, in a sentence.
@@ -29,96 +29,112 @@ _WHAT = {
 }
 
 
-def short(model: Model) -> str:
-    """A model's name in a sentence."""
-    return model.label + (" (published)" if model.published else "")
+class Headline(NamedTuple):
+    """A board in a few words.
+
+    Attributes:
+      lead: the model that is first.
+      sentences: by how much, and how sure that is.
+      tiles: (value, what it is), the most telling first.
+    """
+
+    lead: str
+    sentences: list[str]
+    tiles: list[tuple[str, str]]
 
 
-def headline(a: Analysis) -> dict[str, Any]:
-    """Who wins, by how much, how sure: {"lead", "sentences", "tiles": [(value, what)]}."""
-    b, s = a.board, a.strengths
-    first = a.order[0]
-    out: dict[str, Any] = {"lead": short(b.models[first]), "sentences": [], "tiles": []}
-    say, tile = out["sentences"].append, out["tiles"].append
-    where = b.tasks[0] if len(b.tasks) == 1 else f"{len(b.tasks)} tasks"
+def headline(a: Analysis) -> Headline:
+    """Who wins, by how much, how sure."""
+    models, tasks = a.board.models, a.board.tasks
+    tiles: list[tuple[str, str]] = []
     if a.leader is None:
-        say(
-            f"No model has all {len(b.tasks)} tasks, so there are no means to compare; models are in the order "
+        sentences = [
+            f"No model has all {len(tasks)} tasks, so there are no means to compare; models are in the order "
             "of their strength on the tasks they share."
-        )
+        ]
     else:
-        tile((f"{text(a.mean[first], 'percent')} %", f"mean accuracy, {where}"))
-        rest = [i for i in a.order[1:] if a.complete[i]]
-        if rest:
-            second = rest[0]
-            gap = a.mean[first] - a.mean[second]
-            say(f"{short(b.models[second])} follows, {100 * gap:.2f} points behind.")
-            d = a.differences
-            if d and second in d.rows:
-                k = d.rows.index(second)
-                sure = (
-                    "so the test examples settle it"
-                    if d.low[k] > 0
-                    else "so the test examples do not settle it"
-                )
-                say(
-                    f"Other test examples of these tasks would put the lead between {100 * d.low[k]:.2f} and "
-                    f"{100 * d.high[k]:.2f} points (95 %), {sure}."
-                )
-    if s and len(b.models) > 1:
-        best = int(np.argmax(s.fit.scores))
-        if (
-            s.fit.scores[best] - s.fit.scores[first] < 0.005
-        ):  # equal as shown: the one with the better mean is named
-            best = first
-        if len(b.tasks) > 1:
-            tile(
-                (
-                    f"{text(s.best[best], 'percent')} %",
-                    f"of resampled tasks put {short(b.models[best])} first",
-                )
-            )
-        if best != first:
-            say(f"By strength (EPP), which counts wins and not margins, {short(b.models[best])} is first.")
-        others = [i for i in np.argsort(-s.fit.scores, kind="stable") if i != best]
-        p, low, high = (m[best, others[0]] for m in s.wins)
-        if np.isfinite(p):
-            tile(
-                (
-                    f"{text(p, 'percent')} %",
-                    f"chance that {short(b.models[best])} beats {short(b.models[others[0]])} on a new task",
-                )
-            )
-            if np.isfinite(low):
-                say(
-                    f"On a new task like these, {short(b.models[best])} would beat {short(b.models[others[0]])} with "
-                    f"probability {p:.2f} (95 %: {low:.2f} to {high:.2f})."
-                )
-        n = s.fit.n_clusters
-        if n < 8:
-            few = "One task says" if n == 1 else f"{n} tasks say"
-            say(f"{few} little about new ones: intervals over tasks are rough.")
-    tile((f"{len(b.models)}", "model" + "s" * (len(b.models) != 1)))
-    return out
+        where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
+        tiles.append((f"{text(a.mean[a.leader], 'percent')} %", f"mean accuracy, {where}"))
+        sentences = _lead(a, a.leader)
+    if a.strengths and len(models) > 1:
+        more_sentences, more_tiles = _by_strength(a, a.strengths)
+        sentences += more_sentences
+        tiles += more_tiles
+    tiles.append((f"{len(models)}", "model" + "s" * (len(models) != 1)))
+    return Headline(models[a.order[0]].display_name, sentences, tiles)
 
 
-def missing(found: Gathered, judged: Judged, workdir: Path) -> list[str]:
+def _lead(a: Analysis, leader: int) -> list[str]:
+    """How far the second best mean is behind, and what other test examples might say."""
+    second = next((i for i in a.order[1:] if a.complete[i]), None)
+    if second is None:
+        return []
+    gap = a.mean[leader] - a.mean[second]
+    sentences = [f"{a.board.models[second].display_name} follows, {100 * gap:.2f} points behind."]
+    d = a.differences
+    if d and second in d.rows:
+        k = d.rows.index(second)
+        settle = "settle" if d.low[k] > 0 else "do not settle"
+        sentences.append(
+            f"Other test examples of these tasks would put the lead between {100 * d.low[k]:.2f} and "
+            f"{100 * d.high[k]:.2f} points (95 %), so the test examples {settle} it."
+        )
+    return sentences
+
+
+def _by_strength(a: Analysis, s: Strengths) -> tuple[list[str], list[tuple[str, str]]]:
+    """Sentences and tiles about who is the strongest, and what new tasks might say."""
+    scores, n_tasks = s.fit.scores, len(a.board.tasks)
+    names = [model.display_name for model in a.board.models]
+    first, strongest = a.order[0], int(np.argmax(scores))
+    if scores[strongest] - scores[first] < 0.005:  # equal as shown: the one with the better mean is named
+        strongest = first
+    sentences, tiles = [], []
+    if n_tasks > 1:
+        share = f"{text(s.best[strongest], 'percent')} %"
+        tiles.append((share, f"of resampled tasks put {names[strongest]} first"))
+    if strongest != first:
+        sentences.append(
+            f"By strength (EPP), which counts wins and not margins, {names[strongest]} is first."
+        )
+    second = next(i for i in np.argsort(-scores, kind="stable") if i != strongest)
+    p, low, high = (matrix[strongest, second] for matrix in s.wins)
+    if np.isfinite(p):
+        tiles.append(
+            (
+                f"{text(p, 'percent')} %",
+                f"chance that {names[strongest]} beats {names[second]} on a new task",
+            )
+        )
+    if np.isfinite(p) and np.isfinite(low):
+        sentences.append(
+            f"On a new task like these, {names[strongest]} would beat {names[second]} with probability {p:.2f} "
+            f"(95 %: {low:.2f} to {high:.2f})."
+        )
+    n = s.fit.n_clusters
+    if n < 8:
+        few = "One task says" if n == 1 else f"{n} tasks say"
+        sentences.append(f"{few} little about new ones: intervals over tasks are rough.")
+    return sentences, tiles
+
+
+def missing(data: ReportData, comparison: ProxyComparison, workdir: Path) -> list[str]:
     """What is not there, and how to get it."""
     out = []
-    own = [b for b in found.boards if not b.published and "-beside-" not in b.key]
-    if not found.records and not found.errors:
+    own = [b for b in data.boards if not b.published and not b.beside_published]
+    if not data.records and not data.errors:
         out.append(
             f"There are no results in {workdir}. First: "
             f"{installation.command()} --config=configs/knn.py --workdir={workdir}"
         )
-    elif not found.records:
+    elif not data.records:
         out.append("Every cell failed, so there is nothing to rank; the failures are listed below.")
     elif not own:
         out.append(
             "There are no accuracies to rank, only scores (configs/knn.py, linear.py and finetune.py make some)."
         )
-    if found.records:
-        ran = {b.protocol for b in found.proxies}
+    if data.records:
+        ran = {b.protocol for b in data.proxies}
         if "finetune" not in ran:
             out.append(
                 "Nothing was fine-tuned, so how far the proxies can be trusted is not known here "
@@ -129,8 +145,8 @@ def missing(found: Gathered, judged: Judged, workdir: Path) -> list[str]:
                 "Only fine-tuning was run, so there are no proxies to judge "
                 f"({installation.command()} --config=configs/knn.py --workdir={workdir})."
             )
-        elif judged.missing:
-            out.append(f"Proxies cannot be judged: {judged.missing}.")
+        elif comparison.missing:
+            out.append(f"Proxies cannot be judged: {comparison.missing}.")
     for board in own:
         out += _gaps(board)
     return out
@@ -149,25 +165,31 @@ def _gaps(board: Board) -> list[str]:
     ]
 
 
-def failures(found: Gathered) -> list[dict[str, Any]]:
+def failures(data: ReportData) -> list[dict[str, Any]]:
     """Failed cells; those of a model that failed alike share a row."""
     alike = collections.defaultdict(list)
-    for path, record in found.errors:
+    for path, record in data.errors:
         key = record["protocol"], record["model"], record["stage"], record["message"]
         alike[key].append((record["task"], path))
     return [
-        {"protocol": PROTOCOLS.get(protocol, protocol), "model": model, "stage": stage, "message": message,
-         "tasks": [t for t, _ in cells], "path": cells[0][1]}
+        {
+            "protocol": PROTOCOLS.get(protocol, protocol),
+            "model": model,
+            "stage": stage,
+            "message": message,
+            "tasks": [t for t, _ in cells],
+            "path": cells[0][1],
+        }
         for (protocol, model, stage, message), cells in alike.items()
-    ]  # fmt: skip
+    ]
 
 
-def methods(found: Gathered) -> list[dict[str, Any]]:
+def methods(data: ReportData) -> list[dict[str, Any]]:
     """How the numbers were made, from the results' own settings: {"title", "what", "settings": [(name, value)]}."""
     seen, out = set(), []
-    for board in [*found.boards, *found.proxies]:
+    for board in [*data.boards, *data.proxies]:
         key = (board.protocol, str(sorted(board.settings.items(), key=str)))
-        if key in seen or "-beside-" in board.key:
+        if key in seen or board.beside_published:
             continue
         seen.add(key)
         title = PROTOCOLS["transferability"] if board.protocol == "transferability" else board.title
@@ -233,11 +255,11 @@ def statistics(options: Options) -> list[tuple[str, str]]:
     ]
 
 
-def versions(found: Gathered) -> list[tuple[str, str]]:
+def versions(data: ReportData) -> list[tuple[str, str]]:
     """Packages and devices behind the results."""
 
     def said(counted: Mapping[str, int]) -> str:
         return ", ".join(f"{name} ({n})" if len(counted) > 1 else name for name, n in counted.items())
 
-    out = [(package, said(counted)) for package, counted in sorted(found.versions.items())]
-    return out + ([("devices", said(found.devices))] if found.devices else [])
+    out = [(package, said(counted)) for package, counted in sorted(data.versions.items())]
+    return out + ([("devices", said(data.devices))] if data.devices else [])

@@ -9,21 +9,21 @@ import numpy as np
 
 from vtabjax import trust
 from vtabjax.report.analysis import Options
-from vtabjax.report.boards import PROTOCOLS, Board, Gathered
+from vtabjax.report.boards import PROTOCOLS, Board, ReportData
 
 _CHORES = ("convert", "load", "data", "write", "features")
 
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-    """A proxy judged.
+    """A proxy compared with fine-tuning.
 
     Attributes:
       key: unique.
       title: for people.
       static: whether it is a baseline that does not look at the task.
       values: [M, T], for the models and tasks of the fine-tuned board.
-      trust: how far it can be trusted.
+      agreement: how well it orders models as fine-tuning does.
       without: family -> mean weighted Kendall without that family.
       seconds: median per model and task beyond the features; None for baselines.
       with_features: with the pass over the images; None where that was not timed.
@@ -33,25 +33,25 @@ class Proxy:
     title: str
     static: bool
     values: np.ndarray
-    trust: trust.Trust
+    agreement: trust.ProxyAgreement
     without: dict[str, float]
     seconds: float | None
     with_features: float | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class ProxyComparison:
     """All proxies against one board of fine-tuned accuracy.
 
     Attributes:
-      board: the fine-tuned one.
+      finetuned: the fine-tuned one; None where there is none.
       proxies: the most trusted first.
       seconds: median of fine-tuning per model and task; None where unknown.
       missing: why there is nothing, or "".
       others: titles of fine-tuned boards that were not used.
     """
 
-    board: Board | None
+    finetuned: Board | None
     proxies: list[Proxy]
     seconds: float | None
     missing: str
@@ -59,81 +59,97 @@ class Judged:
 
     def weighted_kendall(self) -> tuple[list[Proxy], np.ndarray, np.ndarray, np.ndarray]:
         """(the proxies that have a finite one, its mean over tasks, the interval's lower ends, its upper ends)."""
-        shown = [p for p in self.proxies if np.isfinite(p.trust.mean["weighted_kendall"])]
+        shown = [p for p in self.proxies if np.isfinite(p.agreement.mean["weighted_kendall"])]
         mean, low, high = (
-            np.array([getattr(p.trust, k)["weighted_kendall"] for p in shown])
+            np.array([getattr(p.agreement, k)["weighted_kendall"] for p in shown])
             for k in ("mean", "low", "high")
         )
         return shown, mean, low, high
 
 
-def judge(found: Gathered, options: Options) -> Judged:
-    """Judges every proxy of a workdir."""
-    tuned = [b for b in found.boards if b.protocol == "finetune" and "-beside-" not in b.key]
-    cheap = [b for b in found.proxies if b.protocol != "finetune"]
+def compare_proxies(data: ReportData, options: Options) -> ProxyComparison:
+    """Compares every proxy of a workdir with its fine-tuned accuracies."""
+    tuned = [b for b in data.boards if b.protocol == "finetune" and not b.beside_published]
+    cheap = [b for b in data.proxies if b.protocol != "finetune"]
     if not tuned:
-        return Judged(None, [], None, "there are no fine-tuned accuracies (configs/finetune.py)", [])
+        return _nothing("there are no fine-tuned accuracies (configs/finetune.py)")
     if not cheap:
-        return Judged(
-            None, [], None, "there are no proxies (configs/knn.py, linear.py, transferability.py)", []
-        )
+        return _nothing("there are no proxies (configs/knn.py, linear.py, transferability.py)")
     truth = max(tuned, key=lambda b: int((~np.isnan(b.values)).sum()))
     others = [b.title for b in tuned if b is not truth]
     if len(truth.models) < 3:
-        return Judged(
-            truth,
-            [],
-            _cost(truth),
-            f"only {len(truth.models)} models were fine-tuned; an order needs three",
-            others,
-        )
-    labels = [m.label for m in truth.models]
-    families = [m.family for m in truth.models]
-    proxies = []
-    for board in cheap:
-        values = np.full(truth.values.shape, np.nan)
-        for i, model in enumerate(board.models):
-            for j, task in enumerate(board.tasks):
-                if model.label in labels and task in truth.tasks:
-                    values[labels.index(model.label), truth.tasks.index(task)] = board.values[i, j]
-        if not np.isnan(values).all():
-            own, features = _cost(board), _features(board, cheap)
-            together = None if own is None or features is None else own + features
-            proxies.append(
-                _proxy(board.key, _title(board), False, values, truth, families, options, own, together)
-            )
-    for key, title, values in _baselines(truth):
-        if not np.isnan(values).all():
-            proxies.append(_proxy(key, title, True, values, truth, families, options, None, None))
-    rank = [p.trust.mean["weighted_kendall"] for p in proxies]
-    order = sorted(
-        range(len(proxies)), key=lambda i: (np.isnan(rank[i]), -rank[i] if rank[i] == rank[i] else 0)
+        why = f"only {len(truth.models)} models were fine-tuned; an order needs three"
+        return _nothing(why, truth, others)
+    measured = [_measured(board, cheap, truth, options) for board in cheap]
+    proxies = [p for p in (*measured, *_baselines(truth, options)) if p is not None]
+    if not proxies:
+        return _nothing("no proxy was computed for the models and tasks that were fine-tuned", truth, others)
+
+    def place(proxy: Proxy) -> tuple[bool, float]:
+        tau = proxy.agreement.mean["weighted_kendall"]
+        return bool(np.isnan(tau)), 0.0 if np.isnan(tau) else -tau
+
+    return ProxyComparison(
+        finetuned=truth, proxies=sorted(proxies, key=place), seconds=_cost(truth), missing="", others=others
     )
-    missing = "" if proxies else "no proxy was computed for the models and tasks that were fine-tuned"
-    return Judged(truth, [proxies[i] for i in order], _cost(truth), missing, others)
 
 
-def _title(board: Board) -> str:
-    return board.title if board.protocol in PROTOCOLS else f"{board.protocol}: {board.title}"
+def _nothing(why: str, truth: Board | None = None, others: Sequence[str] = ()) -> ProxyComparison:
+    seconds = None if truth is None else _cost(truth)
+    return ProxyComparison(finetuned=truth, proxies=[], seconds=seconds, missing=why, others=list(others))
 
 
-def _proxy(key, title, static, values, truth, families, options, own, together) -> Proxy:
-    judged = trust.trust(values, truth.values, n_resamples=options.resamples, seed=options.seed)
-    without = trust.leave_one_out(values, truth.values, families) if len(set(families)) > 1 else {}
-    return Proxy(key, title, static, values, judged, without, own, together)
+def _measured(board: Board, boards: Sequence[Board], truth: Board, options: Options) -> Proxy | None:
+    """The proxy that a board holds, for the models and tasks of the fine-tuned one; None where it has none of them."""
+    rows = {model.label: i for i, model in enumerate(truth.models)}
+    columns = {task: j for j, task in enumerate(truth.tasks)}
+    values = np.full(truth.values.shape, np.nan)
+    for i, model in enumerate(board.models):
+        for j, task in enumerate(board.tasks):
+            if model.label in rows and task in columns:
+                values[rows[model.label], columns[task]] = board.values[i, j]
+    title = board.title if board.protocol in PROTOCOLS else f"{board.protocol}: {board.title}"
+    seconds, features = _cost(board), _features(board, boards)
+    with_features = None if seconds is None or features is None else seconds + features
+    proxy = _proxy(board.key, title, values, truth, options)
+    return proxy and dataclasses.replace(proxy, seconds=seconds, with_features=with_features)
 
 
-def _baselines(truth: Board) -> list[tuple[str, str, np.ndarray]]:
+def _proxy(key: str, title: str, values: np.ndarray, truth: Board, options: Options) -> Proxy | None:
+    if np.isnan(values).all():
+        return None
+    families = [model.family for model in truth.models]
+    several = len(set(families)) > 1
+    return Proxy(
+        key=key,
+        title=title,
+        static=False,
+        values=values,
+        agreement=trust.compare_with_finetuning(
+            values, truth.values, n_resamples=options.resamples, seed=options.seed
+        ),
+        without=trust.without_each_group(values, truth.values, families) if several else {},
+        seconds=None,
+        with_features=None,
+    )
+
+
+def _baselines(truth: Board, options: Options) -> list[Proxy | None]:
+    """What can be known of a model without looking at the task."""
+
     def column(values: Sequence[float | None]) -> np.ndarray:
         known = np.array([np.nan if v is None else v for v in values], float)
         return np.repeat(known[:, None], len(truth.tasks), axis=1)
 
-    return [
+    models = truth.models
+    baselines = [
         ("static-others", "mean accuracy on the other tasks", trust.mean_of_other_tasks(truth.values)),
-        ("static-imagenet", "ImageNet top-1", column([m.imagenet_top1 for m in truth.models])),
-        ("static-parameters", "number of parameters", column([m.parameters for m in truth.models])),
-        ("static-width", "feature width", column([m.num_features for m in truth.models])),
+        ("static-imagenet", "ImageNet top-1", column([m.imagenet_top1 for m in models])),
+        ("static-parameters", "number of parameters", column([m.parameters for m in models])),
+        ("static-width", "feature width", column([m.num_features for m in models])),
     ]
+    proxies = [_proxy(key, title, values, truth, options) for key, title, values in baselines]
+    return [proxy and dataclasses.replace(proxy, static=True) for proxy in proxies]
 
 
 def _cost(board: Board) -> float | None:

@@ -235,26 +235,26 @@ def published_boards(given: Published) -> list[Board]:
         labels = list(dict.fromkeys(row.model for row in rows))
         columns = order_tasks(row.task for row in rows)
         values = np.full((len(labels), len(columns)), np.nan)
-        n = np.zeros(values.shape, int)
+        n_examples = np.zeros(values.shape, int)
         for row in rows:
             i, j = labels.index(row.model), columns.index(row.task)
-            values[i, j], n[i, j] = row.accuracy, row.n or 0
+            values[i, j], n_examples[i, j] = row.accuracy, row.n or 0
         fields = {row.model: row.fields for row in reversed(rows)}
         models = [_published_model(label, fields[label], given) for label in labels]
         said = {"1000": "1,000 examples", "full": "full training sets"}.get(examples, examples)
         key = "published-" + re.sub(r"\W+", "-", given.name.lower()).strip("-")
         boards.append(
             Board(
-                key + (f"-{examples}" if examples else ""),
-                f"Published: {given.name}" + (f", {said}" if said else ""),
-                "published",
-                "accuracy",
-                {"source": given.source} | ({"training examples": said} if said else {}),
-                models,
-                columns,
-                values,
-                n,
-                [[""] * len(columns) for _ in labels],
+                key=key + (f"-{examples}" if examples else ""),
+                title=f"Published: {given.name}" + (f", {said}" if said else ""),
+                protocol="published",
+                metric="accuracy",
+                settings={"source": given.source} | ({"training examples": said} if said else {}),
+                models=models,
+                tasks=columns,
+                values=values,
+                n_examples=n_examples,
+                files=[[""] * len(columns) for _ in labels],
             )
         )
     return boards
@@ -290,18 +290,20 @@ def beside(own: Sequence[Board], other: Board) -> Board | None:
         ours = [board.tasks.index(t) for t in columns]
         theirs = [other.tasks.index(t) for t in columns]
         keep = [i for i in range(len(board.models)) if not np.isnan(board.values[i, ours]).all()]
+        nobody = np.full((len(other.models), len(ours)), np.nan)
         return Board(
-            f"{board.key}-beside-{other.key}",
-            f"{board.title}, beside {other.title[0].lower()}{other.title[1:]}",
-            board.protocol,
-            "accuracy",
-            {**board.settings, "published rows": other.settings["source"]},
-            [board.models[i] for i in keep] + list(other.models),
-            columns,
-            np.concatenate([board.values[np.ix_(keep, ours)], other.values[:, theirs]]),
-            np.concatenate([board.n[np.ix_(keep, ours)], other.n[:, theirs]]),
-            [[board.files[i][j] for j in ours] for i in keep] + [[""] * len(columns) for _ in other.models],
-            seconds={k: np.concatenate([v[np.ix_(keep, ours)], np.full((len(other.models), len(ours)), np.nan)])
-                     for k, v in board.seconds.items()},
-        )  # fmt: skip
+            key=f"{board.key}-beside-{other.key}",
+            title=f"{board.title}, beside {other.title[0].lower()}{other.title[1:]}",
+            protocol=board.protocol,
+            metric="accuracy",
+            settings={**board.settings, "published rows": other.settings["source"]},
+            models=[board.models[i] for i in keep] + list(other.models),
+            tasks=columns,
+            values=np.concatenate([board.values[np.ix_(keep, ours)], other.values[:, theirs]]),
+            n_examples=np.concatenate([board.n_examples[np.ix_(keep, ours)], other.n_examples[:, theirs]]),
+            files=[[board.files[i][j] for j in ours] for i in keep]
+            + [[""] * len(columns)] * len(other.models),
+            seconds={k: np.concatenate([v[np.ix_(keep, ours)], nobody]) for k, v in board.seconds.items()},
+            beside_published=True,
+        )
     return None

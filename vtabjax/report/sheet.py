@@ -1,8 +1,11 @@
-"""A table of the report: raw values with their kind, and how people read them."""
+"""A table of the report: columns with their values and kind, and how people read them."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,51 +15,60 @@ from vtabjax.report.boards import Model
 
 
 class Column(NamedTuple):
-    """A column.
+    """A column: what it is called, and what stands in it.
 
     Attributes:
       name: its heading.
       kind: "text", "percent" (of a fraction), "points" (a difference of fractions), "number", "whole", "seconds",
-        "interval" (low, high) or "points interval".
+        "interval" (low, high), "points interval", "interval percent" or "interval whole".
+      value: an item of the table -> what the column says of it; None or NaN where there is nothing.
       label: a shorter heading for the page, where the place says the rest.
     """
 
     name: str
-    kind: str = "text"
+    kind: str
+    value: Callable[[Any], Any]
     label: str = ""
 
 
-class Sheet(NamedTuple):
-    """A table.
+@dataclasses.dataclass(frozen=True)
+class ReportTable:
+    """A table: columns over items (numbers of rows of a board, proxies, ...).
 
     Attributes:
       key: for file names and links.
       title: its caption.
-      columns: what is in it.
-      rows: raw values; None where there is nothing.
+      columns: what is said of each item.
+      items: one per row.
       remarks: what has to be known.
     """
 
     key: str
     title: str
-    columns: list[Column]
-    rows: list[list[Any]]
-    remarks: list[str]
+    columns: Sequence[Column]
+    items: Sequence[Any]
+    remarks: Sequence[str]
+
+    @functools.cached_property
+    def rows(self) -> list[list[Any]]:
+        """Raw values."""
+        return [[column.value(item) for column in self.columns] for item in self.items]
 
     def raw(self) -> tables.Table:
         """Full precision, for the CSV; an interval is two columns."""
-        header, rows = [], [[] for _ in self.rows]
+        header: list[str] = []
+        rows: list[list[Any]] = [[] for _ in self.items]
         for i, column in enumerate(self.columns):
             split = "interval" in column.kind
             header += [f"{column.name} low", f"{column.name} high"] if split else [column.name]
             for out, row in zip(rows, self.rows, strict=True):
                 out += [_none(v) for v in (row[i] or (None, None))] if split else [_none(row[i])]
-        return tables.Table(header, rows, self.remarks)
+        return tables.Table(header, rows, list(self.remarks))
 
     def shown(self) -> tables.Table:
         """As people read it."""
         rows = [[text(v, c.kind) for v, c in zip(row, self.columns, strict=True)] for row in self.rows]
-        return tables.Table([c.name for c in self.columns], rows, self.remarks)
+        return tables.Table([c.name for c in self.columns], rows, list(self.remarks))
 
 
 def _none(value: Any) -> Any:
@@ -93,11 +105,6 @@ def sort_value(value: Any) -> Any:
         value = value[0]
     value = _none(value)
     return "" if value is None else value
-
-
-def name_of(model: Model) -> str:
-    """A model's name in tables, marked where others made its numbers."""
-    return f"{model.label} (published)" if model.published else model.label
 
 
 SIZES = ((10e6, "< 10 M"), (50e6, "10-50 M"), (200e6, "50-200 M"), (math.inf, "> 200 M"))

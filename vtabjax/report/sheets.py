@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import collections
-import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtabjax.ranking import ELO, elo, quantile
-from vtabjax.report.analysis import Analysis, pareto
-from vtabjax.report.boards import Model
-from vtabjax.report.proxies import Judged
-from vtabjax.report.sheet import Column, Sheet, name_of, size_of, text
+from vtabjax.ranking import ELO, elo, t_multiplier
+from vtabjax.report.analysis import Analysis, Differences, Level, Strengths, costs, front
+from vtabjax.report.boards import Board, Model
+from vtabjax.report.proxies import Proxy, ProxyComparison
+from vtabjax.report.sheet import Column, ReportTable, size_of, text
 
 
-def board_sheets(a: Analysis) -> dict[str, Sheet]:
+def board_tables(a: Analysis) -> dict[str, ReportTable]:
     """The tables of one board, by what they are about."""
-    out = {
+    made = {
         "accuracy": _accuracy(a),
         "best": _best(a),
         "top5": _top5(a),
@@ -24,96 +25,101 @@ def board_sheets(a: Analysis) -> dict[str, Sheet]:
         "cost": _cost(a),
     }
     if a.strengths:
-        out["epp"] = _epp(a)
+        made["epp"] = _epp(a, a.strengths)
     if a.differences:
-        out["differences"] = _differences(a)
-    return {name: sheet for name, sheet in out.items() if sheet.rows}
+        made["differences"] = _differences(a, a.differences)
+    return {name: table for name, table in made.items() if table.items}
 
 
-def _key(a: Analysis, name: str) -> str:
-    return f"{a.board.key}-{name}"
+def _table(
+    a: Analysis, name: str, title: str, columns: list[Column], items: list[Any], remarks: list[str]
+) -> ReportTable:
+    return ReportTable(f"{a.board.key}-{name}", f"{a.board.title}: {title}", columns, items, remarks)
 
 
-def _accuracy(a: Analysis) -> Sheet:
-    b = a.board
-    columns = [Column("model"), *(Column(t, "percent") for t in b.tasks)]
-    columns += [Column(g, "percent") for g in a.groups] + [Column("mean", "percent")]
-    columns += [Column("mean of groups", "percent")] if a.mean_of_groups is not None else []
+def _model_column(a: Analysis) -> Column:
+    return Column("model", "text", lambda i: a.board.models[i].display_name)
+
+
+def _array_column(name: str, kind: str, values: np.ndarray) -> Column:
+    """A column of what an array holds for the item's number."""
+    return Column(name, kind, lambda i: values[i])
+
+
+def _task_value(j: int) -> Callable[[Level], float]:
+    return lambda level: level.values[j]
+
+
+def _group_mean(name: str) -> Callable[[Level], float]:
+    return lambda level: level.group_means[name]
+
+
+def _accuracy(a: Analysis) -> ReportTable:
+    board = a.board
+
+    def column(
+        name: str, kind: str, of_model: Callable[[int], Any], of_level: Callable[[Level], Any]
+    ) -> Column:
+        below = {level.name: of_level(level) for level in a.levels}
+        return Column(
+            name, kind, lambda item: below[item.name] if isinstance(item, Level) else of_model(item)
+        )
+
+    def values(name: str, of_model: np.ndarray, of_level: Callable[[Level], Any]) -> Column:
+        return column(name, "percent", of_model.__getitem__, of_level)
+
+    columns = [column("model", "text", lambda i: board.models[i].display_name, lambda level: level.name)]
+    for j, task in enumerate(board.tasks):
+        columns.append(values(task, board.values[:, j], _task_value(j)))
+    columns += [values(name, means, _group_mean(name)) for name, means in a.group_means.items()]
+    columns.append(values("mean", a.mean, lambda level: level.mean))
+    if a.mean_of_groups is not None:
+        columns.append(values("mean of groups", a.mean_of_groups, lambda level: level.mean_of_groups))
     columns += [
-        Column("mean rank", "number"),
-        Column("method"),
-        Column("family"),
-        Column("parameters", "whole"),
+        column("mean rank", "number", a.mean_rank.__getitem__, lambda level: None),
+        column("method", "text", lambda i: board.models[i].method, lambda level: ""),
+        column("family", "text", lambda i: board.models[i].family, lambda level: ""),
+        column("parameters", "whole", lambda i: board.models[i].parameters, lambda level: None),
     ]
-    rows = []
-    for i in a.order:
-        m = b.models[i]
-        row = [name_of(m), *b.values[i], *(v[i] for v in a.group_means.values()), a.mean[i]]
-        row += [a.mean_of_groups[i]] if a.mean_of_groups is not None else []
-        rows.append([*row, a.mean_rank[i], m.method, m.family, m.parameters])
-    for level in a.levels:
-        row = [level.name, *level.values, *level.group_means.values(), level.mean]
-        row += [level.mean_of_groups] if a.mean_of_groups is not None else []
-        rows.append([*row, None, "", "", None])
     remarks = ["accuracy in percent (fractions in the CSV)"]
     lacking = int((~a.complete).sum())
     if lacking:
-        remarks.append(f"{lacking} of {len(b.models)} models lack tasks: they have no mean")
-    return Sheet(_key(a, "accuracy"), f"{b.title}: accuracy", columns, rows, remarks)
+        remarks.append(f"{lacking} of {len(a.order)} models lack tasks: they have no mean")
+    return _table(a, "accuracy", "accuracy", columns, [*a.order, *a.levels], remarks)
 
 
-def _epp(a: Analysis) -> Sheet:
-    s, b = a.strengths, a.board
-    order = s.strongest
-    columns = [Column("model"), Column("EPP", "number"), Column("standard error", "number")]
-    columns += [
-        Column("95 % by task", "interval"),
-        Column("95 % bootstrap", "interval"),
-        Column("Elo", "whole"),
+def _epp(a: Analysis, s: Strengths) -> ReportTable:
+    errors = (s.high - s.low) / 2 / t_multiplier(s.fit.n_clusters)
+    columns = [
+        _model_column(a),
+        _array_column("EPP", "number", s.scores),
+        _array_column("standard error", "number", errors),
+        Column("95 % by task", "interval", lambda i: (s.low[i], s.high[i])),
+        Column("95 % bootstrap", "interval", lambda i: (s.boot_low[i], s.boot_high[i])),
+        _array_column("Elo", "whole", elo(s.scores)),
+        _array_column("Elo error", "whole", ELO * errors),
+        Column("rank interval", "interval whole", lambda i: (s.rank_low[i], s.rank_high[i])),
+        Column("best in", "percent", lambda i: s.best[i] if len(a.board.tasks) > 1 else None),
     ]
-    columns += [
-        Column("Elo error", "whole"),
-        Column("rank interval", "interval whole"),
-        Column("best in", "percent"),
-    ]
-    half = (s.high - s.low) / 2
-    errors = half / quantile(s.fit.n_clusters)
-    rows = []
-    points = elo(s.scores)
-    for i in order:
-        row = [
-            name_of(b.models[i]),
-            s.scores[i],
-            errors[i],
-            (s.low[i], s.high[i]),
-            (s.boot_low[i], s.boot_high[i]),
-        ]
-        rows.append(
-            [
-                *row,
-                points[i],
-                ELO * errors[i],
-                (s.rank_low[i], s.rank_high[i]),
-                s.best[i] if len(b.tasks) > 1 else None,
-            ]
-        )
+    zero = "mean zero" if s.reference is None else f"{a.board.models[s.reference].label} is zero"
     remarks = [
-        "P(i beats j on a new task) = 1 / (1 + exp(EPP of j - EPP of i)); "
-        + ("mean zero" if s.reference is None else f"{b.models[s.reference].label} is zero")
-        + f"; standard errors clustered by task, {s.fit.n_clusters} of them; 'best in': share of resamples of the tasks"
+        f"P(i beats j on a new task) = 1 / (1 + exp(EPP of j - EPP of i)); {zero}; standard errors clustered by task, "
+        f"{s.fit.n_clusters} of them; 'best in': share of resamples of the tasks"
     ]
     if s.within is not None:
-        columns += [Column("group", "whole"), Column("EPP within group", "number")]
-        for row, i in zip(rows, order, strict=True):
-            alone = (s.within.components == s.within.components[i]).sum() == 1
-            row += [s.within.components[i] + 1, None if alone else s.within.scores[i]]
+        within = s.within
+        size = np.bincount(within.components)[within.components]
+        columns += [
+            _array_column("group", "whole", within.components + 1),
+            Column("EPP within group", "number", lambda i: within.scores[i] if size[i] > 1 else None),
+        ]
         remarks.append(not_finite(a))
     elif s.n_penalised:
         remarks.append(
             f"{s.n_penalised} of the resamples have no finite estimate (a model wins every match of the tasks drawn); "
             "a penalised fit (ridge 0.1) stands in for those"
         )
-    return Sheet(_key(a, "epp"), f"{b.title}: Elo-based Predictive Power", columns, rows, remarks)
+    return _table(a, "epp", "Elo-based Predictive Power", columns, s.strongest, remarks)
 
 
 def not_finite(a: Analysis) -> str:
@@ -123,264 +129,248 @@ def not_finite(a: Analysis) -> str:
         return ""
     n = s.within.components.max() + 1
     names = [a.board.models[i].label for i in s.unbeaten]
-    said = f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''} lost no match; " if names else ""
+    others = " and others" if len(names) > 3 else ""
+    unbeaten = f"{', '.join(names[:3])}{others} lost no match; " if names else ""
     return (
-        f"no finite maximum-likelihood estimate: {said}the models fall into {n} groups of which none has a win or tie "
-        "against one above it (or they never met). EPP is a penalised fit (ridge 0.1), whose distances between groups "
-        "the penalty decides; within a group the unpenalised one is given, too"
+        f"no finite maximum-likelihood estimate: {unbeaten}the models fall into {n} groups of which none has a win or "
+        "tie against one above it (or they never met). EPP is a penalised fit (ridge 0.1), whose distances between "
+        "groups the penalty decides; within a group the unpenalised one is given, too"
     )
 
 
-def _best(a: Analysis) -> Sheet:
-    b, rows = a.board, []
-    for j, task in enumerate(b.tasks):
-        column = b.values[:, j]
-        ran = int((~np.isnan(column)).sum())
-        order = np.argsort(-np.nan_to_num(column, nan=-1), kind="stable")
-        best = column[order[0]]
-        names = [name_of(b.models[i]) for i in order if column[i] == best]
-        runner = next((column[i] for i in order if column[i] < best), None)
-        rows.append(
-            [
-                task,
-                ", ".join(names[:3]) + (" ..." if len(names) > 3 else ""),
-                best,
-                (a.low[order[0], j], a.high[order[0], j]),
-                None if runner is None else best - runner,
-                ran,
-            ]
-        )
+class _Winner(NamedTuple):
+    """The best of a task: names of all that share the place, accuracy, its interval, lead over the next lower one."""
+
+    task: str
+    names: list[str]
+    accuracy: float
+    interval: tuple[float, float]
+    lead: float | None
+    n_models: int
+
+
+def _winner(a: Analysis, j: int) -> _Winner:
+    values = a.board.values[:, j]
+    order = np.argsort(-np.nan_to_num(values, nan=-1), kind="stable")
+    first = order[0]
+    best = values[first]
+    next_lower = next((values[i] for i in order if values[i] < best), None)
+    return _Winner(
+        task=a.board.tasks[j],
+        names=[a.board.models[i].display_name for i in order if values[i] == best],
+        accuracy=best,
+        interval=(a.low[first, j], a.high[first, j]),
+        lead=None if next_lower is None else best - next_lower,
+        n_models=int((~np.isnan(values)).sum()),
+    )
+
+
+def _best(a: Analysis) -> ReportTable:
     columns = [
-        Column("task"),
-        Column("best model"),
-        Column("accuracy", "percent"),
-        Column("95 % interval", "interval percent"),
+        Column("task", "text", lambda w: w.task),
+        Column("best model", "text", lambda w: ", ".join(w.names[:3]) + (" ..." if len(w.names) > 3 else "")),
+        Column("accuracy", "percent", lambda w: w.accuracy),
+        Column("95 % interval", "interval percent", lambda w: w.interval),
+        Column("lead", "points", lambda w: w.lead),
+        Column("models", "whole", lambda w: w.n_models),
     ]
-    return Sheet(
-        _key(a, "best"),
-        f"{b.title}: best model of each task",
-        [*columns, Column("lead", "points"), Column("models", "whole")],
-        rows,
-        [
-            "lead in points over the next lower accuracy; interval (Wilson) of one accuracy on its test examples"
-        ],
-    )
+    remarks = [
+        "lead in points over the next lower accuracy; interval (Wilson) of one accuracy on its test examples"
+    ]
+    winners = [_winner(a, j) for j in range(len(a.board.tasks))]
+    return _table(a, "best", "best model of each task", columns, winners, remarks)
 
 
-def _top5(a: Analysis) -> Sheet:
-    b = a.board
-    order = a.by_top5
-    first = (a.ranks == 1).sum(1)
-    ran = (~np.isnan(b.values)).sum(1)
-    rows = [
-        [
-            name_of(b.models[i]),
-            int(a.top5[i]),
-            int(first[i]),
-            int(ran[i]),
-            a.mean_rank[i],
-            b.models[i].architecture,
-        ]
-        for i in order
+def _top5(a: Analysis) -> ReportTable:
+    models = a.board.models
+    columns = [
+        _model_column(a),
+        Column("top 5", "whole", lambda i: int(a.top5[i])),
+        Column("best", "whole", lambda i: int((a.ranks[i] == 1).sum())),
+        Column("tasks", "whole", lambda i: int((~np.isnan(a.board.values[i])).sum())),
+        _array_column("mean rank", "number", a.mean_rank),
+        Column("architecture", "text", lambda i: models[i].architecture),
     ]
-    columns = [Column("model"), Column("top 5", "whole"), Column("best", "whole"), Column("tasks", "whole")]
     remarks = ["on how many tasks a model is among the five best, or shares the fifth place"]
-    if len(b.models) <= 5:
-        remarks.append(f"{len(b.models)} models: everyone is always among the five best")
-    return Sheet(
-        _key(a, "top5"),
-        f"{b.title}: among the five best",
-        [*columns, Column("mean rank", "number"), Column("architecture")],
-        rows,
-        remarks,
-    )
+    if len(models) <= 5:
+        remarks.append(f"{len(models)} models: everyone is always among the five best")
+    return _table(a, "top5", "among the five best", columns, a.by_top5, remarks)
 
 
-def _differences(a: Analysis) -> Sheet:
-    d, b = a.differences, a.board
-    rows = []
-    for k, i in enumerate(d.rows):
-        if i != d.leader:
-            verdict = "clear" if d.low[k] > 0 else "within the noise of the test examples"
-            rows.append([name_of(b.models[i]), a.mean[i], d.difference[k], (d.low[k], d.high[k]), verdict])
-    columns = [Column("model"), Column("mean", "percent"), Column("behind", "points")]
-    columns += [Column("95 % paired bootstrap", "points interval"), Column("lead is")]
-    return Sheet(
-        _key(a, "differences"),
-        f"{b.title}: behind {b.models[d.leader].label}",
-        columns,
-        rows,
-        [
-            "points of mean accuracy; examples of each task are resampled, the same ones for every model; the tasks "
-            "stay as they are"
-        ],
-    )
-
-
-def _groups(a: Analysis) -> Sheet:
-    """Mean accuracy by how models were trained, by family, by size."""
-    b, rows = a.board, []
-    for kind, label in (("method", _by_method), ("family", _by_family), ("parameters", _by_size)):
-        members = collections.defaultdict(list)
-        for i, model in enumerate(b.models):
-            if a.complete[i]:
-                members[label(model)].append(i)
-        for name, found in sorted(members.items(), key=lambda item: -a.mean[item[1]].mean()):
-            best = max(found, key=lambda i: a.mean[i])
-            strength = a.strengths.scores[found].mean() if a.strengths else None
-            rows.append(
-                [
-                    kind,
-                    name,
-                    len(found),
-                    a.mean[found].mean(),
-                    a.mean[best],
-                    name_of(b.models[best]),
-                    strength,
-                    *(v[found].mean() for v in a.group_means.values()),
-                ]
-            )
+def _differences(a: Analysis, d: Differences) -> ReportTable:
+    place = {row: k for k, row in enumerate(d.rows)}
     columns = [
-        Column("by"),
-        Column("group"),
-        Column("models", "whole"),
-        Column("mean", "percent"),
-        Column("best", "percent"),
+        _model_column(a),
+        _array_column("mean", "percent", a.mean),
+        Column("behind", "points", lambda i: d.difference[place[i]]),
+        Column("95 % paired bootstrap", "points interval", lambda i: (d.low[place[i]], d.high[place[i]])),
+        Column(
+            "lead is",
+            "text",
+            lambda i: "clear" if d.low[place[i]] > 0 else "within the noise of the test examples",
+        ),
+    ]
+    remarks = [
+        "points of mean accuracy; examples of each task are resampled, the same ones for every model; the tasks stay "
+        "as they are"
+    ]
+    followers = [i for i in d.rows if i != d.leader]
+    title = f"behind {a.board.models[d.leader].label}"
+    return _table(a, "differences", title, columns, followers, remarks)
+
+
+class _Group(NamedTuple):
+    """Models with something in common, such as the family: the row numbers of its members, and of the best one."""
+
+    by: str
+    name: str
+    members: list[int]
+    best: int
+
+
+def _grouped(a: Analysis) -> list[_Group]:
+    """The models that have all tasks by how they were trained, by family, by size; the best group first."""
+    what: dict[str, Callable[[Model], str]] = {
+        "method": lambda model: model.method,
+        "family": lambda model: model.family,
+        "parameters": lambda model: size_of(model) or "unknown",
+    }
+    groups = []
+    for by, name_of_group in what.items():
+        members: dict[str, list[int]] = collections.defaultdict(list)
+        for i, model in enumerate(a.board.models):
+            if a.complete[i]:
+                members[name_of_group(model)].append(i)
+        for name, rows in sorted(members.items(), key=lambda item: -a.mean[item[1]].mean()):
+            groups.append(_Group(by, name, rows, max(rows, key=lambda i: a.mean[i])))
+    return groups
+
+
+def _groups(a: Analysis) -> ReportTable:
+    s = a.strengths
+    columns = [
+        Column("by", "text", lambda g: g.by),
+        Column("group", "text", lambda g: g.name),
+        Column("models", "whole", lambda g: len(g.members)),
+        Column("mean", "percent", lambda g: a.mean[g.members].mean()),
+        Column("best", "percent", lambda g: a.mean[g.best]),
+        Column("best model", "text", lambda g: a.board.models[g.best].display_name),
+        Column("mean EPP", "number", lambda g: s.scores[g.members].mean() if s else None),
     ]
     columns += [
-        Column("best model"),
-        Column("mean EPP", "number"),
-        *(Column(g, "percent") for g in a.group_means),
+        Column(name, "percent", lambda g, means=means: means[g.members].mean())  # type: ignore[misc]
+        for name, means in a.group_means.items()
     ]
-    return Sheet(
-        _key(a, "groups"),
-        f"{b.title}: by training, family and size",
-        columns,
-        rows,
-        [
-            "models that have all tasks; a group's mean says as much about which models were chosen as about the "
-            "training"
-        ],
-    )
-
-
-def _by_method(model: Model) -> str:
-    return model.method
-
-
-def _by_family(model: Model) -> str:
-    return model.family
-
-
-def _by_size(model: Model) -> str:
-    return size_of(model) or "unknown"
-
-
-def _cost(a: Analysis) -> Sheet:
-    b = a.board
-    cost = {
-        "parameters": np.array([math.nan if m.parameters is None else m.parameters for m in b.models]),
-        "images/s": np.array([m.images_per_second or math.nan for m in b.models]),
-    }
-    fronts = [pareto(cost["parameters"], a.mean), pareto(-cost["images/s"], a.mean)]
-    rows = [
-        [
-            name_of(b.models[i]),
-            a.mean[i],
-            cost["parameters"][i],
-            "yes" if fronts[0][i] else "",
-            cost["images/s"][i],
-            "yes" if fronts[1][i] else "",
-        ]
-        for i in a.order
-        if a.complete[i] and not (math.isnan(cost["parameters"][i]) and math.isnan(cost["images/s"][i]))
-    ]
-    device = next((m.device for m in b.models if m.device), "")
-    remarks = ["on the front: no model is both cheaper and more accurate"]
-    remarks += (
-        [f"images/s: the fastest pass over images while features were computed, on {device}"]
-        if device
-        else []
-    )
-    columns = [
-        Column("model"),
-        Column("mean", "percent"),
-        Column("parameters", "whole"),
-        Column("front (size)"),
-    ]
-    return Sheet(
-        _key(a, "cost"),
-        f"{b.title}: accuracy against cost",
-        [*columns, Column("images/s", "whole"), Column("front (speed)")],
-        rows,
-        remarks,
-    )
-
-
-def trust_sheets(judged: Judged) -> list[Sheet]:
-    """Proxies against fine-tuning: averages with intervals, per task, and without each family."""
-    if not judged.proxies:
-        return []
-    shown = {
-        "weighted_kendall": "weighted Kendall",
-        "kendall": "Kendall",
-        "pearson": "Pearson",
-        "spearman": "Spearman",
-        "regret@1": "regret@1",
-        "regret@3": "regret@3",
-        "hit@1": "hit@1",
-        "hit@3": "hit@3",
-    }
-    columns = [Column("proxy"), Column("kind")]
-    for name, title in shown.items():
-        points = name.startswith("regret")
-        columns += [Column(title, "points" if points else "number")]
-        columns += [Column(f"{title} 95 %", "points interval" if points else "interval", "95 %")]
-    columns += [Column("tasks", "whole"), Column("seconds", "seconds"), Column("with features", "seconds")]
-    rows = []
-    for p in judged.proxies:
-        row = [p.title, "baseline" if p.static else "measured"]
-        for name in shown:
-            row += [p.trust.mean[name], (p.trust.low[name], p.trust.high[name])]
-        rows.append([*row, p.trust.n_tasks["weighted_kendall"], p.seconds, p.with_features])
-    models = int(max(p.trust.n_models.max() for p in judged.proxies))
-    cost = (
-        "" if judged.seconds is None else f"; fine-tuning took {text(judged.seconds, 'seconds')} s (median)"
-    )
     remarks = [
-        f"against {judged.board.title}: agreement on each task over up to {models} models, then the mean over tasks; "
-        "intervals: models drawn with replacement",
-        "regret@k: points of accuracy lost by fine-tuning only the k models the proxy puts first; hit@k: share "
-        "of tasks on which the best model is among them",
-        f"seconds: median for a model on a task{cost}",
+        "models that have all tasks; a group's mean says as much about which models were chosen as about the training"
     ]
-    out = [Sheet("proxies", "How far each proxy can be trusted", columns, rows, remarks)]
-    tasks = judged.board.tasks
-    out.append(
-        Sheet(
-            "proxies-by-task",
-            "Weighted Kendall of each proxy, task by task",
-            [Column("proxy"), *(Column(t, "number") for t in tasks)],
-            [[p.title, *p.trust.per_task["weighted_kendall"]] for p in judged.proxies],
-            ["empty: undefined (fewer than two models, or all equal)"],
-        )
-    )
-    families = list(dict.fromkeys(f for p in judged.proxies for f in p.without))
+    return _table(a, "groups", "by training, family and size", columns, _grouped(a), remarks)
+
+
+def _cost(a: Analysis) -> ReportTable:
+    cost = costs(a.board)
+    parameters, speed = cost["parameters"], cost["images/s"]
+    on_front = {unit: front(unit, values, a.mean) for unit, values in cost.items()}
+    columns = [
+        _model_column(a),
+        _array_column("mean", "percent", a.mean),
+        _array_column("parameters", "whole", parameters),
+        Column("front (size)", "text", lambda i: "yes" if on_front["parameters"][i] else ""),
+        _array_column("images/s", "whole", speed),
+        Column("front (speed)", "text", lambda i: "yes" if on_front["images/s"][i] else ""),
+    ]
+    remarks = ["on the front: no model is both cheaper and more accurate"]
+    device = next((m.device for m in a.board.models if m.device), "")
+    if device:
+        remarks.append(f"images/s: the fastest pass over images while features were computed, on {device}")
+    known = ~(np.isnan(parameters) & np.isnan(speed))
+    rows = [i for i in a.order if a.complete[i] and known[i]]
+    return _table(a, "cost", "accuracy against cost", columns, rows, remarks)
+
+
+_MEASURES = {
+    "weighted_kendall": "weighted Kendall",
+    "kendall": "Kendall",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "regret@1": "regret@1",
+    "regret@3": "regret@3",
+    "hit@1": "hit@1",
+    "hit@3": "hit@3",
+}
+
+
+def proxy_tables(comparison: ProxyComparison) -> list[ReportTable]:
+    """Proxies against fine-tuning: averages with intervals, per task, and without each family."""
+    if not comparison.proxies or comparison.finetuned is None:
+        return []
+    tables = [_proxies(comparison, comparison.finetuned), _proxies_by_task(comparison, comparison.finetuned)]
+    families = list(dict.fromkeys(family for p in comparison.proxies for family in p.without))
     if families:
-        out.append(
-            Sheet(
-                "proxies-without-family",
-                "Weighted Kendall without one family of models",
-                [
-                    Column("proxy"),
-                    Column("all", "number"),
-                    *(Column(f"without {f}", "number") for f in families),
-                ],
-                [
-                    [p.title, p.trust.mean["weighted_kendall"], *(p.without.get(f) for f in families)]
-                    for p in judged.proxies
-                ],
-                ["a proxy that needs one family to look good orders families, not models"],
-            )
-        )
-    return out
+        tables.append(_proxies_without(comparison, families))
+    return tables
+
+
+def _measure_columns(name: str, title: str) -> list[Column]:
+    """A measure's mean over the tasks, and its interval."""
+    points = name.startswith("regret")
+
+    def mean(proxy: Proxy) -> float:
+        return proxy.agreement.mean[name]
+
+    def interval(proxy: Proxy) -> tuple[float, float]:
+        return proxy.agreement.low[name], proxy.agreement.high[name]
+
+    return [
+        Column(title, "points" if points else "number", mean),
+        Column(f"{title} 95 %", "points interval" if points else "interval", interval, label="95 %"),
+    ]
+
+
+def _proxies(comparison: ProxyComparison, finetuned: Board) -> ReportTable:
+    columns = [
+        Column("proxy", "text", lambda p: p.title),
+        Column("kind", "text", lambda p: "baseline" if p.static else "measured"),
+    ]
+    for name, title in _MEASURES.items():
+        columns += _measure_columns(name, title)
+    columns += [
+        Column("tasks", "whole", lambda p: p.agreement.n_tasks["weighted_kendall"]),
+        Column("seconds", "seconds", lambda p: p.seconds),
+        Column("with features", "seconds", lambda p: p.with_features),
+    ]
+    n_models = int(max(p.agreement.n_models.max() for p in comparison.proxies))
+    took = "" if comparison.seconds is None else text(comparison.seconds, "seconds")
+    remarks = [
+        f"against {finetuned.title}: agreement on each task over up to {n_models} models, then the mean "
+        "over tasks; intervals: models drawn with replacement",
+        "regret@k: points of accuracy lost by fine-tuning only the k models the proxy puts first; hit@k: share of "
+        "tasks on which the best model is among them",
+        "seconds: median for a model on a task" + (f"; fine-tuning took {took} s (median)" if took else ""),
+    ]
+    return ReportTable("proxies", "How far each proxy can be trusted", columns, comparison.proxies, remarks)
+
+
+def _proxies_by_task(comparison: ProxyComparison, finetuned: Board) -> ReportTable:
+    columns = [Column("proxy", "text", lambda p: p.title)]
+    columns += [
+        Column(task, "number", lambda p, j=j: p.agreement.per_task["weighted_kendall"][j])  # type: ignore[misc]
+        for j, task in enumerate(finetuned.tasks)
+    ]
+    remarks = ["empty: undefined (fewer than two models, or all equal)"]
+    title = "Weighted Kendall of each proxy, task by task"
+    return ReportTable("proxies-by-task", title, columns, comparison.proxies, remarks)
+
+
+def _proxies_without(comparison: ProxyComparison, families: list[str]) -> ReportTable:
+    columns = [
+        Column("proxy", "text", lambda p: p.title),
+        Column("all", "number", lambda p: p.agreement.mean["weighted_kendall"]),
+    ]
+    columns += [
+        Column(f"without {family}", "number", lambda p, family=family: p.without.get(family))  # type: ignore[misc]
+        for family in families
+    ]
+    remarks = ["a proxy that needs one family to look good orders families, not models"]
+    title = "Weighted Kendall without one family of models"
+    return ReportTable("proxies-without-family", title, columns, comparison.proxies, remarks)

@@ -1,0 +1,12 @@
+"""Kernel sizes, strides and the like, which ATen takes as one number or one for each dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def per_dimension(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """`value` as `rank` numbers."""
+    if isinstance(value, int):
+        return (value,) * rank
+    return tuple(value) * rank if len(value) == 1 else tuple(value)
