@@ -16,7 +16,7 @@ from checkpoint_files import (
 from safetensors.torch import save_file
 
 from converters import checkpoints, layouts, sources
-from converters.sources.files import SobelConv
+from converters.sources.sobel import SobelConv
 from vtabjax import specs
 
 

@@ -79,7 +79,7 @@ def test_changed_weights_are_another_model(tmp_path):
 
 def test_results_without_a_source_still_work(tmp_path):
     """As older versions wrote them: what the converted model says, or what its name says."""
-    from vtabjax import model
+    from vtabjax import integrity, model
 
     for spec in ("timm/resnet50.a1_in1k", "timm/tf_efficientnetv2_s@random"):
         cell = Cell("knn", spec, "digits", {"k": 1})
@@ -95,6 +95,7 @@ def test_results_without_a_source_still_work(tmp_path):
     parts.info.update(method="supervised", family="resnet", parameters=25)
     path = model.save(tmp_path / "models" / "x", *parts)
     info = json.loads((path / "model.json").read_text()) | {"weight_hash": "timm/resnet50.a1_in1k"}
+    info["artefact_hash"] = integrity.artefact_hash((path / "graph.json").read_bytes(), info)
     (path / "model.json").write_text(json.dumps(info))
     one, two = gathered(tmp_path).boards[0].models
     assert (one.method, one.family, one.parameters) == ("supervised", "resnet", 25)

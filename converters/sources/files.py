@@ -16,6 +16,7 @@ from vtabjax.specs import Spec, SpecError
 from .. import checkpoints, fitting, foreign, layouts, search
 from ..checkpoints import CheckpointError
 from ..search import Architecture, Place
+from .sobel import put_sobel_first
 
 _LISTED = 20  # names in model.json, of any number
 
@@ -388,28 +389,3 @@ def _sobel_shapes(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
 def _is_sobel_anywhere(tree: Any, architecture: Architecture) -> bool:
     near = search.nearest(tree, architecture)
     return near is not None and "layer4.0.conv1.weight" in architecture.shapes and _is_sobel(near.own)
-
-
-class SobelConv(nn.Conv2d):
-    """DeepCluster's first layer: a convolution on the two Sobel gradients of the grey image.
-
-    Upstream averages the three channels and applies two fixed 3x3 filters before this layer; the released files
-    leave them out. Both together are one convolution from 3 to 2 channels.
-    """
-
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__(
-            2, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=conv.bias is not None
-        )
-        horizontal = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
-        filters = torch.stack([horizontal, horizontal.T]) / 3
-        self.register_buffer("sobel", filters[:, None].repeat(1, 3, 1, 1), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W], normalised, to the layer's output."""
-        return super().forward(nn.functional.conv2d(x, self.sobel, padding=1))
-
-
-def put_sobel_first(module: nn.Module) -> None:
-    """Gives a ResNet the two-channel first layer of DeepCluster, under the name it has in the file."""
-    module.conv1 = SobelConv(module.conv1)
