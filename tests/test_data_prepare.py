@@ -197,7 +197,7 @@ def test_every_data_set_has_a_version_that_can_be_generated(tmp_path):
     [
         ("tasks", "svhn,flower", "unknown task 'flower'; did you mean flowers102"),
         ("tasks", "folder:/nowhere", "there is no folder /nowhere"),
-        ("file_format", "riegeli", "file_format 'riegeli': there are array_record and tfrecord"),
+        ("file_format", "riegeli", "config.file_format='riegeli' is not known; choose array_record or"),
     ],
 )
 def test_wrong_settings(config, field, value, message, capsys):
