@@ -136,7 +136,7 @@ def _notes(path: Path) -> list[str]:
 
 def _expand(patterns: list[str], say: Callable) -> tuple[list[str], int]:
     """The models the patterns stand for, without repetitions, and how many patterns stand for none."""
-    from . import sources
+    from converters import sources
 
     found: dict[str, None] = {}
     failed = 0
@@ -151,19 +151,19 @@ def _expand(patterns: list[str], say: Callable) -> tuple[list[str], int]:
 
 
 def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
-    from . import sources
+    from converters import sources
 
     size = args.input_size or sources.describe(spec)["input_size"][1]
     path = Path(args.out) / f"{specs.slug(spec, Path(args.out) / weight_files.STORE)}-{size}"
     if (path / "model.json").exists():
         return "present", path
-    from .convert import convert
+    from converters.convert import convert
 
     return "converted", convert(spec, args.out, input_size=args.input_size, verify=not args.no_verify)
 
 
 def _list(args: argparse.Namespace, say: Callable) -> int:
-    from . import sources
+    from converters import sources
 
     try:
         found = sources.list_models(args.pattern)
@@ -188,7 +188,7 @@ def _list(args: argparse.Namespace, say: Callable) -> int:
 
 
 def _check(args: argparse.Namespace, say: Callable) -> int:
-    from . import sources
+    from converters import sources
 
     failed = 0
     for spec in args.specs:
@@ -204,7 +204,7 @@ def _check(args: argparse.Namespace, say: Callable) -> int:
 
 
 def _verify(args: argparse.Namespace, say: Callable) -> int:
-    from .verify import verify_artefact
+    from converters.verify import verify_artefact
 
     _require_artefact(args.path)
     result = verify_artefact(args.path)
@@ -231,7 +231,7 @@ def _export(args: argparse.Namespace, say: Callable) -> int:
 
 
 def _audit(args: argparse.Namespace, say: Callable) -> int:
-    from . import audit
+    from converters import audit
 
     return audit.run(args)
 

@@ -18,8 +18,8 @@ from typing import Any
 from vtabjax import files, memory
 from vtabjax.specs import SpecError
 
-from .audit_model import Limits, family, measure
-from .audit_table import COLUMNS, describe, read, summary, write
+from converters.audit_model import Limits, family, measure
+from converters.audit_table import COLUMNS, describe, read, summary, write
 
 STATUSES = ("passed", "failed", "memory", "timeout", "crashed")
 
@@ -40,7 +40,7 @@ def audit(
     Raises:
       SpecError: nothing matches.
     """
-    from . import sources
+    from converters import sources
 
     names = (
         sources.list_models(f"{source}/{pattern}@random")

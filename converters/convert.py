@@ -36,9 +36,9 @@ def convert(
       converters.ExportError, vtabjax.ops.UnknownOperatorError: the model cannot be turned into a graph.
       converters.ParityError: the Flax model differs from the torch model; nothing is saved.
     """
-    from . import sanity, sources
-    from .export import from_torch
-    from .verify import verify as measure
+    from converters import sanity, sources
+    from converters.export import from_torch
+    from converters.verify import verify as measure
 
     source = sources.build(spec, input_size)
     slug = specs.slug(spec, Path(out_dir) / weight_files.STORE)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .checkpoints import CheckpointError, Stub
-from .search import State
+from converters.checkpoints import CheckpointError, Stub
+from converters.search import State
 
 _TRANSFORMERS = re.compile(
     r"(^|\.)(embeddings\.(patch_embeddings|cls_token|position_embeddings?|patch_embedding|class_embedding)|"

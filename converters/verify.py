@@ -17,8 +17,8 @@ from vtabjax.cpu import quick_compilation
 from vtabjax.graph import Graph
 from vtabjax.model import apply, load_parts
 
-from .export import from_torch
-from .outputs import LAST_LINEAR, Outputs
+from converters.export import from_torch
+from converters.outputs import LAST_LINEAR, Outputs
 
 # Largest difference over largest value. float64 leaves no room for a slip to hide in rounding.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
@@ -172,7 +172,7 @@ def verify_artefact(path: str | os.PathLike) -> dict[str, Any]:
       FileNotFoundError, vtabjax.integrity.DamagedModelError: there is no artefact, or not the one that was saved.
       ParityError: weights, outputs or errors that are not the torch model's.
     """
-    from . import sources
+    from converters import sources
 
     parts = load_parts(path)
     spec, size = parts.info["spec"], parts.graph.input_size[1]

@@ -8,7 +8,7 @@ from torch import nn
 from vtabjax.bundled_models import GRID, check, describe, names  # noqa: F401
 from vtabjax.specs import Spec
 
-from . import Source
+from converters.sources import Source
 
 
 class Pixels(nn.Module):

@@ -10,7 +10,7 @@ from vtabjax import bundled_models
 from vtabjax.bundled_models import check, describe, names  # noqa: F401
 from vtabjax.specs import Spec
 
-from . import Source
+from converters.sources import Source
 
 
 def build(spec: Spec, input_size: int | None) -> Source:

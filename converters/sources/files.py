@@ -13,10 +13,10 @@ from torch import nn
 from vtabjax import weight_files
 from vtabjax.specs import Spec, SpecError
 
-from .. import checkpoints, fitting, foreign, layouts, search
-from ..checkpoints import CheckpointError
-from ..search import Architecture, Place
-from .sobel import put_sobel_first
+from converters import checkpoints, fitting, foreign, layouts, search
+from converters.checkpoints import CheckpointError
+from converters.search import Architecture, Place
+from converters.sources.sobel import put_sobel_first
 
 _LISTED = 20  # names in model.json, of any number
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from vtabjax.specs import Spec, SpecError
 
-from . import Source, did_you_mean, files, torchvision
+from converters.sources import Source, did_you_mean, files, torchvision
 
 
 class Release(NamedTuple):

@@ -17,10 +17,10 @@ from torch import nn
 
 from vtabjax.specs import Spec, SpecError
 
-from . import Source, did_you_mean, files
-from .download import downloading
-from .provenance import provenance
-from .size import refuse_size, runs_at
+from converters.sources import Source, did_you_mean, files
+from converters.sources.download import downloading
+from converters.sources.provenance import provenance
+from converters.sources.size import refuse_size, runs_at
 
 
 @functools.cache

@@ -14,9 +14,9 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from vtabjax.specs import Spec, SpecError
 
-from . import Source, did_you_mean, files
-from .download import downloading
-from .size import refuse_size, runs_at
+from converters.sources import Source, did_you_mean, files
+from converters.sources.download import downloading
+from converters.sources.size import refuse_size, runs_at
 
 
 @functools.cache
