@@ -28,7 +28,8 @@ import report_data
 from playwright.sync_api import sync_playwright
 
 from configs import report as report_config
-from vtabjax import report, resampling, tasks
+from vtabjax import report, tasks
+from vtabjax.ranking import resampling
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 # Milliseconds from the input to the frame after it.

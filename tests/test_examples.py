@@ -11,8 +11,8 @@ MODULES = (
     "vtabjax.protocols.linear",
     "vtabjax.protocols.transferability",
     "vtabjax.ranking",
-    "vtabjax.resampling",
-    "vtabjax.trust",
+    "vtabjax.ranking.resampling",
+    "vtabjax.ranking.proxy_agreement",
 )
 
 

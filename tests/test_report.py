@@ -11,7 +11,8 @@ import pytest
 import report_data
 from report_data import finetuned, gathered, make, rows
 
-from vtabjax import ranking, results, tasks, trust
+from vtabjax import ranking, results, tasks
+from vtabjax.ranking import proxy_agreement
 from vtabjax.plan import UsageError
 from vtabjax.report import analysis, charts, sheets
 from vtabjax.results import Cell
@@ -75,7 +76,7 @@ def test_proxies_are_judged(mini):
         ("leep", "transferability", "leep"),
     ):
         values = frame[frame.protocol == protocol].pivot(index="model", columns="task", values=metric)
-        per = [trust.agreement(values.loc[tuned.index, t], tuned[t]) for t in TASKS]
+        per = [proxy_agreement.agreement(values.loc[tuned.index, t], tuned[t]) for t in TASKS]
         for name, column in (
             ("weighted_kendall", "weighted Kendall"),
             ("regret@1", "regret@1"),

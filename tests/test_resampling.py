@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from vtabjax import ranking, resampling
+from vtabjax import ranking
+from vtabjax.ranking import resampling
 from vtabjax.ranking import epp
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtabjax import ranking, resampling, tables, tasks
+from vtabjax import ranking, tables, tasks
+from vtabjax.ranking import resampling
 from vtabjax.report.boards import Board
 
 # The penalty of the fit that is shown, labelled as such, where the maximum-likelihood estimate is not finite.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vtabjax import trust
+from vtabjax.ranking import proxy_agreement
 from vtabjax.report.analysis import Options
 from vtabjax.report.boards import PROTOCOLS, Board, ReportData
 
@@ -33,7 +33,7 @@ class Proxy:
     title: str
     static: bool
     values: np.ndarray
-    agreement: trust.ProxyAgreement
+    agreement: proxy_agreement.ProxyAgreement
     without: dict[str, float]
     seconds: float | None
     with_features: float | None
@@ -125,10 +125,10 @@ def _proxy(key: str, title: str, values: np.ndarray, truth: Board, options: Opti
         title=title,
         static=False,
         values=values,
-        agreement=trust.compare_with_finetuning(
+        agreement=proxy_agreement.compare_with_finetuning(
             values, truth.values, n_resamples=options.resamples, seed=options.seed
         ),
-        without=trust.without_each_group(values, truth.values, families) if several else {},
+        without=proxy_agreement.without_each_group(values, truth.values, families) if several else {},
         seconds=None,
         with_features=None,
     )
@@ -143,7 +143,7 @@ def _baselines(truth: Board, options: Options) -> list[Proxy | None]:
 
     models = truth.models
     baselines = [
-        ("static-others", "mean accuracy on the other tasks", trust.mean_of_other_tasks(truth.values)),
+        ("static-others", "mean accuracy on the other tasks", proxy_agreement.mean_of_other_tasks(truth.values)),
         ("static-imagenet", "ImageNet top-1", column([m.imagenet_top1 for m in models])),
         ("static-parameters", "number of parameters", column([m.parameters for m in models])),
         ("static-width", "feature width", column([m.num_features for m in models])),

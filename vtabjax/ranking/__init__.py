@@ -1,6 +1,6 @@
 """Ranking models over tasks: Elo-based Predictive Power, what follows from it, and Top-k counts.
 
-`vtabjax.resampling` has the bootstrap, `vtabjax.trust` how far a cheap proxy's order can be trusted.
+`vtabjax.ranking.resampling` has the bootstrap, `vtabjax.ranking.proxy_agreement` how far a cheap proxy's order can be trusted.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from vtabjax import _bradley_terry as bt
-from vtabjax.trust import agreement
+from vtabjax.ranking import _bradley_terry as bt
+from vtabjax.ranking.proxy_agreement import agreement
 
 __all__ = [
     "ELO",
@@ -90,7 +90,7 @@ def epp(
     Unlike the authors' package: each match counts once (there, twice, so standard errors are sqrt(2) too small), no
     reference player whose error is lost, and standard errors allow for matches of a round sharing their task: the
     sandwich H^+ (sum_r u_r u_r') H^+ with u_r the gradient of round r, without small-sample factor. Rounds that share
-    a task (resamples of its examples: `vtabjax.resampling.example_rounds`) belong to one of the `clusters`.
+    a task (resamples of its examples: `vtabjax.ranking.resampling.example_rounds`) belong to one of the `clusters`.
 
     The estimate is finite exactly if the graph "won or tied at least half a match against" is strongly
     connected (Ford, 1957). Where it is not, each strongly connected component is fitted by itself, scores of

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from vtabjax import _bradley_terry as bt
+from vtabjax.ranking import _bradley_terry as bt
 
 # The penalty that stands in where the strengths of a resample have no finite estimate: small enough to leave a model
 # that is never beaten far ahead (about ln(10 x matches) ahead of the others).
