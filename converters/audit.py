@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from vtabjax import files, memory
+from vtabjax.runtime import files, memory
 from vtabjax.specs import SpecError
 
 from converters.audit_model import Limits, family, measure

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vtabjax import files
+from vtabjax.runtime import files
 
 COLUMNS = (
     "source", "name", "family", "parameters", "input_size", "dtype", "blocks", "features_error", "logits_error",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vtabjax.cpu import quick_compilation
+from vtabjax.runtime.xla_cpu import quick_compilation
 from vtabjax.graph import Graph
 from vtabjax.model import apply, load_parts
 

@@ -5,7 +5,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from configs import knn, linear, transferability
-from vtabjax import cells, inputs, parallel
+from vtabjax import cells, inputs
+from vtabjax.runtime import devices
 
 
 class Given:
@@ -16,7 +17,7 @@ class Given:
         self.labels = np.arange(n) % 3
         self.features = (rng.normal(size=(n, 8)) + self.labels[:, None]).astype(np.float32)
         self.logits, self.asked = logits, []
-        self.stages, self.own_mesh = inputs.Stages(), parallel.data_mesh()
+        self.stages, self.own_mesh = inputs.Stages(), devices.data_mesh()
 
     def split(self, name, *, logits=False):
         self.asked.append((name, logits))

@@ -12,7 +12,8 @@ from etils.epath import backend, gpath, stat_utils
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import finetune
-from vtabjax import artefacts, conversions, files, plan, results, status, sweep
+from vtabjax import artefacts, conversions, plan, results, status, sweep
+from vtabjax.runtime import files
 
 
 class Store(backend.Backend):

@@ -8,7 +8,7 @@ import sys
 import conftest
 import pytest
 
-from vtabjax import parallel
+from vtabjax.runtime import devices
 
 _PROGRAM = f"""
 import sys
@@ -48,7 +48,7 @@ def test_programs_are_for_one_kind_of_machine(tmp_path):
 def test_the_kind_is_what_the_cpu_can_do(field, monkeypatch):
     def kind(line):
         monkeypatch.setattr("builtins.open", lambda *_, **__: io.StringIO(f"model name : x\n{line}\n"))
-        return parallel._cpu_kind()
+        return devices._cpu_kind()
 
     names = [kind(f"{field}\t: sse avx avx2"), kind(f"{field}\t: avx avx2 sse"), kind(f"{field}\t: sse avx")]
     assert names[0] == names[1] != names[2]

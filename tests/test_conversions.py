@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vtabjax import artefacts, conversions, files, sweep, work
+from vtabjax import artefacts, conversions, sweep, work
+from vtabjax.runtime import files
 from vtabjax.conversions import Limits
 
 

@@ -237,7 +237,7 @@ def test_what_a_killed_report_left_is_removed(tmp_path):
     import subprocess
     import sys
 
-    from vtabjax import files
+    from vtabjax.runtime import files
 
     report_data.sweep(tmp_path, 2, ("digits",), ("knn",))
     ended = subprocess.Popen([sys.executable, "-c", ""])

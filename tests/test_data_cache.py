@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tfds_tiny
 
-from vtabjax import data, files
+from vtabjax import data
+from vtabjax.runtime import files
 from vtabjax.data import cache
 
 KEY = "0123456789abcdef" * 4

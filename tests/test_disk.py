@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import report_data
 
-from vtabjax import files, report, sweep
+from vtabjax import report, sweep
+from vtabjax.runtime import files
 from vtabjax.options import UsageError
 from vtabjax.results import Cell
 

@@ -10,7 +10,7 @@ import pytest
 
 import vtabjax
 from vtabjax import features, model, resident
-from vtabjax.parallel import data_mesh, round_up
+from vtabjax.runtime.devices import data_mesh, round_up
 
 
 def images(n, size=16, seed=0):

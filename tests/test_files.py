@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from vtabjax import files
+from vtabjax.runtime import files
 
 
 def test_the_checksum_of_a_file_in_several_blocks():

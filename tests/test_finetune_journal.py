@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from finetune_models import conv_parts, examples
 
-from vtabjax import files
+from vtabjax.runtime import files
 from vtabjax.protocols import _finetune_journal, finetune
 from vtabjax.protocols._finetune_journal import Position
 

@@ -7,7 +7,8 @@ import torch
 
 import converters
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
-from vtabjax import model, parallel
+from vtabjax import model
+from vtabjax.runtime import devices
 from vtabjax.protocols import finetune
 
 # isort: split
@@ -42,7 +43,7 @@ def test_follows_pytorch(name, size, options, rate):
     )
     with jax.enable_x64(True):
         trunk = finetune.trunk(model.Parts(graph, variables, INFO), settings)
-        mesh = parallel.data_mesh(jax.devices()[:1])
+        mesh = devices.data_mesh(jax.devices()[:1])
         trainer = finetune.Trainer(trunk, settings, classes=CLASSES + 4, capacity=EXAMPLES + 3, mesh=mesh)
         plan = finetune.plan(settings, learning_rate=rate, steps=STEPS, classes=CLASSES, seed=3)
         data, state = trainer.data(images, labels), trainer.start()

@@ -62,8 +62,8 @@ RANKS = layers()
 ONLY = {
     "configs": {"configs", "vtabjax.tasks"},
     "converters": {
-        "converters", "vtabjax.artefacts", "vtabjax.bundled_models", "vtabjax.cpu", "vtabjax.data", "vtabjax.files",
-        "vtabjax.graph", "vtabjax.installation", "vtabjax.memory", "vtabjax.model", "vtabjax.ops", "vtabjax.protocols",
+        "converters", "vtabjax.artefacts", "vtabjax.bundled_models", "vtabjax.runtime.xla_cpu", "vtabjax.data", "vtabjax.runtime.files",
+        "vtabjax.graph", "vtabjax.installation", "vtabjax.runtime.memory", "vtabjax.model", "vtabjax.ops", "vtabjax.protocols",
         "vtabjax.specs", "vtabjax.weight_files",
     },
 }  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from vtabjax.parallel import data_mesh
+from vtabjax.runtime.devices import data_mesh
 from vtabjax.protocols import _bounds, _nearest, _space, knn
 
 
@@ -194,7 +194,7 @@ def test_blocks_do_not_matter(block):
 def test_four_devices_give_the_neighbours_of_one(tmp_path):
     code = """
 import sys, jax, numpy as np
-from vtabjax.parallel import data_mesh
+from vtabjax.runtime.devices import data_mesh
 from vtabjax.protocols import knn
 assert len(jax.devices()) == 4
 rng = np.random.default_rng(0)

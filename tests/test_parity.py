@@ -8,7 +8,7 @@ import torch
 from converters.export import from_torch
 from converters.randomise import randomise
 from converters.verify import TOLERANCE, compare
-from vtabjax.cpu import quick_compilation
+from vtabjax.runtime.xla_cpu import quick_compilation
 
 pytestmark = pytest.mark.usefixtures("memory_back")
 # In float64 these hold gigabytes: one after another.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtabjax import memory
+from vtabjax.runtime import memory
 from vtabjax.protocols import _arrays, knn, linear, transferability
 
 X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtabjax import files, results
+from vtabjax import results
+from vtabjax.runtime import files
 from vtabjax.results import Cell
 
 CELL = Cell("knn", "timm/resnet18@random", "digits", {"k": 1, "image_size": 64})

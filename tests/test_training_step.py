@@ -16,7 +16,7 @@ from timm.layers import DropPath
 
 from converters.export import from_torch
 from converters.randomise import randomise
-from vtabjax.cpu import quick_compilation
+from vtabjax.runtime.xla_cpu import quick_compilation
 from vtabjax.model import Parts, apply, to_state_dict
 
 pytestmark = pytest.mark.usefixtures("memory_back")

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import bundled_models, files, installation, integrity, specs, weight_files
+from vtabjax import bundled_models, installation, integrity, specs, weight_files
+from vtabjax.runtime import files
 
 _log = logging.getLogger(__name__)
 

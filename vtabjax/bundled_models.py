@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from vtabjax import __version__, files, specs
+from vtabjax import __version__, specs
+from vtabjax.runtime import files
 from vtabjax.graph import Graph, Node, Ref
 from vtabjax.specs import Spec, SpecError
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, files, memory, specs
+from vtabjax import artefacts, specs
+from vtabjax.runtime import files, memory
 from vtabjax.artefacts import ConversionError
 
 AHEAD = 3  # converted models that wait for their turn, at most; they take disk, and the next run may not want them

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax import __version__, cpu, files, hoist, model, parallel, resident
-from vtabjax.parallel import data_mesh, round_up
+from vtabjax import __version__, hoist, model, resident
+from vtabjax.runtime import devices, files, xla_cpu
+from vtabjax.runtime.devices import data_mesh, round_up
 
 _log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16")
@@ -70,7 +71,7 @@ def extractor(
     images = resident.Images(mesh, room=0) if images is None else images
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     expected = tuple(parts.info["input_size"])
-    compiler_options = cpu.compiler_options(parts.graph)
+    compiler_options = xla_cpu.compiler_options(parts.graph)
 
     def local(variables: Mapping[str, jax.Array], batch: jax.Array) -> dict[str, jax.Array]:
         inputs = model.normalise(batch.astype(jnp.float32) / 255, parts.info).astype(dtype)
@@ -84,8 +85,8 @@ def extractor(
         batch = jax.ShapeDtypeStruct((size // mesh.size, height, width, channels), jnp.uint8)
         with jax.default_matmul_precision("float32"):
             prepare, rest = hoist.split(local, variables, batch)
-        prepare = jax.jit(prepare, out_shardings=replicated, compiler_options=cpu.quick_compilation())
-        prepared = prepare(parallel.put(variables, replicated))
+        prepare = jax.jit(prepare, out_shardings=replicated, compiler_options=xla_cpu.quick_compilation())
+        prepared = prepare(devices.put(variables, replicated))
         step = jax.jit(
             jax.shard_map(
                 rest,
@@ -115,7 +116,7 @@ def extractor(
                 step = step or compile_for(size)
                 return _batches(step, images, array, size)
             except (jax.errors.JaxRuntimeError, MemoryError) as e:
-                if not parallel.out_of_memory(e):
+                if not devices.out_of_memory(e):
                     raise
                 if not images.give_way():
                     if size <= mesh.size:

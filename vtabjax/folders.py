@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vtabjax import distributed, tasks
+from vtabjax import tasks
+from vtabjax.runtime import processes
 from vtabjax.results import Cell
 
 
@@ -39,7 +40,7 @@ def look_through(cells: Sequence[Cell], say: Callable[[str], None], **options: A
 
     for name, cell in _of(cells).items():
         try:
-            found = distributed.from_first(lambda name=name: data.look_through(name, **options))
+            found = processes.from_first(lambda name=name: data.look_through(name, **options))
         except data.DataError as e:
             raise ValueError(str(e)) from e
         say(describe.line(tasks.get(name), found, cell.protocol, cell.settings["splits"]))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import artefacts, distributed, files, tasks
+from vtabjax import artefacts, tasks
+from vtabjax.runtime import files, processes
 from vtabjax.data import copies
 from vtabjax.results import Cell
 
@@ -170,15 +171,15 @@ class Inputs:
     @property
     def own_mesh(self) -> jax.sharding.Mesh:
         """The devices of this process, for what each process computes from the features by itself."""
-        from vtabjax import parallel
+        from vtabjax.runtime import devices
 
-        return self.mesh if distributed.count() == 1 else parallel.local_mesh()
+        return self.mesh if processes.count() == 1 else devices.local_mesh()
 
     def examples(self, split: str) -> data.Examples:
         """Images [N, S, S, 3] at the model's input size, labels, ids."""
         with self.stages("data"):
             # Where one process cannot read them, the others must not begin to compute without it.
-            examples = distributed.together(lambda: self._examples(split))
+            examples = processes.together(lambda: self._examples(split))
         self.fingerprints[split] = examples.fingerprint
         if examples.hashes is not None and split not in self._pictures:
             self._pictures[split] = copies.Pictures(examples.hashes, examples.labels)
@@ -242,9 +243,9 @@ class Inputs:
         with self.stages("features"):
             found = features.load(folder, key)
             wanted = logits and info.get("num_classes") is not None
-            if not all(distributed.gather(found is not None and (not wanted or "logits" in found))):
+            if not all(processes.gather(found is not None and (not wanted or "logits" in found))):
                 with self.stages("load"):
-                    extract = distributed.together(lambda: self.model.extract)
+                    extract = processes.together(lambda: self.model.extract)
                 since = time.monotonic()
                 found = extract(examples.images)
                 self.passes[name] = {
@@ -253,6 +254,6 @@ class Inputs:
                 }
                 self.model.seen += len(examples.images)
                 features.check(found)  # in all processes: none goes on alone
-                if distributed.first():
+                if processes.first():
                     features.save(folder, key, found)
         return Split(found["features"], examples.labels, found.get("logits") if wanted else None)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vtabjax import cpu, files, installation, integrity, ops
+from vtabjax import installation, integrity, ops
+from vtabjax.runtime import files, xla_cpu
 from vtabjax.graph import DType, Graph, Node, Ref, map_refs, node_refs
 from vtabjax.integrity import DamagedModelError
 from vtabjax.ops import channels_last
@@ -94,7 +95,7 @@ def apply(
                 function = ops.lookup(node.op, node.module)
                 values[node.name] = channels_last.call(name, function, args, kwargs)
         if node.name in shared:
-            values[node.name] = jax.tree.map(cpu.once, values[node.name])
+            values[node.name] = jax.tree.map(xla_cpu.once, values[node.name])
     return {name: channels_last.plain(resolve(ref)) for name, ref in graph.outputs.items()}, updates
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, distributed, files, folders, options, results, specs, tasks
+from vtabjax import artefacts, cells, folders, options, results, specs, tasks
+from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions, SlurmOptions, UsageError
 from vtabjax.results import Cell
 
@@ -92,8 +93,8 @@ def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
     if not run.dry_run:
         _check_workdir(workdir)
     try:
-        models = distributed.from_first(lambda: _expand(models, workdir, run.dry_run))
-    except (ValueError, artefacts.ConversionError, distributed.OtherProcessError) as e:
+        models = processes.from_first(lambda: _expand(models, workdir, run.dry_run))
+    except (ValueError, artefacts.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     by_task = {task: _cell_settings(settings, task, run) for task in names}
     return [Cell(run.protocol, model, task, by_task[task]) for model in models for task in names]

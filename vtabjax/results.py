@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtabjax import __version__, _record, files, specs, weight_files
+from vtabjax import __version__, _record, specs, weight_files
+from vtabjax.runtime import files
 from vtabjax._record import pack, unpack
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import distributed, files, installation, plan, specs, sweep
+from vtabjax import installation, plan, specs, sweep
+from vtabjax.runtime import files, processes
 from vtabjax.options import SlurmOptions, UsageError
 
 # SLURM signals so long before the end: time to write down that the job goes on, and to ask for that.
@@ -41,7 +42,7 @@ class Job:
     def __call__(self) -> int:
         """Runs the share; the exit status."""
         status = sweep.run(self.config, self.workdir, self.share)
-        if distributed.count() > 1:
+        if processes.count() > 1:
             import jax
 
             jax.distributed.shutdown()  # submitit ends with os._exit, at which others would take this one for dead

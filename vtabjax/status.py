@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import costs, files, options, results, watch
+from vtabjax import costs, options, results, watch
+from vtabjax.runtime import files
 from vtabjax.options import UsageError
 from vtabjax.progress import duration
 from vtabjax.results import Cell

@@ -20,19 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import (
-    artefacts,
-    costs,
-    distributed,
-    files,
-    folders,
-    installation,
-    plan,
-    results,
-    tables,
-    watch,
-    work,
-)
+from vtabjax import artefacts, costs, folders, installation, plan, results, tables, watch, work
+from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions, UsageError
 from vtabjax.progress import duration
 from vtabjax.results import Cell
@@ -103,10 +92,10 @@ def finish(state: State, run: RunOptions, workdir: Path) -> int:
     """
     try:
         if run.dry_run:
-            distributed.from_first(lambda: _foretell(state, run, workdir))
+            processes.from_first(lambda: _foretell(state, run, workdir))
             return 0
-        return distributed.from_first(lambda: _close(state.mine, state.everything, run.protocol, workdir))
-    except distributed.OtherProcessError as e:
+        return processes.from_first(lambda: _close(state.mine, state.everything, run.protocol, workdir))
+    except processes.OtherProcessError as e:
         raise UsageError(str(e)) from e
 
 
@@ -116,7 +105,7 @@ def connect(wanted: bool) -> None:
     slice_of_tpus = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     indexed = "JOB_COMPLETION_INDEX" in os.environ and not slice_of_tpus
     try:
-        distributed.initialize(wanted, detect=not indexed)
+        processes.initialize(wanted, detect=not indexed)
     except ValueError as e:
         raise UsageError(str(e)) from e
 
@@ -124,7 +113,7 @@ def connect(wanted: bool) -> None:
 def _array() -> dict[str, str]:
     """The environment's variables that may name a share."""
     names = dict(os.environ)
-    if distributed.count() > 1:  # then the index is the number of the process
+    if processes.count() > 1:  # then the index is the number of the process
         names.pop("JOB_COMPLETION_INDEX", None)
     return names
 
@@ -154,8 +143,8 @@ def look(asked: plan.SweepPlan, workdir: Path, share: plan.Share | None) -> Stat
         return [[number[id(cell)] for cell in group] for group in groups]
 
     try:
-        mine, missing, failed = distributed.from_first(numbers)
-    except (ValueError, distributed.OtherProcessError) as e:  # a weight file or a result that cannot be read
+        mine, missing, failed = processes.from_first(numbers)
+    except (ValueError, processes.OtherProcessError) as e:  # a weight file or a result that cannot be read
         raise UsageError(str(e)) from e
     skipped = set(failed)
     todo = [everything[i] for i in missing if i not in skipped]
@@ -180,10 +169,10 @@ def _tell(state: State, protocol: str, workdir: Path, share: plan.Share | None) 
         + _count(len(state.mine), "cell")
         + f"; {state.done} done, {len(state.todo)} to do"
         + (f", {state.failed} failed before" if state.failed else "")
-        + (f", {distributed.count()} processes" if distributed.count() > 1 else "")
+        + (f", {processes.count()} processes" if processes.count() > 1 else "")
         + f" ({workdir})"
     )
-    if distributed.first():
+    if processes.first():
         beside = sum(results.has_other_settings(cell, workdir) for cell in state.todo)
         if beside:
             _say(
@@ -198,8 +187,8 @@ def check(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
       UsageError: some are not.
     """
     try:
-        distributed.from_first(lambda: plan.check_folders(run, workdir))
-        distributed.together(lambda: _check_tasks(todo, run.data_dir))
+        processes.from_first(lambda: plan.check_folders(run, workdir))
+        processes.together(lambda: _check_tasks(todo, run.data_dir))
         folders.look_through(
             todo,
             _say,
@@ -208,8 +197,8 @@ def check(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
             skip_broken=run.skip_broken,
             cache_dir=work.image_cache(run, workdir),
         )
-        unknown = distributed.from_first(lambda: artefacts.check(work.to_convert(todo, run, workdir)))
-    except (ValueError, artefacts.ConversionError, distributed.OtherProcessError) as e:
+        unknown = processes.from_first(lambda: artefacts.check(work.to_convert(todo, run, workdir)))
+    except (ValueError, artefacts.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
         raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))
@@ -242,14 +231,14 @@ def _check_tasks(todo: Sequence[Cell], data_dir: str) -> None:
 
 
 def _run(state: State, run: RunOptions, workdir: Path, share: plan.Share | None) -> None:
-    from vtabjax import parallel
+    from vtabjax.runtime import devices
 
     place = watch.folder(workdir, run.protocol, plan.digest(state.everything))
-    first = distributed.first()
+    first = processes.first()
     if first:
         files.sweep_temporaries(workdir)
         watch.describe(place, state.everything)
-    about = {"share": str(share or ""), "device": parallel.describe_devices(), "todo": len(state.todo)}
+    about = {"share": str(share or ""), "device": devices.describe_devices(), "todo": len(state.todo)}
     worker = watch.Worker(place, about, enabled=first)
     status = "interrupted"
     try:
@@ -263,7 +252,7 @@ def _run(state: State, run: RunOptions, workdir: Path, share: plan.Share | None)
 
 
 def _say(text: str) -> None:
-    if distributed.first():
+    if processes.first():
         print(text, file=sys.stderr, flush=True)
 
 

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import files, tasks
+from vtabjax import tasks
+from vtabjax.runtime import files
 from vtabjax.data import copies
 
 CHANCE, MAJORITY = "(chance)", "(majority)"

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import files
+from vtabjax.runtime import files
 from vtabjax.results import Cell
 
 HEARTBEAT = 60.0  # seconds; a worker that has not been heard of for some of these is gone

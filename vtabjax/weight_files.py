@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vtabjax import files
+from vtabjax.runtime import files
 
 STORE = "files"  # the folder, beside what is made from weight files, that remembers their hashes
 # What a folder of weights holds, the first that is there: names of transformers, timm and open_clip.

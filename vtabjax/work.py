@@ -1,7 +1,7 @@
 """The work of a sweep: model by model, cell by cell; whatever goes wrong ends in error files.
 
 With several processes all of them go through this together. What one of them finds in files decides for all
-(`vtabjax.distributed`), and the first one writes.
+(`vtabjax.runtime.processes`), and the first one writes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import (
-    artefacts,
-    bundled_models,
-    cells,
-    conversions,
-    distributed,
-    files,
-    inputs,
-    protocols,
-    results,
-    watch,
-)
+from vtabjax import artefacts, bundled_models, cells, conversions, inputs, protocols, results, watch
+from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions
 from vtabjax.progress import Progress, duration
 from vtabjax.results import Cell
@@ -92,8 +82,8 @@ def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: watch.Wor
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
     for cell in todo:
         by_model[cell.model].append(cell)
-    converting = distributed.from_first(lambda: to_convert(todo, run, workdir))
-    progress = Progress(len(todo), models=len(by_model), enabled=distributed.first())
+    converting = processes.from_first(lambda: to_convert(todo, run, workdir))
+    progress = Progress(len(todo), models=len(by_model), enabled=processes.first())
 
     def told(model: str, began: float, ended: float, well: bool) -> None:
         worker.event("convert", model, began, ended, ok=well)
@@ -103,7 +93,7 @@ def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: watch.Wor
     )
     # Converting starts before anything else does; models that are there already are computed meanwhile.
     with conversions.Conversions(
-        converting if distributed.first() else [],
+        converting if processes.first() else [],
         models_dir(run, workdir),
         run.image_size,
         limits,
@@ -121,10 +111,11 @@ def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: watch.Wor
 
 def prepare(run: RunOptions, workdir: Path) -> inputs.Run:
     """What the cells share: devices, images, the compilation cache."""
-    from vtabjax import data, parallel, resident
+    from vtabjax import data, resident
+    from vtabjax.runtime import devices
 
     cache = workdir / "cache" / "xla"
-    parallel.use_compilation_cache(str(cache if files.is_remote(cache) else cache.absolute()))
+    devices.use_compilation_cache(str(cache if files.is_remote(cache) else cache.absolute()))
     images_dir = image_cache(run, workdir)
 
     @functools.cache
@@ -141,7 +132,7 @@ def prepare(run: RunOptions, workdir: Path) -> inputs.Run:
             max_pixels=run.max_pixels,
         )
 
-    mesh = parallel.data_mesh()
+    mesh = devices.data_mesh()
     room = None if run.device_images_gb < 0 else run.device_images_gb * 1e9
     images = resident.Images(mesh, room)
     return inputs.Run(workdir, mesh, examples, run.batch_size, run.dtype, images, told=set())
@@ -154,9 +145,9 @@ def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
     stages = inputs.Stages()
     try:
         with stages("convert"):
-            path, converting = distributed.from_first(lambda: _converted(model, session))
+            path, converting = processes.from_first(lambda: _converted(model, session))
         with stages("load"):
-            converted = distributed.together(lambda: _open(model, path, session.shared))
+            converted = processes.together(lambda: _open(model, path, session.shared))
     except Exception as e:
         for cell in todo:
             _fail(cell, _fault(e, stages.failed or "convert"), session)
@@ -169,10 +160,10 @@ def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
         if converting:
             stages.seconds["convert"] = converting  # charged to the model's first cell
         try:
-            there = distributed.from_first(lambda cell=cell: results.find(cell, workdir) is not None)
+            there = processes.from_first(lambda cell=cell: results.find(cell, workdir) is not None)
         except (
             ValueError,
-            distributed.OtherProcessError,
+            processes.OtherProcessError,
         ) as e:  # a result that was damaged since the sweep began
             _fail(cell, _fault(e, "results"), session)
             continue
@@ -235,8 +226,8 @@ def run_cell(cell: Cell, converted: inputs.Converted, stages: inputs.Stages, ses
             outcome = cells.PROTOCOLS[cell.protocol].run(given, cell.settings)
     except Exception as e:
         fault = _fault(e, stages.failed or cell.protocol)
-    fault = next((Fault(*f) for f in distributed.gather(fault) if f is not None), None)
-    if fault is None and distributed.first():
+    fault = next((Fault(*f) for f in processes.gather(fault) if f is not None), None)
+    if fault is None and processes.first():
         try:
             with stages("write"):
                 _save(cell, outcome, given, stages, session)
@@ -256,7 +247,7 @@ def run_cell(cell: Cell, converted: inputs.Converted, stages: inputs.Stages, ses
 def _save(
     cell: Cell, outcome: protocols.Outcome, given: inputs.Inputs, stages: inputs.Stages, session: Session
 ) -> None:
-    from vtabjax import parallel
+    from vtabjax.runtime import devices
 
     info = given.model.info
     results.save(
@@ -275,7 +266,7 @@ def _save(
             "data": dict(given.fingerprints),
             "copies": given.copies(),
             "passes": dict(given.passes),
-            "device": parallel.describe_devices(),
+            "device": devices.describe_devices(),
             **_data_notes(cell, session),
         },
         seconds=stages.seconds,
@@ -308,7 +299,7 @@ def _fault(error: Exception, stage: str) -> Fault:
 
 
 def _fail(cell: Cell, fault: Fault, session: Session) -> None:
-    if distributed.first():
+    if processes.first():
         try:
             results.save_error(cell, session.workdir, **fault._asdict())
         except OSError as e:  # a full disk takes the error file, too; the rest of the sweep may still fit

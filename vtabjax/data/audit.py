@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import files
+from vtabjax.runtime import files
 from vtabjax.data import copies, images, pictures, pipeline
 from vtabjax.data.base import BrokenImageError
 from vtabjax.data.pictures import Depth, Reading

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vtabjax import files
+from vtabjax.runtime import files
 from vtabjax.data.base import CacheError
 
 _log = logging.getLogger(__name__)

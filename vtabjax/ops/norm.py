@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from vtabjax import cpu
+from vtabjax.runtime import xla_cpu
 
 __all__ = ["layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm", "native_group_norm"]
 
@@ -69,7 +69,7 @@ def layer_norm(
 ) -> jax.Array:
     del cudnn_enable
     axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
-    x = _wide(cpu.once(input))
+    x = _wide(xla_cpu.once(input))
     x = x - x.mean(axes, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
     if weight is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vtabjax import memory
+from vtabjax.runtime import memory
 
 if TYPE_CHECKING:
     import jax

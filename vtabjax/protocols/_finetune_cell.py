@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from vtabjax import __version__, files, model, options, tasks
+from vtabjax import __version__, model, options, tasks
+from vtabjax.runtime import files
 from vtabjax.protocols import Outcome, _finetune_artefact, finetune
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vtabjax import distributed, files, model, parallel
+from vtabjax import model
+from vtabjax.runtime import devices, files, processes
 from vtabjax.protocols._finetune_train import State, Trainer
 
 CHECKPOINT_SECONDS = 180.0
@@ -58,9 +59,9 @@ class Journal:
     ):
         self._folder = None if folder is None else Path(folder).absolute()
         self._stop, self._say, self._saved = stop, say, time.monotonic()
-        self._owner = distributed.from_first(files.owner)
+        self._owner = processes.from_first(files.owner)
         fresh = {"identity": json.loads(json.dumps(identity)), "finished": {}, "current": None}
-        found = distributed.from_first(
+        found = processes.from_first(
             self._read
         )  # another process may not see the latest file, or no longer
         if found is None or found["identity"] != fresh["identity"]:
@@ -125,7 +126,7 @@ class Journal:
         if current is None or current["run"] != run:
             return None
         state = self._restored(current, trainer)
-        if not all(distributed.gather(state is not None)):
+        if not all(processes.gather(state is not None)):
             self._say(f"{self._folder / current['state']} is damaged: {run} starts from its beginning")
             self._content["current"] = None
             return None
@@ -144,7 +145,7 @@ class Journal:
             with ocp.StandardCheckpointer() as checkpointer:
                 state = checkpointer.restore(self._folder / current["state"], target)
         except Exception as e:  # orbax and the libraries below it have errors of many kinds
-            if parallel.out_of_memory(e):
+            if devices.out_of_memory(e):
                 raise
             return None
         return state if _state_hash(state) == current["hash"] else None

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax import parallel
+from vtabjax.runtime import devices
 from vtabjax.protocols._finetune_settings import Settings, schedule
 from vtabjax.protocols._finetune_trunk import Trunk
 
@@ -134,12 +134,12 @@ class Trainer:
         loop: bool | None = None,
     ):
         self.trunk, self.settings, self.classes, self.capacity = trunk, settings, classes, capacity
-        self.mesh = parallel.data_mesh() if mesh is None else mesh
+        self.mesh = devices.data_mesh() if mesh is None else mesh
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         self._loop, self._unroll = (not on_cpu if loop is None else loop), on_cpu
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._split = NamedSharding(self.mesh, PartitionSpec("data"))
-        self.eval_batch = parallel.round_up(max(1, eval_batch), self.mesh.size)
+        self.eval_batch = devices.round_up(max(1, eval_batch), self.mesh.size)
         self.traces = self.seen = 0
         self.micro_batch = 0
         self.use_micro_batch(settings.micro_batch or settings.batch_size)
@@ -305,9 +305,9 @@ class Trainer:
                 with jax.default_matmul_precision("float32"):
                     return self._batches(state, inputs, classes)
             except (jax.errors.JaxRuntimeError, MemoryError) as e:
-                if not parallel.out_of_memory(e) or self.eval_batch <= self.mesh.size:
+                if not devices.out_of_memory(e) or self.eval_batch <= self.mesh.size:
                     raise
-                self.eval_batch = parallel.round_up(self.eval_batch // 2, self.mesh.size)
+                self.eval_batch = devices.round_up(self.eval_batch // 2, self.mesh.size)
 
     def _batches(self, state: State, inputs: np.ndarray, classes: int) -> np.ndarray:
         size, found, pending = self.eval_batch, [np.zeros(0, np.int32)], None

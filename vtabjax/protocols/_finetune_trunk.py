@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtabjax import cpu, model
+from vtabjax import model
+from vtabjax.runtime import xla_cpu
 from vtabjax.graph import Graph, Ref, node_refs
 from vtabjax.protocols._finetune_settings import Settings
 
@@ -97,7 +98,7 @@ def trunk(parts: model.Parts, settings: Settings) -> Trunk:
         _features(parts),
         (height, width, channels),
         np.uint8,
-        cpu.compiler_options(graph),
+        xla_cpu.compiler_options(graph),
     )
 
 

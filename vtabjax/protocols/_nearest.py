@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from vtabjax.parallel import data_mesh
+from vtabjax.runtime.devices import data_mesh
 from vtabjax.protocols._arrays import check_memory
 from vtabjax.protocols._bounds import ABSOLUTE, LARGE, Proposal, has_fast_bfloat16, propose
 from vtabjax.protocols._space import Search, Space, slices

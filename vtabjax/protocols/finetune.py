@@ -16,7 +16,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from vtabjax import parallel, results
+from vtabjax import results
+from vtabjax.runtime import devices
 from vtabjax.protocols._finetune_journal import Journal, Position, terminations
 from vtabjax.protocols._finetune_meter import Meter
 from vtabjax.protocols._finetune_settings import Settings, schedule
@@ -318,7 +319,7 @@ def _fit(
                 n = _pace(n, time.monotonic() - since)
             return _Fitted(state, losses, hits, None)
         except (jax.errors.JaxRuntimeError, MemoryError) as e:
-            if not parallel.out_of_memory(e):
+            if not devices.out_of_memory(e):
                 raise
             before = trainer.micro_batch
             trainer.halve()

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtabjax import files, options, specs, tables
+from vtabjax import options, specs, tables
+from vtabjax.runtime import files
 from vtabjax.options import UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vtabjax import files
+from vtabjax.runtime import files
 from vtabjax.report.analysis import Analysis, costs, front
 from vtabjax.report.proxies import ProxyComparison
 
