@@ -28,7 +28,8 @@ import sklearn
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from vtabjax.protocols import _softmax, linear
+from vtabjax.protocols import linear
+from vtabjax.protocols.linear import _softmax
 
 
 def features(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -377,9 +377,9 @@ def test_settings_are_the_published_sweep():
 
 
 def saved_after_each_call(monkeypatch, folder):
-    from vtabjax.protocols import _finetune_journal
+    from vtabjax.protocols.finetune import journal
 
-    monkeypatch.setattr(_finetune_journal, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(journal, "CHECKPOINT_SECONDS", 0.0)
     return finetune.Journal(folder, {"weights": "a"})
 
 

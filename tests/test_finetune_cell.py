@@ -13,7 +13,8 @@ from configs import finetune as config_file
 from converters import __main__ as command_line
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
 from vtabjax import model, results, sweep
-from vtabjax.protocols import _finetune_artefact, _finetune_cell, finetune
+from vtabjax.protocols import _finetune_cell, finetune
+from vtabjax.protocols.finetune import head
 
 # isort: split
 import timm
@@ -192,7 +193,7 @@ def trained(parts, classes=4):
         made.start(), made.data(images, (np.arange(20) % classes).astype(np.int32)), run, 3
     )
     values = jax.device_get(state)
-    artefact = _finetune_artefact.with_head(
+    artefact = head.with_head(
         parts, {**values.trunk, **values.buffers}, values.head["weight"], values.head["bias"]
     )
     return made, state, artefact, images
@@ -225,9 +226,9 @@ def test_a_head_where_there_was_none():
     import dataclasses
 
     parts = parts._replace(graph=dataclasses.replace(parts.graph, outputs=outputs))
-    assert _finetune_artefact.classifier(parts.graph) is None
+    assert head.classifier(parts.graph) is None
     weight, bias = np.ones((4, 6), np.float32), np.arange(4, dtype=np.float32)
-    made = _finetune_artefact.with_head(parts, {}, weight, bias)
+    made = head.with_head(parts, {}, weight, bias)
     images = examples(5, 3)[0].astype(np.float32) / 255
     got = model.Model(*made).outputs(images)
     np.testing.assert_allclose(got["logits"], np.asarray(got["features"]) @ weight.T + bias, rtol=1e-4)

@@ -11,8 +11,9 @@ import pytest
 from finetune_models import conv_parts, examples
 
 from vtabjax.runtime import files
-from vtabjax.protocols import _finetune_journal, finetune
-from vtabjax.protocols._finetune_journal import Position
+from vtabjax.protocols import finetune
+from vtabjax.protocols.finetune import journal
+from vtabjax.protocols.finetune.journal import Position
 
 OWN = finetune.Settings(learning_rates=(0.1,), steps=(8,), batch_size=8, seeds=(0,))
 SPLITS = examples(30, 3), examples(10, 3, 1), examples(50, 3, 2)
@@ -99,7 +100,7 @@ def test_two_at_once_do_not_disturb_each_other(folder, trainer, uninterrupted, m
     for number in range(2):
         monkeypatch.setattr(files, "owner", lambda number=number: f".elsewhere.{number}")
         journals.append(finetune.Journal(folder, {"weights": "a"}))
-    monkeypatch.setattr(_finetune_journal, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(journal, "CHECKPOINT_SECONDS", 0.0)
     one, two = journals
     position = one.restore(NAME, trainer)
     for journal in (one, two, one):

@@ -10,7 +10,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from vtabjax.runtime.devices import data_mesh
-from vtabjax.protocols import _bounds, _nearest, _space, knn
+from vtabjax.protocols import knn
+from vtabjax.protocols.knn import _bounds, _nearest, _space
 
 
 def by_hand(x, k, metric="euclidean", groups=None, queries=None):

@@ -5,7 +5,8 @@ import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from vtabjax.protocols import _softmax, linear
+from vtabjax.protocols import linear
+from vtabjax.protocols.linear import _softmax
 
 
 def blobs(n=90, d=8, classes=3, spread=1.0, seed=0):

@@ -176,7 +176,7 @@ def test_messages(name, field, value, message):
 
 
 def test_choices_are_those_of_the_code():
-    from vtabjax.protocols import _finetune_settings as tuning
+    from vtabjax.protocols.finetune import settings as tuning
     from vtabjax.protocols import transferability as scores
 
     assert (

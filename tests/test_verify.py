@@ -10,7 +10,7 @@ import pytest
 import converters
 from converters.__main__ import main
 from vtabjax import model
-from vtabjax.protocols._finetune_artefact import with_head
+from vtabjax.protocols.finetune.head import with_head
 
 SPEC = "timm/test_resnet@random:4"
 

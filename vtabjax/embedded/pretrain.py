@@ -63,7 +63,7 @@ def train(parts, config: Any, say=print):
 
     from vtabjax.data import sprites
     from vtabjax.protocols import finetune
-    from vtabjax.protocols._finetune_artefact import with_head
+    from vtabjax.protocols.finetune.head import with_head
 
     settings = finetune.Settings(
         learning_rates=(config.learning_rate,),

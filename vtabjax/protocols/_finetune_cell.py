@@ -19,7 +19,8 @@ import numpy as np
 
 from vtabjax import __version__, model, options, tasks
 from vtabjax.runtime import files
-from vtabjax.protocols import Outcome, _finetune_artefact, finetune
+from vtabjax.protocols import Outcome, finetune
+from vtabjax.protocols.finetune import head
 
 if TYPE_CHECKING:
     from vtabjax.inputs import Converted, Inputs
@@ -184,7 +185,7 @@ def _save(
         "pretrained_weight_hash": parts.info["weight_hash"],
         "parity": None,
     }
-    model.save(path, *_finetune_artefact.with_head(parts, trained, *head, info))
+    model.save(path, *head.with_head(parts, trained, *head, info))
 
 
 class _Ahead:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vtabjax.protocols._arrays import check_features, check_score_memory
-from vtabjax.protocols._covariance_scores import gbc, h_score, regularized_h_score, transrate
-from vtabjax.protocols._decompose import principal_components
-from vtabjax.protocols._leep import leep, nce, nleep, nleep_components
-from vtabjax.protocols._logme import logme
-from vtabjax.protocols._parc import parc
-from vtabjax.protocols._sfda import sfda
+from vtabjax.protocols.transferability._covariance_scores import gbc, h_score, regularized_h_score, transrate
+from vtabjax.protocols.transferability._decompose import principal_components
+from vtabjax.protocols.transferability._leep import leep, nce, nleep, nleep_components
+from vtabjax.protocols.transferability._logme import logme
+from vtabjax.protocols.transferability._parc import parc
+from vtabjax.protocols.transferability._sfda import sfda
 
 __all__ = [
     "UNSAFE_WHEN_WIDE",

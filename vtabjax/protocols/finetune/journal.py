@@ -19,7 +19,7 @@ import numpy as np
 
 from vtabjax import model
 from vtabjax.runtime import devices, files, processes
-from vtabjax.protocols._finetune_train import State, Trainer
+from vtabjax.protocols.finetune.training import State, Trainer
 
 CHECKPOINT_SECONDS = 180.0
 _DEAD_SECONDS = 24 * 3600.0  # without a sign of life: a worker of another machine is gone

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vtabjax.protocols._arrays import check_task
-from vtabjax.protocols._decompose import svd
+from vtabjax.protocols.transferability._decompose import svd
 
 
 def logme(features: ArrayLike, labels: ArrayLike) -> float:

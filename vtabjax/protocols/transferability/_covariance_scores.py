@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vtabjax.protocols._arrays import check_choice, check_task, class_sums
-from vtabjax.protocols._decompose import centred_svd, principal_components
+from vtabjax.protocols.transferability._decompose import centred_svd, principal_components
 
 
 def h_score(features: ArrayLike, labels: ArrayLike) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from vtabjax import model
 from vtabjax.runtime import xla_cpu
 from vtabjax.graph import Graph, Ref, node_refs
-from vtabjax.protocols._finetune_settings import Settings
+from vtabjax.protocols.finetune.settings import Settings
 
 
 class Trunk(NamedTuple):

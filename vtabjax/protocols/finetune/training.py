@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vtabjax.runtime import devices
-from vtabjax.protocols._finetune_settings import Settings, schedule
-from vtabjax.protocols._finetune_trunk import Trunk
+from vtabjax.protocols.finetune.settings import Settings, schedule
+from vtabjax.protocols.finetune.backbone import Trunk
 
 Tree = Any
 STEPS_PER_CALL = 100  # the most steps that one call of the compiled program takes

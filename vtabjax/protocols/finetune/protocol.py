@@ -18,10 +18,10 @@ import numpy as np
 
 from vtabjax import results
 from vtabjax.runtime import devices
-from vtabjax.protocols._finetune_journal import Journal, Position, terminations
-from vtabjax.protocols._finetune_meter import Meter
-from vtabjax.protocols._finetune_settings import Settings, schedule
-from vtabjax.protocols._finetune_train import (
+from vtabjax.protocols.finetune.journal import Journal, Position, terminations
+from vtabjax.protocols.finetune.meter import Meter
+from vtabjax.protocols.finetune.settings import Settings, schedule
+from vtabjax.protocols.finetune.training import (
     STEPS_PER_CALL,
     Data,
     Plan,
@@ -30,7 +30,7 @@ from vtabjax.protocols._finetune_train import (
     plan,
     sample,
 )
-from vtabjax.protocols._finetune_trunk import Trunk, frozen, trunk
+from vtabjax.protocols.finetune.backbone import Trunk, frozen, trunk
 
 __all__ = [
     "Data",

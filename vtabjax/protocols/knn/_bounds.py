@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from vtabjax.protocols._space import Search, Space, slices
+from vtabjax.protocols.knn._space import Search, Space, slices
 
 _EXTRA = 2  # lower bounds kept beyond the k best, so that few rows need the second look
 _EXTRA16 = 9  # the same in bfloat16

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vtabjax.protocols._arrays import check_choice, check_features, check_labels
-from vtabjax.protocols._nearest import nearest
+from vtabjax.protocols.knn._nearest import nearest
 
 METRICS = ("euclidean", "cosine")
 VOTES = ("majority", "weighted")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vtabjax.protocols._arrays import check_task
-from vtabjax.protocols._decompose import principal_components
+from vtabjax.protocols.transferability._decompose import principal_components
 
 
 def leep(probabilities: ArrayLike, labels: ArrayLike) -> float:
