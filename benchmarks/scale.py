@@ -62,11 +62,11 @@ def sweep(workdir: Path) -> dict:
     ]
     subprocess.run(command, check=True, cwd=ROOT)
     sys.path.insert(0, str(ROOT))
-    from vtabjax import status, watch
+    from vtabjax.sweep import heartbeat, status
 
     (state,) = status.read(workdir)
     events = state.workers[0]["events"]
-    converting, idle = watch.waited(events)
+    converting, idle = heartbeat.waited(events)
     found = {}
     for model in MODELS:
         folder = workdir / "results" / "knn" / model.replace("/", "--")
@@ -144,7 +144,8 @@ def looking(workdir: Path) -> dict:
     """Seconds to look at a finished sweep of 300 models x 19 tasks."""
     import numpy as np
 
-    from vtabjax import results, status, tasks, watch
+    from vtabjax import results, tasks
+    from vtabjax.sweep import heartbeat, status
 
     settings = {"image_size": 224, "dtype": "float32", "splits": ["train800val200"]}
     cells = [
@@ -164,7 +165,7 @@ def looking(workdir: Path) -> dict:
             seconds={"features": 1.0},
         )
     took = {"cells": len(cells), "write_seconds": time.monotonic() - began}
-    watch.describe(workdir / "sweeps" / "knn-0", cells)
+    heartbeat.describe(workdir / "sweeps" / "knn-0", cells)
     for name, look in {
         "find_seconds": lambda: results.find_all(cells, workdir),
         "collect_seconds": lambda: results.collect(workdir),

@@ -222,7 +222,7 @@ def _converters(tmp_path_factory):
 @pytest.fixture
 def converters(_converters, monkeypatch):
     """Converters that only copy, for this process and for `main`."""
-    from vtabjax import artefacts
+    from vtabjax.sweep import artefacts
 
     _converters.forget()
     monkeypatch.setattr(artefacts, "COMMAND", _converters.command)

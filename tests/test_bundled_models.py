@@ -12,7 +12,8 @@ import torch
 
 from converters import sources
 from converters.export import from_torch
-from vtabjax import artefacts, bundled_models, results, specs, sweep
+from vtabjax import bundled_models, results, specs
+from vtabjax.sweep import artefacts, runner
 from vtabjax.model import apply, load, load_parts, weight_hash
 
 BUNDLED = ("baseline/pixels", "embedded/sprites_resnet")
@@ -91,8 +92,8 @@ def test_patterns(pattern, found):
 def test_what_does_not_ship(config, tmp_path, monkeypatch, spec, message):
     monkeypatch.setattr(artefacts, "COMMAND", ["false"])  # found without the converters
     config.models = f"baseline/pixels,{spec}"
-    with pytest.raises(sweep.UsageError, match=message):
-        sweep.run(config, tmp_path)
+    with pytest.raises(runner.UsageError, match=message):
+        runner.run(config, tmp_path)
     assert not (tmp_path / "results").exists()
 
 

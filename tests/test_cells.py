@@ -5,7 +5,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from configs import knn, linear, transferability
-from vtabjax import cells, inputs
+from vtabjax.sweep import adapters, inputs
 from vtabjax.runtime import devices
 
 
@@ -25,7 +25,7 @@ class Given:
 
 
 def run(config, given):
-    protocol = cells.PROTOCOLS[config.protocol]
+    protocol = adapters.PROTOCOLS[config.protocol]
     settings = protocol.settings(config)
     return settings, protocol.run(given, settings)
 
@@ -74,7 +74,7 @@ def test_knn_settings_are_checked(changes, message):
     config = knn.get_config()
     config.update(changes)
     with pytest.raises(ValueError, match=message):
-        cells.PROTOCOLS["knn"].settings(config)
+        adapters.PROTOCOLS["knn"].settings(config)
 
 
 def test_linear():
@@ -91,7 +91,7 @@ def test_linear():
 
 
 def test_linear_settings():
-    assert cells.PROTOCOLS["linear"].settings(linear.get_config("vtab_full"))["splits"] == [
+    assert adapters.PROTOCOLS["linear"].settings(linear.get_config("vtab_full"))["splits"] == [
         "train",
         "val",
         "test",
@@ -99,13 +99,13 @@ def test_linear_settings():
     config = linear.get_config()
     config.c_min = 1e6
     with pytest.raises(ValueError, match=r"config\.c_min=1e\+06 .* need 0 < c_min <= c_max"):
-        cells.PROTOCOLS["linear"].settings(config)
+        adapters.PROTOCOLS["linear"].settings(config)
 
 
 def test_transferability_without_a_head_is_not_applicable():
     given = Given()
     settings, found = run(transferability.get_config(), given)
-    assert list(found.metrics) == list(cells.SCORES)
+    assert list(found.metrics) == list(adapters.SCORES)
     assert found.metrics["leep"] is None and found.metrics["nce"] is None
     assert "no source classifier" in found.notes["leep"]
     others = [v for name, v in found.metrics.items() if name not in ("leep", "nce")]
@@ -117,7 +117,7 @@ def test_transferability_without_a_head_is_not_applicable():
 def test_scores_that_fail_on_wide_features_see_principal_components():
     from vtabjax.protocols import transferability as scores
 
-    assert cells._UNSAFE_WHEN_WIDE == scores.UNSAFE_WHEN_WIDE
+    assert adapters._UNSAFE_WHEN_WIDE == scores.UNSAFE_WHEN_WIDE
     given = Given(n=60)
     noise = np.random.default_rng(1).normal(size=(60, 100)).astype(np.float32)
     informed, given.features = Given(n=60), noise
@@ -148,7 +148,7 @@ def test_transferability_with_a_head():
 
 
 def test_softmax_of_large_logits():
-    found = cells._softmax(np.float32([[1e4, 1e4 - 1], [-3e4, 0]]))
+    found = adapters._softmax(np.float32([[1e4, 1e4 - 1], [-3e4, 0]]))
     np.testing.assert_allclose(found, [[1 / (1 + np.exp(-1)), 1 / (1 + np.e)], [0, 1]], atol=1e-12)
 
 
@@ -185,7 +185,7 @@ def test_scores_of_features_that_say_nothing(rows):
     same = "undefined: all examples have the same features"
     none = {name: found.notes[name] for name, value in found.metrics.items() if value is None}
     if "constant" in rows or rows == "zero":
-        assert none == {"h_score": same, "transrate": same, "sfda": same, "parc": cells._UNDEFINED["parc"]}
+        assert none == {"h_score": same, "transrate": same, "sfda": same, "parc": adapters._UNDEFINED["parc"]}
         assert found.metrics["regularized_h_score"] == 0
         classes = len(np.unique(given.labels))
         # One Gaussian for all, and every class gets its share of it.
@@ -211,13 +211,13 @@ def test_nearest_neighbours_of_features_that_say_nothing():
 
 def test_settings_change_with_what_changes_numbers():
     config = transferability.get_config()
-    before = cells.PROTOCOLS["transferability"].settings(config)
+    before = adapters.PROTOCOLS["transferability"].settings(config)
     config.seed = 1
-    assert cells.PROTOCOLS["transferability"].settings(config) != before
+    assert adapters.PROTOCOLS["transferability"].settings(config) != before
     config = knn.get_config()
-    before = cells.PROTOCOLS["knn"].settings(config)
+    before = adapters.PROTOCOLS["knn"].settings(config)
     config.seed, config.batch_size = 1, 7
-    assert cells.PROTOCOLS["knn"].settings(config) == before
+    assert adapters.PROTOCOLS["knn"].settings(config) == before
 
 
 def test_stages(monkeypatch):

@@ -137,7 +137,7 @@ def test_a_dict_that_holds_itself_and_many_references_end(tmp_path):
 
 
 def test_model_json_names_a_bounded_number_of_what_was_left_out(tmp_path):
-    from vtabjax import artefacts
+    from vtabjax.sweep import artefacts
 
     extra = {f"queue.{i}": torch.zeros(1) for i in range(200)}
     torch.save({"net": {**ResNet18(), **extra}}, tmp_path / "f.pth")

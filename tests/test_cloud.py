@@ -12,7 +12,8 @@ from etils.epath import backend, gpath, stat_utils
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import finetune
-from vtabjax import artefacts, conversions, plan, results, status, sweep
+from vtabjax import results
+from vtabjax.sweep import artefacts, conversions, plan, runner, status
 from vtabjax.runtime import files
 
 
@@ -103,7 +104,7 @@ def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkey
     monkeypatch.chdir(tmp_path)
     workdir = "gs://bucket/runs"
     config.models = "tiny/a,tiny/bad,tiny/nan"
-    assert sweep.run(config, workdir) == 1
+    assert runner.run(config, workdir) == 1
     ((path, record),) = results.records(workdir)
     assert str(path) == f"{workdir}/results/knn/tiny--a/digits.json"
     assert {r["stage"] for _, r in results.errors(workdir)} == {"convert", "features"}
@@ -118,13 +119,13 @@ def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkey
     # Again: nothing is converted, read or written again. With another setting: features come from there.
     converters.forget()
     before = len(store.writes)
-    assert sweep.run(config, workdir) == 1
+    assert runner.run(config, workdir) == 1
     assert converters.calls() == [] and all(
         "/tables/" in w or ".writable" in w for w in store.writes[before:]
     )
     config.k, config.models = 3, "tiny/a"
     store.reads.clear()
-    assert sweep.run(config, workdir) == 0
+    assert runner.run(config, workdir) == 0
     assert converters.calls() == [] and len(results.collect(workdir)) == 2
     assert len([r for r in store.reads if r.endswith(".npz")]) == 2
     assert record == results.read(path)  # the first result stays as it was
@@ -132,7 +133,7 @@ def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkey
     # Another machine, which has nothing but the bucket.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     config.dtype = "bfloat16"
-    assert sweep.run(config, workdir) == 0
+    assert runner.run(config, workdir) == 0
     assert converters.calls() == [] and len(results.collect(workdir)) == 3
     capsys.readouterr()
     assert status.main(None, workdir) == 1  # the first sweep's failures
@@ -180,11 +181,11 @@ def test_shares_in_a_bucket_need_no_agreement(config, converters, store):
     """Two that write down the shares at the same time write the same."""
     config.models = "tiny/a,tiny/b,tiny/c"
     for i in range(2):
-        assert sweep.run(config, "gs://bucket/w", f"{i}/2") == 0
+        assert runner.run(config, "gs://bucket/w", f"{i}/2") == 0
         (shares,) = [w for w in set(store.writes) if "shares-2" in w]
         before = epath.Path(shares).read_text()
         epath.Path(shares).unlink()
-        sweep.look(plan.read(config), files.as_path("gs://bucket/w"), plan.Share(i, 2, ""))
+        runner.look(plan.read(config), files.as_path("gs://bucket/w"), plan.Share(i, 2, ""))
         assert epath.Path(shares).read_text() == before
     assert len(results.collect("gs://bucket/w")) == 3
 
@@ -193,13 +194,13 @@ def test_fine_tuning_needs_a_file_system(converters, store):
     config = finetune.get_config()
     config.models, config.tasks = "tiny/a", "digits"
     with pytest.raises(plan.UsageError, match="--workdir=gs://bucket/w: fine-tuning keeps checkpoints"):
-        sweep.run(config, "gs://bucket/w")
+        runner.run(config, "gs://bucket/w")
 
 
 def test_a_bucket_that_cannot_be_written(config, converters, store, monkeypatch):
     monkeypatch.setattr(store, "_put", lambda *_: (_ for _ in ()).throw(PermissionError("403 Forbidden")))
     with pytest.raises(plan.UsageError, match="cannot be written to .*403 Forbidden.*credentials"):
-        sweep.run(config, "gs://bucket/w")
+        runner.run(config, "gs://bucket/w")
 
 
 def test_a_broken_upload_leaves_nothing(store, monkeypatch, tmp_path):
@@ -243,7 +244,7 @@ def test_the_report_of_a_bucket(store, tmp_path):
 
 
 def test_slurm_needs_a_disk(config, converters, store):
-    from vtabjax import slurm
+    from vtabjax.sweep import slurm
 
     with pytest.raises(plan.UsageError, match=r"gs://bucket/w/slurm is not; give --config\.slurm\.folder"):
         slurm.submit(config, "gs://bucket/w")

@@ -5,7 +5,7 @@ import re
 import conftest
 import yaml
 
-from vtabjax import plan
+from vtabjax.sweep import plan
 
 
 def test_kubernetes_manifest(main, tmp_path):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vtabjax import artefacts, conversions, sweep, work
+from vtabjax.sweep import artefacts, conversions, runner, worker
 from vtabjax.runtime import files
-from vtabjax.conversions import Limits
+from vtabjax.sweep.conversions import Limits
 
 
 def test_conversion_that_hangs(tmp_path, converters):
@@ -85,10 +85,10 @@ def test_no_model_ahead(tmp_path, converters):
 
 def test_models_that_are_there_are_computed_first(config, converters, tmp_path, capsys):
     config.models = "tiny/b"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     converters.forget()
     config.models, config.k = "tiny/a,tiny/b", 2
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     order = [line.split()[2] for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
     assert order == ["tiny/b", "tiny/b", "tiny/a"]
     assert converters.calls() == [["check", "tiny/a"], ["convert", "tiny/a"]]
@@ -97,7 +97,7 @@ def test_models_that_are_there_are_computed_first(config, converters, tmp_path, 
 def test_slow_work_in_another_process_overlaps(config, converters, tmp_path, monkeypatch, capsys):
     """While tiny/a is computed, tiny/b becomes ready: its cell did not wait for its conversion."""
     states = []
-    run_model = work.run_model
+    run_model = worker.run_model
 
     def watched(model, todo, session):
         if model == "tiny/a":
@@ -108,8 +108,8 @@ def test_slow_work_in_another_process_overlaps(config, converters, tmp_path, mon
         states.append((model, session.conversions.ready(model)))
         return run_model(model, todo, session)
 
-    monkeypatch.setattr(work, "run_model", watched)
-    assert sweep.run(config, tmp_path) == 0
+    monkeypatch.setattr(worker, "run_model", watched)
+    assert runner.run(config, tmp_path) == 0
     assert states == [("tiny/a", True), ("tiny/b", True)]
 
 
@@ -160,6 +160,6 @@ def test_a_model_of_another_user(config, converters, tmp_path, monkeypatch):
         return exists(path)
 
     monkeypatch.setattr(Path, "exists", forbidden)
-    with pytest.raises(sweep.UsageError, match="tiny--a-16 cannot be read .*config.models_dir=DIR"):
-        sweep.run(config, tmp_path)
+    with pytest.raises(runner.UsageError, match="tiny--a-16 cannot be read .*config.models_dir=DIR"):
+        runner.run(config, tmp_path)
     assert converters.calls() == []

@@ -6,7 +6,8 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from configs import linear, transferability
-from vtabjax import data, results, sweep, tasks
+from vtabjax import data, results, tasks
+from vtabjax.sweep import runner
 from vtabjax.data import copies
 from vtabjax.data.copies import Pictures
 from vtabjax.protocols import knn
@@ -111,7 +112,7 @@ def test_embedded_tasks_have_no_copies():
 
 def test_a_cell_says_and_records_them(config, converters, pictures, tmp_path, capsys):
     config.tasks = f"{pictures},digits"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     line = "warning: task {}: {}"
     err = capsys.readouterr().err
     within = SAID.partition("; ")[2]
@@ -135,7 +136,7 @@ def test_a_cell_says_and_records_them(config, converters, pictures, tmp_path, ca
         c = module.get_config()
         c.models, c.tasks, c.image_size = "tiny/a", pictures, 16
         c.update({"c_count": 2} if module is linear else {"scores": "logme"})
-        assert sweep.run(c, tmp_path) == 0
+        assert runner.run(c, tmp_path) == 0
     assert line.format(pictures, SAID) in capsys.readouterr().err
     copied = {r["protocol"]: r["copies"] for _, r in results.records(tmp_path) if r["task"] == pictures}
     assert copied["linear"] == COUNTED

@@ -10,7 +10,8 @@ import report_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vtabjax import plan, report, results, status, sweep
+from vtabjax import report, results
+from vtabjax.sweep import plan, runner, status
 from vtabjax.options import UsageError
 
 GARBAGE = ["", "\0\1garbage", "null", "{}", "[]", "3", '"x"', "{", "NaN", "[" * 100_000]
@@ -20,14 +21,14 @@ GARBAGE = ["", "\0\1garbage", "null", "{}", "[]", "3", '"x"', "{", "NaN", "[" * 
 def finished(tmp_path_factory, _converters):
     """A workdir with three results and one failure."""
     from configs import knn
-    from vtabjax import artefacts
+    from vtabjax.sweep import artefacts
 
     before, artefacts.COMMAND = artefacts.COMMAND, _converters.command
     workdir = tmp_path_factory.mktemp("finished")
     c = knn.get_config()
     c.models, c.tasks, c.image_size = "tiny/a,tiny/b,tiny/c,tiny/bad", "digits", 16
     try:
-        assert sweep.run(c, workdir) == 1
+        assert runner.run(c, workdir) == 1
     finally:
         artefacts.COMMAND = before
     return workdir, c
@@ -115,7 +116,7 @@ def test_whatever_is_in_a_file(finished, converters, tmp_path_factory, capsys, w
     page = (workdir / "report" / "report.html").read_text()
     others = [m for m in ("tiny/a", "tiny/b", "tiny/c") if f"tiny--{m[-1]}" not in str(path)]
     assert all(f"{m[:5]}<wbr>{m[5:]}" in page or m in page for m in others)
-    told = shown(lambda: sweep.run(finished[1], workdir))
+    told = shown(lambda: runner.run(finished[1], workdir))
     assert all(m in told for m in ("tiny/a", "tiny/b", "tiny/c", "(chance)")) or (
         result and str(path) in told
     )
@@ -124,7 +125,7 @@ def test_whatever_is_in_a_file(finished, converters, tmp_path_factory, capsys, w
 def test_a_damaged_failure_is_named_and_can_be_tried_again(copy, finished, capsys):
     (path,) = copy.glob("results/knn/*/*.error.json")
     path.write_text("{}")
-    assert sweep.run(finished[1], copy) == 1
+    assert runner.run(finished[1], copy) == 1
     out, err = capsys.readouterr()
     assert "tiny/a" in out and "(chance)" in out
     assert f"{path} is not a result of this version" in " ".join(err.split()) and "retry_failed=true" in err
@@ -134,7 +135,7 @@ def test_another_workers_damaged_result_is_left_out_of_the_table(copy, finished,
     path = copy / "results" / "knn" / "tiny--b" / "digits.json"
     path.write_text("{}")
     mine = next(i for i in range(4) if _has(copy, finished[1], i, "tiny/a"))
-    assert sweep.run(finished[1], copy, f"{mine}/4") == 0
+    assert runner.run(finished[1], copy, f"{mine}/4") == 0
     out, err = capsys.readouterr()
     assert "tiny/b *" in out and f"left out of the table: {path}" in err
 
@@ -142,7 +143,7 @@ def test_another_workers_damaged_result_is_left_out_of_the_table(copy, finished,
 def _has(workdir, config, i, model):
     asked = plan.read(config)
     cells = plan.all_cells(asked, workdir)
-    numbers = plan.assign(cells, 4, lambda cell: None)
+    numbers = plan.assign(adapters, 4, lambda cell: None)
     return dict(zip([c.model for c in cells], numbers, strict=True))[model] == i
 
 
@@ -156,7 +157,7 @@ def test_shares_that_nobody_wrote(copy, finished, text):
     with pytest.raises(
         UsageError, match=r"shares-2\.json does not say which of 2 workers does what .*remove the file"
     ):
-        sweep.run(finished[1], copy, "0/2")
+        runner.run(finished[1], copy, "0/2")
 
 
 @pytest.mark.parametrize(
@@ -195,12 +196,12 @@ def test_a_weight_file_that_was_moved_away(converters, tmp_path, capsys):
     results.save(
         cell, workdir, metrics=metrics, correct=np.arange(10) < 5, provenance={}, seconds={"knn": 1.0}
     )
-    from vtabjax import watch
+    from vtabjax.sweep import heartbeat
 
-    watch.describe(watch.folder(workdir, "knn", plan.digest([cell])), [cell])
+    heartbeat.describe(heartbeat.folder(workdir, "knn", plan.digest([cell])), [cell])
     file.unlink()
     results.slug.cache_clear()
-    assert sweep.run(c, workdir) == 0
+    assert runner.run(c, workdir) == 0
     out, err = capsys.readouterr()
     assert "50.00" in out and "nothing to do: every cell has a result" in err
     assert status.main(None, workdir) == 0 and "1 of 1 cells done" in capsys.readouterr().out
@@ -208,7 +209,7 @@ def test_a_weight_file_that_was_moved_away(converters, tmp_path, capsys):
     run_report(workdir)
     c.k = 3
     with pytest.raises(UsageError, match=r"cannot read the weight file .*weights\.pth"):
-        sweep.run(c, workdir)
+        runner.run(c, workdir)
 
 
 def test_a_worker_at_a_model_with_a_seed(tmp_path):
@@ -253,10 +254,10 @@ def test_a_dry_run_writes_nothing(converters, finished, tmp_path, copy):
     config = finished[1].copy_and_resolve_references()
     config.dry_run, config.models = True, "tiny/m*,tiny/a"
     for share in ("", "0/2"):
-        assert sweep.run(config, tmp_path / "new", share) == 0
+        assert runner.run(config, tmp_path / "new", share) == 0
     assert not (tmp_path / "new").exists()
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
-    assert sweep.run(config, copy, "0/2") == 0
+    assert runner.run(config, copy, "0/2") == 0
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
 
 
@@ -271,28 +272,28 @@ def test_models_that_are_one_are_one(converters, config, tmp_path, capsys):
 
 def test_a_dry_run_knows_models_of_their_own_size(converters, config, tmp_path, capsys):
     config.models, config.image_size = "tiny/a", 0
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     config.dry_run, config.k, config.models = True, 3, "tiny/a,tiny/b"
     capsys.readouterr()
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     err = capsys.readouterr().err
     assert "tiny/a: 1 cell (converted at 16 pixels; to convert if its own size is another" in err
     assert "tiny/b: 1 cell (to convert" in err
 
 
 def test_a_result_that_is_damaged_while_the_sweep_runs(converters, config, tmp_path, monkeypatch, capsys):
-    from vtabjax import cells
+    from vtabjax.sweep import adapters
 
     path = tmp_path / "results" / "knn" / "tiny--b" / "digits.json"
-    protocol = cells.PROTOCOLS["knn"]
+    protocol = adapters.PROTOCOLS["knn"]
 
     def run(inputs, settings):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{")
         return protocol.run(inputs, settings)
 
-    monkeypatch.setitem(cells.PROTOCOLS, "knn", protocol._replace(run=run))
-    assert sweep.run(config, tmp_path) == 1
+    monkeypatch.setitem(adapters.PROTOCOLS, "knn", protocol._replace(run=run))
+    assert runner.run(config, tmp_path) == 1
     out, err = capsys.readouterr()
     assert (
         "tiny/a" in out

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import tiny_parts
 
-from vtabjax import artefacts, integrity
+from vtabjax import integrity
+from vtabjax.sweep import artefacts
 from vtabjax import model as vm
 from vtabjax.integrity import DamagedModelError
 
@@ -122,17 +123,18 @@ def test_weights_hash_is_what_it_was():
 
 
 def test_a_sweep_names_the_damaged_model(config, converters, tmp_path, capsys):
-    from vtabjax import results, sweep
+    from vtabjax import results
+    from vtabjax.sweep import runner
 
     config.models = "tiny/a"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     folder = tmp_path / "models" / "tiny--a-16"
     info = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**info, "mean": [0, 0, 0]}))
     config.k, config.models = 3, "tiny/a,tiny/b"
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     ((_, record),) = results.errors(tmp_path)
     assert record["model"] == "tiny/a" and str(folder) in record["message"]
     shutil.rmtree(folder)  # what the message says
     config.retry_failed = True
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tfds_tiny
 
-from vtabjax import data, sweep, tasks
+from vtabjax import data, tasks
+from vtabjax.sweep import runner
 from vtabjax.data import images, prepare, tfds_source
 
 SIZE = 24
@@ -364,8 +365,8 @@ def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path,
     file = next((tmp_path / "data" / "dtd").rglob("*train.array_record*"))
     os.truncate(file, file.stat().st_size // 2)
     config.tasks, config.data_dir = "dtd,pets,digits", str(tmp_path / "data")
-    with pytest.raises(sweep.UsageError, match=f"dtd: .* is damaged: {file.name} is cut off"):
-        sweep.run(config, tmp_path / "w")
+    with pytest.raises(runner.UsageError, match=f"dtd: .* is damaged: {file.name} is cut off"):
+        runner.run(config, tmp_path / "w")
     assert converters.calls() == []
     text, missing = prepare._table(prepare._sets(["dtd", "pets"]), str(tmp_path / "data"), "")
     assert [s.name for s in missing] == ["dtd"] and f"{file.name} is cut off" in text

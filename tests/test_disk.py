@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import report_data
 
-from vtabjax import report, sweep
+from vtabjax import report
+from vtabjax.sweep import runner
 from vtabjax.runtime import files
 from vtabjax.options import UsageError
 from vtabjax.results import Cell
@@ -15,14 +16,14 @@ from vtabjax.results import Cell
 
 def test_the_table_is_shown_before_it_is_written(config, converters, tmp_path, capsys):
     config.models = "tiny/a"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     shown = capsys.readouterr().out.split("tables: ")[0]
     for path in (tmp_path / "tables").iterdir():
         path.unlink()
     (tmp_path / "tables").rmdir()
     (tmp_path / "tables").write_text("")
     with pytest.raises(UsageError, match="the tables above cannot be written to .*tables"):
-        sweep.run(config, tmp_path)
+        runner.run(config, tmp_path)
     assert capsys.readouterr().out == shown  # the table, without the line that says where it is
 
 
@@ -30,7 +31,7 @@ def test_the_table_is_shown_before_it_is_written(config, converters, tmp_path, c
 def test_what_is_not_a_folder_is_told_before_any_work(config, converters, tmp_path, name):
     (tmp_path / name).write_text("")
     with pytest.raises(UsageError, match=f"{name}.* is not a (folder|result)"):
-        sweep.run(config, tmp_path)
+        runner.run(config, tmp_path)
     assert not [call for call in converters.calls() if call[0] == "convert"]
 
 
@@ -42,7 +43,7 @@ def test_a_read_only_folder_within_the_workdir(config, converters, tmp_path, mon
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != models and access(path, mode))
     with pytest.raises(UsageError, match=r"elsewhere cannot be written to; .*--config\.models_dir=DIR"):
-        sweep.run(config, tmp_path)
+        runner.run(config, tmp_path)
 
 
 def test_the_report_on_a_full_disk(tmp_path, monkeypatch):
@@ -82,11 +83,11 @@ def test_failures_are_listed_in_the_width_of_the_terminal(monkeypatch, width):
     message = "12 image(s) cannot be decoded; repair or remove them:\n  a/1.png: truncated\n  a/2.png: not a picture"
     path = Path("/runs/w/results/knn/timm--resnet50.a1_in1k/folder-birds-73035fee.a4366a44.error.json")
     failures = [
-        sweep.Failure(Cell("knn", "timm/resnet50.a1_in1k", task, {}), "data", message, path)
+        runner.Failure(Cell("knn", "timm/resnet50.a1_in1k", task, {}), "data", message, path)
         for task in ("digits", "folder:/data/birds")
     ]
-    failures.append(sweep.Failure(Cell("knn", "tiny/bad", "digits", {}), "convert", "no operator", path))
-    lines = sweep.failure_list(failures).splitlines()
+    failures.append(runner.Failure(Cell("knn", "tiny/bad", "digits", {}), "convert", "no operator", path))
+    lines = runner.failure_list(failures).splitlines()
     assert lines[0] == "3 cells failed:"
     assert all(len(line) <= width for line in lines if str(path) not in line)
     text = " ".join(" ".join(lines).split())

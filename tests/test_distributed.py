@@ -11,7 +11,8 @@ import conftest
 import numpy as np
 import pytest
 
-from vtabjax import results, sweep
+from vtabjax import results
+from vtabjax.sweep import runner
 
 _SWEEPS = """
 import importlib, json, sys
@@ -79,7 +80,7 @@ def test_two_processes_give_the_numbers_of_one(converters, tmp_path):
     for protocol, changes in sweeps:
         config = importlib.import_module(f"configs.{protocol}").get_config()
         config.update(changes)
-        assert sweep.run(config, tmp_path / "one") == 0
+        assert runner.run(config, tmp_path / "one") == 0
     status, (first, second) = run(converters, tmp_path / "two", sweeps, devices=2)
     assert status == 0, first + second
     assert first.count("2 processes") == 5 and not second.strip()  # one of them speaks

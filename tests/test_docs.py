@@ -228,7 +228,8 @@ def pictures(tmp_path):
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
 @pytest.mark.parametrize("command", of("main"))
 def test_main(command, parse, pictures, tmp_path, monkeypatch):
-    from vtabjax import artefacts, plan, sweep, tasks
+    from vtabjax import tasks
+    from vtabjax.sweep import artefacts, plan, runner
 
     values = parse(shlex.split(command.removeprefix("python ")))
     config = values.config
@@ -247,7 +248,7 @@ def test_main(command, parse, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(artefacts, "expand", expand)
     config.tasks = config.tasks.replace("/path/to/pictures", str(pictures))
     config.dry_run = True
-    assert sweep.run(config, tmp_path / "w", values.cells) == 0
+    assert runner.run(config, tmp_path / "w", values.cells) == 0
 
 
 def test_flags_in_the_text_exist():

@@ -12,8 +12,10 @@ import converters
 from configs import finetune as config_file
 from converters import __main__ as command_line
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
-from vtabjax import model, results, sweep
-from vtabjax.protocols import _finetune_cell, finetune
+from vtabjax import model, results
+from vtabjax.sweep import runner
+from vtabjax.protocols import finetune
+from vtabjax.sweep.adapters import finetune
 from vtabjax.protocols.finetune import head
 
 # isort: split
@@ -35,7 +37,7 @@ def only(workdir, task="digits"):
 
 
 def test_a_cell_and_its_files(config, tmp_path):
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     record = only(tmp_path)
     correct = results.unpack(record["correct"])
     assert len(correct) == 797 and record["metrics"]["accuracy"] == correct.mean() > 0.5
@@ -50,16 +52,16 @@ def test_a_cell_and_its_files(config, tmp_path):
     assert set(curves[0]) == {"run", "step", "learning_rate", "loss", "accuracy"}
     # Everything is done: another run does nothing, other settings make another cell.
     before = results.collect(tmp_path)
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert results.collect(tmp_path).equals(before)
     config.finetune.seeds = "1"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert len(results.collect(tmp_path)) == 2
 
 
 def test_head_only_is_a_linear_model_on_the_features(config, tmp_path):
     config.finetune.scope = "head"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert only(tmp_path)["metrics"]["accuracy"] > 0.5
     assert list((tmp_path / "features").iterdir())  # the features that other protocols use
 
@@ -67,20 +69,20 @@ def test_head_only_is_a_linear_model_on_the_features(config, tmp_path):
 def test_one_program_for_all_tasks_of_a_model(config, tmp_path, monkeypatch):
     config.tasks = "digits,sprites_location,sprites_orientation"
     config.finetune.steps, config.finetune.seeds = "2", "0"
-    made, run = [], _finetune_cell._trainer
+    made, run = [], finetune._trainer
 
     def remember(*arguments, **options):
         made.append(run(*arguments, **options))
         return made[-1]
 
-    monkeypatch.setattr(_finetune_cell, "_trainer", remember)
-    assert sweep.run(config, tmp_path) == 0
+    monkeypatch.setattr(finetune, "_trainer", remember)
+    assert runner.run(config, tmp_path) == 0
     assert len(made) == 3 and len(set(map(id, made))) == 1 and made[0].traces == 1
 
 
 def test_saved_models_open(config, tmp_path):
     config.models, config.finetune.save, config.finetune.seeds = "tiny/head", True, "0,1"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     record = only(tmp_path)
     assert len(record["chosen"]["models"]) == 2
     # The accuracy that was recorded is that of the artefact.
@@ -110,7 +112,7 @@ def test_out_of_memory_is_told(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(finetune.Trainer, "advance", small)
     config.finetune.steps, config.finetune.seeds = "3", "0"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     record = only(tmp_path)
     assert record["chosen"]["micro_batch"] == 8
     assert "out of memory with 32" in record["notes"]["micro_batch"]
@@ -128,7 +130,7 @@ def test_a_broken_test_split_is_told(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(data, "load", broken)
     config.finetune.steps, config.finetune.seeds = "2", "0"
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     ((_, record),) = results.errors(tmp_path)
     assert "cannot be decoded" in record["message"] and record["stage"] == "data"
 
@@ -147,19 +149,19 @@ def test_a_broken_test_split_is_told(config, tmp_path, monkeypatch):
 )
 def test_bad_settings_are_told_before_anything_runs(config, tmp_path, field, value, message):
     config.finetune[field] = value
-    with pytest.raises(sweep.UsageError, match=message.replace("'", ".")):
-        sweep.run(config, tmp_path)
+    with pytest.raises(runner.UsageError, match=message.replace("'", ".")):
+        runner.run(config, tmp_path)
     assert not (tmp_path / "models").exists()
 
 
 def test_full_training_sets_are_refused(config, tmp_path):
     config.suite = "vtab_full"
-    with pytest.raises(sweep.UsageError, match="vtab or mini"):
-        sweep.run(config, tmp_path)
+    with pytest.raises(runner.UsageError, match="vtab or mini"):
+        runner.run(config, tmp_path)
 
 
 def test_the_suite_vtab_is_the_published_sweep():
-    chosen = _finetune_cell.settings(config_file.get_config("vtab"))
+    chosen = finetune.settings(config_file.get_config("vtab"))
     defaults = finetune.Settings()
     for name in ("learning_rates", "steps", "decay_at", "seeds"):
         assert chosen[name] == list(getattr(defaults, name)), name

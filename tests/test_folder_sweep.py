@@ -5,7 +5,8 @@ import pytest
 from conftest import fill_with_pictures as fill
 from PIL import Image
 
-from vtabjax import plan, results, sweep, tasks
+from vtabjax import results, tasks
+from vtabjax.sweep import plan, runner
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def folder(tmp_path, config):
 
 def test_what_was_found_is_said_and_kept(folder, config, converters, tmp_path, capsys):
     config.dry_run = True
-    assert sweep.run(config, tmp_path / "w") == 0
+    assert runner.run(config, tmp_path / "w") == 0
     said = (
         "2 classes, 28 pictures (train 18, val 4, test 6); smallest class crow 13, largest wren 15 (53.6%); "
     )
@@ -28,7 +29,7 @@ def test_what_was_found_is_said_and_kept(folder, config, converters, tmp_path, c
     said += "a fifth of train is val; left out: 1 .heic"
     assert f"{config.tasks}: {said}" in capsys.readouterr().err
     config.dry_run = False
-    assert sweep.run(config, tmp_path / "w") == 0
+    assert runner.run(config, tmp_path / "w") == 0
     err = capsys.readouterr().err
     assert said in err and "test pictures are copies of train pictures" in err
     ((_, record),) = results.records(tmp_path / "w")
@@ -37,12 +38,12 @@ def test_what_was_found_is_said_and_kept(folder, config, converters, tmp_path, c
     assert notes["left_out"] == {"unread": {".heic": 1}} and notes["copies"]["classes"] == 10
     assert record["settings"]["background"] == "white"
     config.background = "black"
-    assert sweep.run(config, tmp_path / "w") == 0 and len(results.collect(tmp_path / "w")) == 2
+    assert runner.run(config, tmp_path / "w") == 0 and len(results.collect(tmp_path / "w")) == 2
 
 
 def test_embedded_tasks_have_no_such_settings(config, converters, tmp_path):
     config.models, config.background = "tiny/a", "black"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     ((_, record),) = results.records(tmp_path)
     assert "data_notes" not in record and "background" not in record["settings"]
 
@@ -53,10 +54,10 @@ def test_broken_pictures_of_all_splits_stop_before_the_work(folder, config, conv
     with pytest.raises(
         plan.UsageError, match="2 files cannot be read(.|\n)*001.png: not an image(.|\n)*valid/crow"
     ):
-        sweep.run(config, tmp_path / "w")
+        runner.run(config, tmp_path / "w")
     assert converters.calls() == [] and not (tmp_path / "w" / "results").exists()
     config.skip_broken = True
-    assert sweep.run(config, tmp_path / "w") == 0
+    assert runner.run(config, tmp_path / "w") == 0
     ((_, record),) = results.records(tmp_path / "w")
     assert record["data_notes"]["broken"]["count"] == 2 and record["n_examples"] == 21
     config.max_pixels = 53
@@ -64,7 +65,7 @@ def test_broken_pictures_of_all_splits_stop_before_the_work(folder, config, conv
     with pytest.raises(
         plan.UsageError, match="26 files too large(.|\n)*9 x 6 pixels are 54, more than max_pixels=53"
     ):
-        sweep.run(config, tmp_path / "w")
+        runner.run(config, tmp_path / "w")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_folders_too_small_for_a_protocol(config, tmp_path, protocol, sizes, mes
     config = importlib.import_module(f"configs.{protocol}").get_config("mini")
     config.models, config.tasks, config.dry_run = "baseline/pixels", f"folder:{tmp_path}/small", True
     with pytest.raises(plan.UsageError, match=message):
-        sweep.run(config, tmp_path / "w")
+        runner.run(config, tmp_path / "w")
 
 
 def test_classes_that_are_not_trained_on_are_told(tmp_path):
@@ -113,9 +114,9 @@ def test_classes_that_are_not_trained_on_are_told(tmp_path):
 def test_more_neighbours_than_pictures(folder, config, tmp_path):
     config.k, config.dry_run = 22, True
     with pytest.raises(plan.UsageError, match="config.k=22: folder:.*has 22 pictures in train800val200"):
-        sweep.run(config, tmp_path / "w")
+        runner.run(config, tmp_path / "w")
     config.k = 21
-    assert sweep.run(config, tmp_path / "w") == 0
+    assert runner.run(config, tmp_path / "w") == 0
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_wrong_fields(folder, config, tmp_path, field, value, message):
     (tmp_path / "birds,x").mkdir()
     config[field] = value.format(folder) if isinstance(value, str) else value
     with pytest.raises(plan.UsageError, match=message):
-        sweep.run(config, tmp_path / "w")
+        runner.run(config, tmp_path / "w")
 
 
 def test_depth_is_shared_by_all_splits(config, converters, tmp_path, monkeypatch):
@@ -150,7 +151,7 @@ def test_depth_is_shared_by_all_splits(config, converters, tmp_path, monkeypatch
     load = data.load
     monkeypatch.setattr(data, "load", lambda *a, **k: seen.append(load(*a, **k)) or seen[-1])
     config.models, config.tasks = "tiny/a", f"folder:{tmp_path}/x"
-    assert sweep.run(config, tmp_path / "w") == 0
+    assert runner.run(config, tmp_path / "w") == 0
     assert sum(len(examples.ids) for examples in seen) == 18
     for examples in seen:
         expected = [round(int(i.split("/")[2][:-4]) * 255 / 4095) for i in examples.ids]

@@ -25,7 +25,7 @@ def loaded(code):
     "code",
     [
         "import vtabjax.model, vtabjax.features, vtabjax.protocols.knn",
-        "import vtabjax.sweep, vtabjax.results, vtabjax.tables, vtabjax.cells, vtabjax.artefacts, main",
+        "import vtabjax.sweep.runner, vtabjax.results, vtabjax.sweep.tables, vtabjax.sweep.adapters, vtabjax.sweep.artefacts, main",
         "import vtabjax.tasks, vtabjax.data; vtabjax.data.load('digits', 'val200', image_size=16)",
         "from configs import knn, linear, transferability; knn.get_config('vtab')",
     ],
@@ -62,7 +62,7 @@ RANKS = layers()
 ONLY = {
     "configs": {"configs", "vtabjax.tasks"},
     "converters": {
-        "converters", "vtabjax.artefacts", "vtabjax.bundled_models", "vtabjax.runtime.xla_cpu", "vtabjax.data", "vtabjax.runtime.files",
+        "converters", "vtabjax.sweep.artefacts", "vtabjax.bundled_models", "vtabjax.runtime.xla_cpu", "vtabjax.data", "vtabjax.runtime.files",
         "vtabjax.graph", "vtabjax.installation", "vtabjax.runtime.memory", "vtabjax.model", "vtabjax.ops", "vtabjax.protocols",
         "vtabjax.specs", "vtabjax.weight_files",
     },
@@ -135,11 +135,11 @@ def test_every_module_has_a_place():
     "name, text, found",
     [
         ("vtabjax.model", "from vtabjax import features, graph", ["vtabjax.features"]),
-        ("vtabjax.protocols.knn", "def f():\n    from vtabjax.cells import PROTOCOLS", ["vtabjax.cells"]),
-        ("vtabjax.sweep", "import numpy, vtabjax.report", ["vtabjax.report"]),
+        ("vtabjax.protocols.knn", "def f():\n    from vtabjax.sweep.adapters import PROTOCOLS", ["vtabjax.sweep.adapters"]),
+        ("vtabjax.sweep.runner", "import numpy, vtabjax.report", ["vtabjax.report"]),
         ("vtabjax.report.page", "from converters import convert", ["converters.convert"]),
-        ("configs.knn", "from vtabjax import sweep, tasks", ["vtabjax.sweep"]),
-        ("converters.export", "from vtabjax import sweep", ["vtabjax.sweep"]),
+        ("configs.knn", "from vtabjax import sweep, tasks", ["vtabjax.sweep.runner"]),
+        ("converters.export", "from vtabjax import sweep", ["vtabjax.sweep.runner"]),
         ("converters.audit", "from vtabjax import __version__, files, graph, memory", []),
         ("vtabjax.ops", "from ..report import page", ["vtabjax.report.page"]),
         ("converters.sources.timm", "from . import size; from ..export import from_torch", []),

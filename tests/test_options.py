@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from configs import common, finetune, knn, linear, prepare, report, transferability
-from vtabjax import cells, options, plan, sweep
+from vtabjax import options
+from vtabjax.sweep import adapters, plan, runner
 from vtabjax.data import images
 
 SWEEPS = {"knn": knn, "linear": linear, "transferability": transferability, "finetune": finetune}
@@ -188,7 +189,7 @@ def test_choices_are_those_of_the_code():
     assert fields["sampling"][1].names == tuning.SAMPLING and fields["scope"][1].names == tuning.SCOPES
     assert set(options.DTYPES) <= set(tuning.DTYPES)
     assert all(callable(getattr(scores, name)) for name in options.SCORES)
-    assert set(OWN) | {"finetune"} == set(cells.PROTOCOLS)
+    assert set(OWN) | {"finetune"} == set(adapters.PROTOCOLS)
     assert set(report.SUITES) == set(options.rules(options.ReportOptions)["suite"][1].names)
 
 
@@ -210,7 +211,7 @@ def test_a_folder_that_is_too_small(tmp_path):
     c = finetune.get_config()
     c.models, c.tasks = "baseline/pixels", f"folder:{tmp_path / 'd'}"
     with pytest.raises(options.UsageError, match="has too few examples: .* would be empty"):
-        sweep.run(c, tmp_path / "w")
+        runner.run(c, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 

@@ -13,7 +13,8 @@ import tomllib
 import conftest
 import pytest
 
-from vtabjax import installation, sweep
+from vtabjax import installation
+from vtabjax.sweep import runner
 
 PROJECT = tomllib.loads((conftest.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -44,7 +45,7 @@ def test_requirements_txt_is_the_whole_set():
 def test_nobody_imports_what_the_bare_installation_lacks():
     providers = importlib.metadata.packages_distributions()
     allowed = {  # what is checked for before
-        "vtabjax/data/tfds_source.py": "data", "vtabjax/data/prepare.py": "data", "vtabjax/slurm.py": "slurm",
+        "vtabjax/data/tfds_source.py": "data", "vtabjax/data/prepare.py": "data", "vtabjax/sweep/slurm.py": "slurm",
     }  # fmt: skip
     for path in [*(conftest.ROOT / "vtabjax").rglob("*.py"), *(conftest.ROOT / "configs").glob("*.py")]:
         file = path.relative_to(conftest.ROOT).as_posix()
@@ -120,7 +121,7 @@ def test_converting_says_what_is_missing(bare, config, converters, tmp_path, cap
         r"config\.models: tiny/a \(and 1 more\) needs no_such_convert, which is not installed: pip install -r"
     )
     with pytest.raises(installation.MissingExtraError, match=message):
-        sweep.run(config, tmp_path)
+        runner.run(config, tmp_path)
     assert converters.calls() == []
     assert __main__.main(["list", "timm/*"]) == 2
     monkeypatch.setattr(installation, "INSTALLED", True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vtabjax import cells, plan, status, sweep, watch
+from vtabjax.sweep import adapters, heartbeat, plan, runner, status
 
 
 def test_what_a_sweep_tells(config, converters, tmp_path, capsys, monkeypatch):
@@ -13,7 +13,7 @@ def test_what_a_sweep_tells(config, converters, tmp_path, capsys, monkeypatch):
         status.main(None, tmp_path)
     config.models, config.tasks = "tiny/a,tiny/bad,tiny/b", "digits,sprites_location"
     seen = []
-    run = cells.PROTOCOLS["knn"].run
+    run = adapters.PROTOCOLS["knn"].run
 
     def watched(inputs, settings):
         if inputs.cell.model == "tiny/b" and inputs.task == "sprites_location":
@@ -23,12 +23,12 @@ def test_what_a_sweep_tells(config, converters, tmp_path, capsys, monkeypatch):
         return run(inputs, settings)
 
     inputs_worker = []
-    monkeypatch.setitem(cells.PROTOCOLS, "knn", cells.Protocol(cells.PROTOCOLS["knn"].settings, watched))
-    worker = watch.Worker
+    monkeypatch.setitem(adapters.PROTOCOLS, "knn", adapters.Protocol(adapters.PROTOCOLS["knn"].settings, watched))
+    worker = heartbeat.Worker
     monkeypatch.setattr(
         watch, "Worker", lambda *a, **k: inputs_worker.append(worker(*a, **k)) or inputs_worker[-1]
     )
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     ((state, said),) = seen
     assert [(m.model, m.done, m.failed, m.missing) for m in state.models] == [
         ("tiny/a", 2, 0, 0),
@@ -65,12 +65,12 @@ def test_waiting_for_conversions():
         event("convert", 4, 6),
         event("convert", 9, 12),
     ]
-    assert watch.waited(events) == (9, 6)  # 0 to 4 and 10 to 12
-    assert watch.waited([]) == (0, 0)
+    assert heartbeat.waited(events) == (9, 6)  # 0 to 4 and 10 to 12
+    assert heartbeat.waited([]) == (0, 0)
 
 
 def test_log_lines(capsys):
-    from vtabjax.progress import Progress, duration
+    from vtabjax.sweep.progress import Progress, duration
 
     progress = Progress(2)
     progress.doing("nothing to see in a log")
@@ -86,7 +86,7 @@ def test_log_lines(capsys):
 def test_bar_on_a_terminal():
     import io
 
-    from vtabjax.progress import Progress
+    from vtabjax.sweep.progress import Progress
 
     class Terminal(io.StringIO):
         def isatty(self):

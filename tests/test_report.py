@@ -13,7 +13,7 @@ from report_data import finetuned, gathered, make, rows
 
 from vtabjax import ranking, results, tasks
 from vtabjax.ranking import proxy_agreement
-from vtabjax.plan import UsageError
+from vtabjax.sweep.plan import UsageError
 from vtabjax.report import analysis, charts, sheets
 from vtabjax.results import Cell
 

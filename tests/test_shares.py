@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtabjax import costs, plan, results, sweep
+from vtabjax import results
+from vtabjax.sweep import costs, plan, runner
 from vtabjax.results import Cell
 
 
@@ -37,7 +38,7 @@ def test_costs():
 def test_shares_make_the_whole(config, converters, tmp_path):
     config.tasks = "digits,sprites_location"
     for i in range(3):
-        assert sweep.run(config, tmp_path, f"{i}/3") == 0
+        assert runner.run(config, tmp_path, f"{i}/3") == 0
         assert len(results.collect(tmp_path)) == (1, 3, 4)[i]
     assert len(list(tmp_path.glob("sweeps/knn-*/shares-3.json"))) == 1
 

@@ -9,7 +9,8 @@ import sys
 import conftest
 import pytest
 
-from vtabjax import results, status
+from vtabjax import results
+from vtabjax.sweep import status
 
 pytestmark = [
     pytest.mark.slurm,

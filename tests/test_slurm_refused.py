@@ -6,7 +6,8 @@ import time
 import pytest
 import submitit  # noqa: F401  (its log goes to the standard error of the moment it is imported)
 
-from vtabjax import results, slurm, sweep
+from vtabjax import results
+from vtabjax.sweep import runner, slurm
 from vtabjax.options import UsageError
 
 
@@ -96,4 +97,4 @@ def test_a_job_that_is_queued_again_does_nothing_twice(
     again = job.checkpoint().function
     assert again() == 0 and path.stat().st_mtime_ns == before and len(extractions) == passes
     assert slurm.Job(config, str(tmp_path), "1/2")() == 0 and len(results.collect(tmp_path)) == 2
-    assert sweep.run(config, tmp_path, "0/1") == 0
+    assert runner.run(config, tmp_path, "0/1") == 0

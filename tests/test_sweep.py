@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from vtabjax import artefacts, cells, inputs, installation, plan, results, status, sweep, tasks
+from vtabjax import installation, results, tasks
+from vtabjax.sweep import adapters, artefacts, inputs, plan, runner, status
 
 
 def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
     config.tasks = "digits,sprites_location"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert [c[0] for c in converters.calls()] == ["check", "convert", "convert"]
     assert extractions == [(m, n) for m in ("tiny/a", "tiny/b") for _ in range(2) for n in (800, 200)]
     table = results.collect(tmp_path)
@@ -21,7 +22,7 @@ def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
 
     converters.forget()
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*.json")}
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert converters.calls() == [] and len(extractions) == 8
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*.json")} == before
     again, err = capsys.readouterr()
@@ -30,7 +31,7 @@ def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
 
 def test_record_of_a_cell(config, converters, tmp_path):
     config.models = "tiny/a"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     ((_, record),) = results.records(tmp_path)
     assert record["n_examples"] == 1000
     accuracy = results.unpack(record["correct"]).mean()
@@ -60,7 +61,7 @@ def test_other_settings_extract_again_only_where_features_change(config, convert
     config.models = "tiny/a"
     for changes, passes in [({}, 2), ({"k": 3}, 2), ({"dtype": "bfloat16"}, 4), ({"resize": "bilinear"}, 6)]:
         config.update(changes)
-        assert sweep.run(config, tmp_path) == 0
+        assert runner.run(config, tmp_path) == 0
         assert len(extractions) == passes
     assert len(results.collect(tmp_path)) == 4
     folder = tmp_path / "results" / "knn" / "tiny--a"
@@ -69,7 +70,7 @@ def test_other_settings_extract_again_only_where_features_change(config, convert
 
 def test_failures_do_not_stop_the_rest(config, converters, tmp_path, capsys):
     config.models = "tiny/a,tiny/bad,tiny/nan,tiny/crash,tiny/b"
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     assert sorted(results.collect(tmp_path)["model"]) == ["tiny/a", "tiny/b"]
     errors = {r["model"]: r for _, r in results.errors(tmp_path)}
     assert {m: r["stage"] for m, r in errors.items()} == {
@@ -90,11 +91,11 @@ def test_failures_do_not_stop_the_rest(config, converters, tmp_path, capsys):
 
     # Told again and not tried again, until asked.
     converters.forget()
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     out, err = capsys.readouterr()
     assert converters.calls() == [] and "3 failed before" in err and "3 cells failed:" in err
     config.retry_failed = True
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     # The one with NaN weights is converted already.
     assert converters.calls() == [
         ["check", "tiny/bad", "tiny/crash"],
@@ -110,7 +111,7 @@ def test_twenty_models_on_three_tasks(config, converters, tmp_path, capsys, monk
     well = [f"tiny/m{i}" for i in range(17)]
     config.models = ",".join([*well[:5], "tiny/bad", "tiny/nan", *well[5:], "tiny/missing"])
     config.tasks = "digits,sprites_location,sprites_orientation"
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     out, err = capsys.readouterr()
     table = results.collect(tmp_path)
     assert len(table) == 51 and set(table["model"]) == set(well)
@@ -137,13 +138,13 @@ def test_twenty_models_on_three_tasks(config, converters, tmp_path, capsys, monk
 
     # Again: only those that failed, and only when asked.
     converters.forget()
-    assert sweep.run(config, tmp_path) == 1 and converters.calls() == []
+    assert runner.run(config, tmp_path) == 1 and converters.calls() == []
     config.retry_failed = True
     ran = []
-    run = cells.PROTOCOLS["knn"].run
-    counted = cells.Protocol(cells.PROTOCOLS["knn"].settings, lambda i, s: ran.append(i.cell) or run(i, s))
-    monkeypatch.setitem(cells.PROTOCOLS, "knn", counted)
-    assert sweep.run(config, tmp_path) == 1
+    run = adapters.PROTOCOLS["knn"].run
+    counted = adapters.Protocol(adapters.PROTOCOLS["knn"].settings, lambda i, s: ran.append(i.cell) or run(i, s))
+    monkeypatch.setitem(adapters.PROTOCOLS, "knn", counted)
+    assert runner.run(config, tmp_path) == 1
     assert {c.model for c in ran} == {"tiny/nan"} and len(ran) == 3
     assert [c for c in converters.calls() if c[0] == "convert"] == [
         ["convert", "tiny/bad"],
@@ -153,17 +154,17 @@ def test_twenty_models_on_three_tasks(config, converters, tmp_path, capsys, monk
 
 def test_own_image_size(config, converters, tmp_path):
     config.models, config.image_size = "tiny/a", 0
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     ((_, record),) = results.records(tmp_path)
     assert record["settings"]["image_size"] == 0 and record["input"]["input_size"] == [3, 16, 16]
 
 
 def test_patterns(config, converters, tmp_path):
     config.models = "baseline/pixels,tiny/m*,tiny/m1"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert sorted(results.collect(tmp_path)["model"]) == ["baseline/pixels", "tiny/m0", "tiny/m1", "tiny/m2"]
     converters.forget()
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert converters.calls() == []  # not even to know what the pattern stands for
 
 
@@ -194,26 +195,26 @@ def test_patterns_are_looked_up_again_after_a_change_of_sources(config, converte
 )
 def test_damaged_patterns_are_looked_up_again(config, converters, tmp_path, caplog, damage):
     config.models, config.dry_run = "tiny/m*", True
-    sweep.run(config, tmp_path)
+    runner.run(config, tmp_path)
     path = tmp_path / "cache" / "patterns.json"
     sound = path.read_text()
     path.write_text(damage(sound))
     converters.forget()
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert len(converters.calls()) == 1 and path.read_text() == sound
     assert f"{path} is made anew" in caplog.text
 
 
 def test_dry_run(config, converters, tmp_path, capsys):
     config.dry_run = True
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert "nothing to estimate the time from" in capsys.readouterr().err
     assert converters.calls() == [] and not (tmp_path / "results").exists()
     config.dry_run, config.models = False, "tiny/a"
-    sweep.run(config, tmp_path)
+    runner.run(config, tmp_path)
     capsys.readouterr()
     config.dry_run, config.models = True, "tiny/a,tiny/b"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     err = capsys.readouterr().err
     assert "1 done, 1 to do" in err and "by what 1 similar cell took here, 1 would take about 0:" in err
     assert "  tiny/b: 1 cell (to convert; about 0:" in err and "as similar models took)" in err
@@ -221,9 +222,9 @@ def test_dry_run(config, converters, tmp_path, capsys):
 
 def test_other_settings_are_told(config, converters, tmp_path, capsys):
     config.models = "tiny/a"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     config.k, config.models = 3, "tiny/a,tiny/b"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert "1 of those to do have results with other settings here" in capsys.readouterr().err
 
 
@@ -238,24 +239,24 @@ def test_folder_of_pictures(config, converters, tmp_path, monkeypatch):
             Image.fromarray(array).save(pictures / name / f"{i}.png")
     monkeypatch.chdir(tmp_path)
     config.models, config.tasks = "tiny/a", "folder:my birds"
-    assert sweep.run(config, tmp_path / "w") == 0
+    assert runner.run(config, tmp_path / "w") == 0
     ((path, record),) = results.records(tmp_path / "w")
     assert record["task"] == f"folder:{pictures}" and path.name.startswith("folder-my_birds-")
-    assert sweep.run(config, tmp_path / "w") == 0 and len(results.collect(tmp_path / "w")) == 1
+    assert runner.run(config, tmp_path / "w") == 0 and len(results.collect(tmp_path / "w")) == 1
 
     # A picture more: what is there says nothing about it.
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(pictures / "crow" / "new.png")
     tasks.forget_folders()
-    assert sweep.run(config, tmp_path / "w") == 0
+    assert runner.run(config, tmp_path / "w") == 0
     assert len(results.collect(tmp_path / "w")) == 2
 
 
 def test_damaged_caches_change_no_number(config, converters, tmp_path, capsys, caplog):
     """One flipped bit in every cached file: each is named and made anew, and the numbers are those of a fresh run."""
     config.tasks, config.k = "digits,sprites_location", 2
-    assert sweep.run(config, tmp_path / "fresh") == 0
+    assert runner.run(config, tmp_path / "fresh") == 0
     config.k, config.models = 1, "tiny/a"
-    assert sweep.run(config, tmp_path / "w") == 0
+    assert runner.run(config, tmp_path / "w") == 0
     config.k, config.models = 2, "tiny/a,tiny/b"
     cached = [p for name in ("features", "cache/images") for p in (tmp_path / "w" / name).glob("*.*")]
     cached = [p for p in cached if p.suffix in (".npz", ".npy", ".json")]
@@ -265,7 +266,7 @@ def test_damaged_caches_change_no_number(config, converters, tmp_path, capsys, c
         content[rng.integers(len(content))] ^= 1 << rng.integers(8)
         path.write_bytes(content)
     capsys.readouterr()
-    assert sweep.run(config, tmp_path / "w") == 0
+    assert runner.run(config, tmp_path / "w") == 0
     for path in cached:
         assert str(path.with_suffix("")) in caplog.text, path
     assert "Traceback" not in capsys.readouterr().err + caplog.text
@@ -283,7 +284,7 @@ def test_labels_out_of_range(config, converters, tmp_path, monkeypatch):
     load = data.load
     config.models = "tiny/a"
     monkeypatch.setattr(data, "load", lambda *a, **k: load(*a, **k)._replace(labels=np.full(800, 10)))
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     ((_, record),) = results.errors(tmp_path)
     assert "labels from 10 to 10; the task has the classes 0 to 9" in record["message"]
     assert record["stage"] == "data"
@@ -292,29 +293,29 @@ def test_labels_out_of_range(config, converters, tmp_path, monkeypatch):
 @pytest.mark.parametrize("damaged", ["model.json", "graph.json"])
 def test_damaged_artefact(config, converters, tmp_path, damaged):
     config.models = "tiny/a"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     path = tmp_path / "models" / "tiny--a-16" / damaged
     whole = path.read_text()
     path.write_text("{") if damaged == "model.json" else path.unlink()
     config.k = 2
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     ((_, record),) = results.errors(tmp_path)
     assert record["stage"] == "load"
     assert "tiny--a-16 is not a complete converted model" in record["message"]
     assert "remove the folder and run again" in record["message"]
     path.write_text(whole)
     config.retry_failed = True
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
 
 
 def test_retry_that_succeeds(config, converters, tmp_path, monkeypatch):
     config.models = "tiny/a"
     monkeypatch.setattr(inputs.Inputs, "examples", lambda *_: 1 / 0)
-    assert sweep.run(config, tmp_path) == 1
+    assert runner.run(config, tmp_path) == 1
     ((path, record),) = results.errors(tmp_path)
     assert record["message"] == "ZeroDivisionError: division by zero" and record["stage"] == "knn"
     monkeypatch.undo()
     monkeypatch.setattr(artefacts, "COMMAND", converters.command)
     config.retry_failed = True
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert not path.exists() and len(results.collect(tmp_path)) == 1

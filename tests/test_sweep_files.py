@@ -5,30 +5,31 @@ import shutil
 
 import pytest
 
-from vtabjax import results, status, sweep
-from vtabjax.plan import UsageError
+from vtabjax import results
+from vtabjax.sweep import runner, status
+from vtabjax.sweep.plan import UsageError
 
 
 def test_results_stay_readable_when_the_file_was_moved_away(config, converters, tmp_path, capsys):
     weights = tmp_path / "a.pth"
     weights.write_bytes(b"weights")
     config.models, workdir = f"tiny/a@{weights}", tmp_path / "runs"
-    assert sweep.run(config, workdir) == 0
+    assert runner.run(config, workdir) == 0
     before = results.collect(workdir)
     weights.unlink()
     converters.forget()
     results._slug.cache_clear()  # as in another process
     assert status.main(config, workdir) == 0
-    assert sweep.run(config, workdir) == 0
+    assert runner.run(config, workdir) == 0
     assert converters.calls() == [] and results.collect(workdir).equals(before)
     # The converted model is still there, so another task needs no file either.
     config.tasks = "digits,sprites_location"
-    assert sweep.run(config, workdir) == 0
+    assert runner.run(config, workdir) == 0
     assert converters.calls() == [] and len(results.collect(workdir)) == 2
     shutil.rmtree(workdir / "cache" / "files")
     results._slug.cache_clear()
     with pytest.raises(UsageError, match="there is no weight file"):
-        sweep.run(config, workdir)
+        runner.run(config, workdir)
 
 
 def test_one_row_for_one_model(config, converters, tmp_path, capsys):
@@ -42,7 +43,7 @@ def test_one_row_for_one_model(config, converters, tmp_path, capsys):
         *(f"tiny/a@{tmp_path}/{f}/a.pth" for f in "xy"),
     ]
     config.models = ",".join(names)
-    assert sweep.run(config, tmp_path / "runs") == 0
+    assert runner.run(config, tmp_path / "runs") == 0
     assert sorted(results.collect(tmp_path / "runs")["model"]) == sorted([names[0], names[3]])
     assert f"{names[4]} has the same weights as {names[3]} and is left out" in capsys.readouterr().err
 
@@ -52,7 +53,7 @@ def test_a_pipe_is_refused_at_the_door(dry, config, converters, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     config.models, config.dry_run = f"tiny/a@{tmp_path}/pipe", dry
     with pytest.raises(UsageError, match="pipe is not a regular file but a pipe"):
-        sweep.run(config, tmp_path / "runs")
+        runner.run(config, tmp_path / "runs")
     config.models = "tiny/a@random:99999999999999999999999"
     with pytest.raises(UsageError, match="has more than 64 bits"):
-        sweep.run(config, tmp_path / "runs")
+        runner.run(config, tmp_path / "runs")

@@ -5,12 +5,13 @@ import pytest
 
 from configs import finetune as tuning
 from configs import knn, linear, transferability
-from vtabjax import cells, plan, protocols, results, sweep
+from vtabjax import protocols, results
+from vtabjax.sweep import adapters, plan, runner
 
 
 def test_protocols_share_features(config, converters, extractions, tmp_path, monkeypatch):
     config.models = "tiny/head"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert len(extractions) == 2
 
     def take(name, logits):
@@ -24,10 +25,10 @@ def test_protocols_share_features(config, converters, extractions, tmp_path, mon
     for i, (split, logits, passes) in enumerate(
         [("train800", False, 2), ("train800val200", True, 2), ("val200", False, 2), ("test", True, 3)]
     ):
-        protocol = cells.Protocol(lambda _, split=split: {"splits": [split]}, take(split, logits))
-        monkeypatch.setitem(cells.PROTOCOLS, f"p{i}", protocol)
+        protocol = adapters.Protocol(lambda _, split=split: {"splits": [split]}, take(split, logits))
+        monkeypatch.setitem(adapters.PROTOCOLS, f"p{i}", protocol)
         config.protocol = f"p{i}"
-        assert sweep.run(config, tmp_path) == 0
+        assert runner.run(config, tmp_path) == 0
         assert len(extractions) == passes
     converted = [c for c in converters.calls() if c[0] == "convert"]
     assert len(converted) == 1
@@ -56,7 +57,7 @@ def test_one_compilation_for_each_protocol_that_needs_one(config, converters, tm
         if module is tuning:
             c.finetune.update({"steps": "4,8", "batch_size": 8})
         traced.clear()
-        assert sweep.run(c, tmp_path) == 0
+        assert runner.run(c, tmp_path) == 0
         counts[module] = list(traced)
     assert counts[knn] == [False]
     assert counts[transferability] == []  # on features that are there
@@ -69,12 +70,12 @@ def test_one_compilation_for_each_protocol_that_needs_one(config, converters, tm
 def test_linear_config_needs_no_knn_fields(converters, tmp_path):
     config = linear.get_config()
     config.dry_run = True
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
 
 
 def test_all_protocols_on_one_pass(config, converters, extractions, tmp_path, capsys):
     config.models = "tiny/a,tiny/head"
-    assert sweep.run(config, tmp_path) == 0 and len(extractions) == 4
+    assert runner.run(config, tmp_path) == 0 and len(extractions) == 4
     for module, passes in ((transferability, 4), (linear, 6)):  # linear evaluation adds the test split
         c = module.get_config()
         c.models, c.tasks, c.image_size = config.models, config.tasks, config.image_size
@@ -82,7 +83,7 @@ def test_all_protocols_on_one_pass(config, converters, extractions, tmp_path, ca
             c.c_count = 3
         else:
             c.scores = "leep,nce,logme,parc"
-        assert sweep.run(c, tmp_path) == 0
+        assert runner.run(c, tmp_path) == 0
         assert len(extractions) == passes
     table = results.collect(tmp_path).set_index(["protocol", "model"])
     assert len(table) == 6
@@ -111,9 +112,9 @@ def test_what_a_protocol_gets(config, converters, tmp_path, monkeypatch, capsys)
         )
         return protocols.Outcome({"accuracy": 0.5}, examples.labels == 1, {"learning_rate": 0.1 * trainer})
 
-    monkeypatch.setitem(cells.PROTOCOLS, "train", cells.Protocol(lambda _: {"splits": ["val200"]}, run))
+    monkeypatch.setitem(adapters.PROTOCOLS, "train", adapters.Protocol(lambda _: {"splits": ["val200"]}, run))
     config.protocol, config.tasks = "train", "digits,sprites_location"
-    assert sweep.run(config, tmp_path) == 0
+    assert runner.run(config, tmp_path) == 0
     assert made == ["tiny/a", "tiny/b"] and len(folders) == 4
     assert all(tmp_path / "cells" / "train" in folder.parents for folder in folders)
     assert "training sprites_location" in capsys.readouterr().err
@@ -124,4 +125,4 @@ def test_what_a_protocol_gets(config, converters, tmp_path, monkeypatch, capsys)
 def test_a_protocol_with_another_protocols_config(config, tmp_path):
     config.protocol = "linear"
     with pytest.raises(plan.UsageError, match="config.protocol='linear' needs fields .*configs/linear.py"):
-        sweep.run(config, tmp_path)
+        runner.run(config, tmp_path)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vtabjax import tables
+from vtabjax.sweep import tables
 
 
 def record(value, **more):

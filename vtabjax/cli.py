@@ -8,7 +8,7 @@ changed before anything can run (one line says what), 130 if it was interrupted.
 it was.
 """
 
-# Kept short on purpose: vtabjax/sweep.py does the work. Nothing heavy is imported before it is needed.
+# Kept short on purpose: vtabjax/sweep/runner.py does the work. Nothing heavy is imported before it is needed.
 
 import errno
 import importlib
@@ -107,18 +107,18 @@ def _run(config: Any) -> int:
     workdir = _WORKDIR.value or f"runs/{config.get('suite', 'mini')}"
     if slurm:
         installation.require("slurm", "--executor=slurm")
-        from vtabjax import slurm as cluster
+        from vtabjax.sweep import slurm as cluster
 
         return cluster.submit(config, workdir)
-    from vtabjax import sweep
+    from vtabjax.sweep import runner
 
-    return sweep.run(config, workdir, _CELLS.value)
+    return runner.run(config, workdir, _CELLS.value)
 
 
 def _report(config: ConfigDict) -> int:
     workdir = _WORKDIR.value or "runs/mini"
     if config.get("suite") == "status":
-        from vtabjax import status
+        from vtabjax.sweep import status
 
         return status.main(config, workdir)
     installation.require("report", "the report")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtabjax import options, specs, tables
+from vtabjax import options, specs
+from vtabjax.sweep import tables
 from vtabjax.runtime import files
 from vtabjax.options import UsageError
 

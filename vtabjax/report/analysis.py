@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtabjax import ranking, tables, tasks
+from vtabjax import ranking, tasks
+from vtabjax.sweep import tables
 from vtabjax.ranking import resampling
 from vtabjax.report.boards import Board
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from vtabjax import artefacts, results, specs
+from vtabjax import results, specs
+from vtabjax.sweep import artefacts
 from vtabjax.data import copies
 from vtabjax.report.boards import PROTOCOLS, Board, Model, ReportData, family, order_tasks, value_text
 from vtabjax.report.published import Published, beside, published_boards

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import tables
+from vtabjax.sweep import tables
 from vtabjax.report.boards import Model
 
 

@@ -20,10 +20,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, costs, folders, installation, plan, results, tables, watch, work
+from vtabjax import installation, results
+from vtabjax.sweep import artefacts, costs, folders, heartbeat, plan, tables, worker
 from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions, UsageError
-from vtabjax.progress import duration
+from vtabjax.sweep.progress import duration
 from vtabjax.results import Cell
 
 _MESSAGE_LINES = 5  # of a failure that are shown; the file has all
@@ -125,7 +126,7 @@ def look(asked: plan.SweepPlan, workdir: Path, share: plan.Share | None) -> Stat
       UsageError: a field of the config is wrong, or a file that is there cannot be read.
     """
     run, everything = asked.run, plan.all_cells(asked, workdir)
-    place = watch.folder(workdir, run.protocol, plan.digest(everything))
+    place = heartbeat.folder(workdir, run.protocol, plan.digest(everything))
 
     def seconds() -> Callable[[Cell], float | None]:
         if files.is_remote(workdir):  # two may write the plan at once, so that it must not depend on the time
@@ -195,9 +196,9 @@ def check(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
             background=run.background,
             max_pixels=run.max_pixels,
             skip_broken=run.skip_broken,
-            cache_dir=work.image_cache(run, workdir),
+            cache_dir=worker.image_cache(run, workdir),
         )
-        unknown = processes.from_first(lambda: artefacts.check(work.to_convert(todo, run, workdir)))
+        unknown = processes.from_first(lambda: artefacts.check(worker.to_convert(todo, run, workdir)))
     except (ValueError, artefacts.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
@@ -233,16 +234,16 @@ def _check_tasks(todo: Sequence[Cell], data_dir: str) -> None:
 def _run(state: State, run: RunOptions, workdir: Path, share: plan.Share | None) -> None:
     from vtabjax.runtime import devices
 
-    place = watch.folder(workdir, run.protocol, plan.digest(state.everything))
+    place = heartbeat.folder(workdir, run.protocol, plan.digest(state.everything))
     first = processes.first()
     if first:
         files.sweep_temporaries(workdir)
-        watch.describe(place, state.everything)
+        heartbeat.describe(place, state.everything)
     about = {"share": str(share or ""), "device": devices.describe_devices(), "todo": len(state.todo)}
-    worker = watch.Worker(place, about, enabled=first)
+    worker = heartbeat.Worker(place, about, enabled=first)
     status = "interrupted"
     try:
-        work.work(state.todo, run, workdir, worker)
+        worker.work(state.todo, run, workdir, worker)
         status = "ended"
     finally:
         worker.close(status)
@@ -269,8 +270,8 @@ def _foretell(state: State, run: RunOptions, workdir: Path) -> None:
         by_model[cell.model].append(cell)
     known = _costs(state.everything, workdir)
     try:
-        converting = set(work.to_convert(todo, run, workdir))
-        sizes = {m: work.converted_sizes(m, run, workdir) for m in converting} if run.image_size == 0 else {}
+        converting = set(worker.to_convert(todo, run, workdir))
+        sizes = {m: worker.converted_sizes(m, run, workdir) for m in converting} if run.image_size == 0 else {}
     except ValueError as e:  # a weight file that cannot be read
         raise UsageError(str(e)) from e
     converting -= {model for model, found in sizes.items() if found}

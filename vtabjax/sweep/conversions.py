@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, specs
+from vtabjax import specs
+from vtabjax.sweep import artefacts
 from vtabjax.runtime import files, memory
-from vtabjax.artefacts import ConversionError
+from vtabjax.sweep.artefacts import ConversionError
 
 AHEAD = 3  # converted models that wait for their turn, at most; they take disk, and the next run may not want them
 _LAST = "model.json"  # the file that says that the others are there

@@ -11,7 +11,7 @@ from vtabjax import options
 from vtabjax.protocols import Outcome
 
 if TYPE_CHECKING:
-    from vtabjax.inputs import Inputs, Split
+    from vtabjax.sweep.inputs import Inputs, Split
 
 SCORES = options.SCORES
 
@@ -160,15 +160,15 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _finetune_settings(config: Any) -> dict[str, Any]:
-    from vtabjax.protocols import _finetune_cell
+    from vtabjax.sweep.adapters import finetune
 
-    return _finetune_cell.settings(config)
+    return finetune.settings(config)
 
 
 def _finetune(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
-    from vtabjax.protocols import _finetune_cell
+    from vtabjax.sweep.adapters import finetune
 
-    return _finetune_cell.run(inputs, settings)
+    return finetune.run(inputs, settings)
 
 
 # To add a protocol: a function from config to settings, one from inputs to an outcome, a line here, a config.

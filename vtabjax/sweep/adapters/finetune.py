@@ -23,7 +23,7 @@ from vtabjax.protocols import Outcome, finetune
 from vtabjax.protocols.finetune import head
 
 if TYPE_CHECKING:
-    from vtabjax.inputs import Converted, Inputs
+    from vtabjax.sweep.inputs import Converted, Inputs
 
 # The training examples of VTAB-1k: every task of a run shares a program that has room for so many.
 _CAPACITY = 1000

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, bundled_models, cells, conversions, inputs, protocols, results, watch
+from vtabjax import bundled_models, protocols, results
+from vtabjax.sweep import adapters, artefacts, conversions, heartbeat, inputs
 from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions
-from vtabjax.progress import Progress, duration
+from vtabjax.sweep.progress import Progress, duration
 from vtabjax.results import Cell
 
 
@@ -40,7 +41,7 @@ class Session(NamedTuple):
     shared: inputs.Run
     conversions: conversions.Conversions
     progress: Progress
-    worker: watch.Worker
+    worker: heartbeat.Worker
 
 
 def models_dir(run: RunOptions, workdir: Path) -> Path:
@@ -70,7 +71,7 @@ def converted_sizes(model: str, run: RunOptions, workdir: Path) -> list[int]:
     return sorted(int(size) for size in sizes if size.isdecimal())
 
 
-def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: watch.Worker) -> None:
+def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat.Worker) -> None:
     """Runs cells.
 
     Args:
@@ -223,7 +224,7 @@ def run_cell(cell: Cell, converted: inputs.Converted, stages: inputs.Stages, ses
     fault = outcome = None
     try:
         with stages(cell.protocol):
-            outcome = cells.PROTOCOLS[cell.protocol].run(given, cell.settings)
+            outcome = adapters.PROTOCOLS[cell.protocol].run(given, cell.settings)
     except Exception as e:
         fault = _fault(e, stages.failed or cell.protocol)
     fault = next((Fault(*f) for f in processes.gather(fault) if f is not None), None)

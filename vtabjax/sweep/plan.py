@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import artefacts, cells, folders, options, results, specs, tasks
+from vtabjax import options, results, specs, tasks
+from vtabjax.sweep import adapters, artefacts, folders
 from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions, SlurmOptions, UsageError
 from vtabjax.results import Cell
@@ -43,8 +44,8 @@ def read(config: Any) -> SweepPlan:
       UsageError: a field is missing, of another type, or out of its range.
     """
     protocol = config.get("protocol")
-    if not isinstance(protocol, str) or protocol not in cells.PROTOCOLS:
-        known = ", ".join(cells.PROTOCOLS)
+    if not isinstance(protocol, str) or protocol not in adapters.PROTOCOLS:
+        known = ", ".join(adapters.PROTOCOLS)
         raise UsageError(f"config.protocol={protocol!r} is not known; there are {known}")
     from vtabjax.data import pictures
 
@@ -56,7 +57,7 @@ def read(config: Any) -> SweepPlan:
                 f"config.slurm.extra={slurm.extra!r}: {item!r} is not option=value, such as constraint=a100"
             )
     try:
-        own = cells.PROTOCOLS[protocol].settings(config)
+        own = adapters.PROTOCOLS[protocol].settings(config)
     except ValueError as e:
         raise UsageError(str(e)) from e
     except (AttributeError, KeyError) as e:  # the fields of another protocol's config

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import artefacts, tasks
+from vtabjax import tasks
+from vtabjax.sweep import artefacts
 from vtabjax.runtime import files, processes
 from vtabjax.data import copies
 from vtabjax.results import Cell

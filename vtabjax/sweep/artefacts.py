@@ -1,6 +1,6 @@
 """Converted models on disk, and what the converters know about models that are not there yet.
 
-The sweep meets ``converters`` here and in `vtabjax.conversions`, and it does so over a pipe: torch and JAX in one
+The sweep meets ``converters`` here and in `vtabjax.sweep.conversions`, and it does so over a pipe: torch and JAX in one
 process fight over the cores, and a model whose conversion crashes must not take the sweep with it.
 """
 

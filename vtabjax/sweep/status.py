@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import costs, options, results, watch
+from vtabjax import options, results
+from vtabjax.sweep import costs, heartbeat
 from vtabjax.runtime import files
 from vtabjax.options import UsageError
-from vtabjax.progress import duration
+from vtabjax.sweep.progress import duration
 from vtabjax.results import Cell
-from vtabjax.work import first_line
+from vtabjax.sweep.worker import first_line
 
-_GONE = 3.5 * watch.HEARTBEAT  # seconds without a word after which a worker counts as gone
+_GONE = 3.5 * heartbeat.HEARTBEAT  # seconds without a word after which a worker counts as gone
 _LISTED = 40  # models that still make sense on a terminal
 
 
@@ -244,7 +245,7 @@ def _worker_row(worker: Mapping[str, Any]) -> tuple[str, ...]:
     computing = sum(e["ended"] - e["began"] for e in worker["events"] if e["what"] == "compute")
     rate = f"{worker['images'] / computing:,.0f}" if worker["images"] and computing else ""
     state = worker["state"] if worker["state"] != "gone" else f"gone, silent for {duration(worker['silent'])}"
-    converting, idle = watch.waited(worker["events"])
+    converting, idle = heartbeat.waited(worker["events"])
     waited = f"{duration(idle)} of {duration(converting)}" if converting else ""
     name = f"{worker['host']} {worker['pid']}"
     ran = duration(end - worker["started"])
