@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from vtabjax import data, tasks
-from vtabjax.data import images, pipeline
+from vtabjax.data import decoding, images
 
 SIZE, BATCH = 224, 64
 
@@ -75,7 +75,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    workers = pipeline.default_workers()
+    workers = decoding.default_workers()
 
     with tempfile.TemporaryDirectory() as temporary:
         root, cache = pathlib.Path(temporary, "pictures"), pathlib.Path(temporary, "cache")

@@ -10,8 +10,8 @@ import tfds_tiny
 from PIL import Image
 
 from vtabjax import data
-from vtabjax.data import pipeline, streaming
-from vtabjax.data.base import Raw, Source
+from vtabjax.data import decoding, streaming
+from vtabjax.data.types import Raw, Source
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def _batches(source, **options):
     defaults = dict(
         batch_size=4, epochs=1, seed=None, process=0, count=1, workers=2, prefetch=2, skip_broken=False
     )
-    return streaming.batches(source, pipeline.Format(4), **{**defaults, **options}, what=("task", "test"))
+    return streaming.batches(source, decoding.Format(4), **{**defaults, **options}, what=("task", "test"))
 
 
 def test_reads_ahead_but_not_everything():
@@ -173,7 +173,7 @@ def test_broken_pictures(tmp_path, caplog):
 
 def test_decode_keeps_the_order():
     raws = [Raw(np.full((2, 2, 3), i % 256, np.uint8), i) for i in range(500)]
-    chunks = list(pipeline.decode(raws, pipeline.Format(2), workers=5))
+    chunks = list(decoding.decode(raws, decoding.Format(2), workers=5))
     assert np.concatenate([c.labels for c in chunks]).tolist() == list(range(500))
     assert np.concatenate([c.images for c in chunks])[:, 0, 0, 0].tolist() == [i % 256 for i in range(500)]
 

@@ -14,7 +14,8 @@ import tfds_tiny
 
 from vtabjax import data, tasks
 from vtabjax.sweep import runner
-from vtabjax.data import images, prepare, tfds_source
+from vtabjax.data import images, prepare
+from vtabjax.data.sources import tfds
 
 SIZE = 24
 
@@ -66,7 +67,7 @@ def test_every_task_from_both_formats(prepared, name, kind):
         pictures, labels = _expected(task, ranges)
         np.testing.assert_array_equal(examples.images, pictures)
         assert examples.labels.tolist() == labels and examples.labels.dtype == np.int32
-        builder = tfds_source.builder_name(task).split("/")[0]
+        builder = tfds.builder_name(task).split("/")[0]
         ids = [
             f"{builder}-{r.split}.{kind}-00000-of-00001__{i}" for r in ranges for i in range(r.start, r.stop)
         ]
@@ -151,7 +152,7 @@ def test_many_shards_are_read_in_order(tmp_path, kind):
 def test_ids_are_those_of_tfds(prepared):
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(tfds_source.locate(tasks.get("eurosat"), prepared["tfrecord"]))
+    builder = tfds.builder_from_directory(tfds.locate(tasks.get("eurosat"), prepared["tfrecord"]))
     config = tfds.ReadConfig(add_tfds_id=True)
     expected = [
         e["tfds_id"].decode()
@@ -172,7 +173,7 @@ def test_fingerprints(prepared, tmp_path):
 
 
 def test_sizes_that_differ_are_said_once(prepared, caplog):
-    tfds_source._warn_sizes.cache_clear()
+    tfds._warn_sizes.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             data.check("dtd", prepared["array_record"])
@@ -217,7 +218,7 @@ def test_default_folder(monkeypatch, tmp_path):
         data.check("svhn")
     assert str(tmp_path) in str(e.value) and str(e.value).endswith("--config.tasks=svhn")
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert str(tfds_source.resolve_data_dir("")) == os.path.expanduser("~/tensorflow_datasets")
+    assert str(tfds.resolve_data_dir("")) == os.path.expanduser("~/tensorflow_datasets")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_downloads_by_hand(tmp_path, name, text):
 def one(tmp_path, prepared, request):
     """A copy of one prepared data set (default: dtd as array_record) that a test may damage: its folder."""
     name, kind = getattr(request, "param", ("dtd", "array_record"))
-    source = Path(tfds_source.locate(tasks.get(name), prepared[kind]))
+    source = Path(tfds.locate(tasks.get(name), prepared[kind]))
     target = tmp_path / source.relative_to(prepared[kind])
     shutil.copytree(source, target)
     return target
@@ -360,7 +361,7 @@ def test_metadata_that_were_edited(one, tmp_path, old, new, said):
 def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path, config, converters):
     """Of two data sets one is cut off: which, how to prepare it, and how to go on with the other."""
     for name in ("dtd", "pets"):
-        source = Path(tfds_source.locate(tasks.get(name), prepared["array_record"]))
+        source = Path(tfds.locate(tasks.get(name), prepared["array_record"]))
         shutil.copytree(source, tmp_path / "data" / source.relative_to(prepared["array_record"]))
     file = next((tmp_path / "data" / "dtd").rglob("*train.array_record*"))
     os.truncate(file, file.stat().st_size // 2)

@@ -12,7 +12,7 @@ import converters
 from configs import pretrain_sprites
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
 from vtabjax import bundled_models, data, model
-from vtabjax.data import sprites
+from vtabjax.data.sources import sprites
 from vtabjax.embedded import pretrain
 
 # isort: split

@@ -45,7 +45,7 @@ def test_requirements_txt_is_the_whole_set():
 def test_nobody_imports_what_the_bare_installation_lacks():
     providers = importlib.metadata.packages_distributions()
     allowed = {  # what is checked for before
-        "vtabjax/data/tfds_source.py": "data", "vtabjax/data/prepare.py": "data", "vtabjax/sweep/slurm.py": "slurm",
+        "vtabjax/data/sources/tfds.py": "data", "vtabjax/data/prepare.py": "data", "vtabjax/sweep/slurm.py": "slurm",
     }  # fmt: skip
     for path in [*(conftest.ROOT / "vtabjax").rglob("*.py"), *(conftest.ROOT / "configs").glob("*.py")]:
         file = path.relative_to(conftest.ROOT).as_posix()

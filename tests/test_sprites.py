@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vtabjax import data, tasks
-from vtabjax.data import sprites
+from vtabjax.data.sources import sprites
 
 
 def test_factors_of_all_states():

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vtabjax import tasks
-from vtabjax.data import cache, images, pictures, pipeline, streaming
-from vtabjax.data.base import BrokenImageError, CacheError, DataError, Examples, NotPreparedError, Source
+from vtabjax.data import cache, decoding, images, pictures, streaming
+from vtabjax.data.types import BrokenImageError, CacheError, DataError, Examples, NotPreparedError, Source
 from vtabjax.data.streaming import Batch
 
 __all__ = [
@@ -40,17 +40,17 @@ def _resolve(task: tasks.Task | str) -> tasks.Task:
 
 def _open(task: tasks.Task, split: str, data_dir: str | os.PathLike | None) -> Source:
     if task.builder == "embedded":
-        from vtabjax.data import embedded
+        from vtabjax.data.sources import bundled
 
-        source = embedded.open_source(task, tasks.ranges(task, split))
+        source = bundled.open_source(task, tasks.ranges(task, split))
     elif task.builder.startswith("folder:"):
-        from vtabjax.data import folder
+        from vtabjax.data.sources import folder
 
         source = folder.open_source(task, tasks.ranges(task, split))
     else:
-        from vtabjax.data import tfds_source
+        from vtabjax.data.sources import tfds
 
-        source = tfds_source.open_source(task, split, data_dir)
+        source = tfds.open_source(task, split, data_dir)
     if not source.ids:
         raise tasks.TaskError(
             f"split {split} of task {task.name} is empty: the data set has too few examples"
@@ -67,9 +67,9 @@ def check(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> 
     """
     task = _resolve(task)  # this looks through a folder of pictures
     if task.builder != "embedded" and not task.builder.startswith("folder:"):
-        from vtabjax.data import tfds_source
+        from vtabjax.data.sources import tfds
 
-        tfds_source.open_whole(task, data_dir)
+        tfds.open_whole(task, data_dir)
 
 
 def look_through(
@@ -110,9 +110,9 @@ def _format(
     background: str,
     max_pixels: int,
     cache_dir: str | os.PathLike | None,
-) -> pipeline.Format:
+) -> decoding.Format:
     """What the decoded images of a task look like."""
-    form = pipeline.Format(image_size, resize, task.scale)
+    form = decoding.Format(image_size, resize, task.scale)
     if task.group != "Folder":
         return form
     from vtabjax.data import audit
@@ -121,11 +121,11 @@ def _format(
     return form._replace(upright=True, reading=audit.reading(task, wanted, cache_dir))
 
 
-def _key(task: tasks.Task, split: str, source: Source, form: pipeline.Format) -> str:
+def _key(task: tasks.Task, split: str, source: Source, form: decoding.Format) -> str:
     """SHA-256 of everything that determines the images and the labels, short of the data themselves."""
     parts = [1, task.name, split, source.version, *form[:4], task.num_classes, source.ids]
     # What is left at its default is left out, so that a field more does not change what came before it.
-    defaults = pipeline.Format._field_defaults
+    defaults = decoding.Format._field_defaults
     fields = zip(form._fields[4:], form[4:], strict=True)
     more = {name: value for name, value in fields if value != defaults[name]}
     text = json.dumps([*parts, more] if more else parts)
@@ -169,7 +169,7 @@ def load(
     source = _open(task, split, data_dir)
     form = _format(task, image_size, resize, background, max_pixels, cache_dir)
     if task.problems and not skip_broken:
-        raise pipeline.broken_error(task.name, split, dict(task.problems))
+        raise decoding.broken_error(task.name, split, dict(task.problems))
     key = _key(task, split, source, form)
     n = len(source.ids)
 
@@ -182,7 +182,7 @@ def load(
     else:
         array, content = cache.fetch(cache_dir, f"{task.slug}-{split}-{image_size}", key, shape, n, build)
     if content["broken"]:
-        error = pipeline.broken_error(task.name, split, content["broken"])
+        error = decoding.broken_error(task.name, split, content["broken"])
         if not skip_broken:  # cached by a run that left them out
             raise error
         _log.warning("left out: %s", error)
@@ -193,16 +193,16 @@ def load(
 
 def _decode(
     source: Source,
-    form: pipeline.Format,
+    form: decoding.Format,
     what: tuple[str, str],
     write: Callable[[np.ndarray], None],
     skip_broken: bool,
 ) -> dict:
     """Passes all images on to `write`; returns what is kept beside them."""
-    chunks = pipeline.decode(source.read(range(len(source.ids))), form, hashed=True)
-    found = pipeline.collect(chunks, source.ids, write, progress=" ".join(what))
+    chunks = decoding.decode(source.read(range(len(source.ids))), form, hashed=True)
+    found = decoding.collect(chunks, source.ids, write, progress=" ".join(what))
     if found.broken and not skip_broken:
-        raise pipeline.broken_error(*what, found.broken)
+        raise decoding.broken_error(*what, found.broken)
     return {
         "labels": found.labels.tolist(),
         "ids": [source.ids[i] for i in found.kept],
@@ -284,7 +284,7 @@ def stream(
         )
     source = _open(task, split, data_dir)
     if task.problems and not skip_broken:
-        raise pipeline.broken_error(task.name, split, dict(task.problems))
+        raise decoding.broken_error(task.name, split, dict(task.problems))
     made = streaming.batches(
         source,
         _format(task, image_size, resize, background, max_pixels, None),

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtabjax.runtime import files
-from vtabjax.data import copies, images, pictures, pipeline
-from vtabjax.data.base import BrokenImageError
+from vtabjax.data import copies, decoding, images, pictures
+from vtabjax.data.types import BrokenImageError
 from vtabjax.data.pictures import Depth, Reading
 from vtabjax.tasks import PictureFile, Task
 
@@ -75,7 +75,7 @@ def _through(
     import tqdm
 
     found = list(_all(task))
-    with concurrent.futures.ThreadPoolExecutor(pipeline.default_workers(), "look") as pool:
+    with concurrent.futures.ThreadPoolExecutor(decoding.default_workers(), "look") as pool:
         looks = pool.map(lambda item: look(item[1].path, reading), found)
         # Silent below a second of work.
         bar = tqdm.tqdm(looks, f"{task.name} {what}", len(found), unit="image", delay=1, disable=not what)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vtabjax.runtime import files
-from vtabjax.data.base import CacheError
+from vtabjax.data.types import CacheError
 
 _log = logging.getLogger(__name__)
 _HEADER_BYTES = 128  # of the .npy file; room for any shape that images have

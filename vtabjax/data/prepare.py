@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from etils import epath
 
 from vtabjax import installation, options, specs, tasks
-from vtabjax.data import tfds_source
-from vtabjax.data.base import NotPreparedError
+from vtabjax.data.sources import tfds
+from vtabjax.data.types import NotPreparedError
 from vtabjax.tasks import Task, TaskError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _sets(names: list[str]) -> list[_Set]:
         task = tasks.get(name)
         if task.group == "Folder":
             raise TaskError(f"task {name!r}: a folder of pictures needs no preparation; leave it out")
-        found.setdefault(tfds_source.builder_name(task), []).append(task)
+        found.setdefault(tfds.builder_name(task), []).append(task)
     return [_Set(name, its_tasks) for name, its_tasks in found.items()]
 
 
@@ -77,7 +77,7 @@ def _state(data_set: _Set, data_dir: str) -> tuple[bool, str, str]:
     if data_set.name == "embedded":
         return True, "embedded", ""
     try:
-        builder = tfds_source.open_whole(data_set.tasks[0], data_dir)
+        builder = tfds.open_whole(data_set.tasks[0], data_dir)
     except NotPreparedError as e:
         text = str(e).splitlines()[0].partition(": ")[2]
         if "is not prepared in" in text:
@@ -104,7 +104,7 @@ def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[
             if wrong:
                 notes.append(f"{names}: {wrong}")
             if manual:
-                where = manual_dir or tfds_source.manual_dir(data_dir)
+                where = manual_dir or tfds.manual_dir(data_dir)
                 notes.append(f"By hand for {names}: {manual.format(manual_dir=where)}")
     headers = ["task", "data set", "version", "state", "download", "on disk", ""]
     return "\n".join([tabulate.tabulate(rows, headers), *notes]), missing
@@ -118,14 +118,14 @@ def builder(task: Task, data_dir: str | os.PathLike, file_format: str) -> tfds.c
     """
     import tensorflow_datasets as tfds
 
-    name, _, config = tfds_source.builder_name(task).partition("/")
+    name, _, config = tfds.builder_name(task).partition("/")
     # Not tfds.builder(): for a folder that exists already it returns a reader, which cannot generate.
     cls = tfds.builder_cls(name)
     options = {"config": config or None, "data_dir": os.fspath(data_dir), "file_format": file_format}
     current = cls(**options)
-    if any(tfds_source.matches(str(current.version), pattern) for pattern in tfds_source.versions(task)):
+    if any(tfds.matches(str(current.version), pattern) for pattern in tfds.versions(task)):
         return current
-    return cls(**options, version=tfds_source.versions(task)[0])
+    return cls(**options, version=tfds.versions(task)[0])
 
 
 def _disk_free(folder: epath.Path) -> int | None:
@@ -151,7 +151,7 @@ def _prepare(data_set: _Set, own: options.PrepareOptions, data_dir: epath.Path) 
     if free is not None and free < needed:
         raise OSError(f"no room in {data_dir}: {_human(needed)} needed, {_human(free)} free")
     with contextlib.suppress(NotPreparedError):
-        folder = tfds_source.locate(task, data_dir)  # damaged, or it would not be prepared again
+        folder = tfds.locate(task, data_dir)  # damaged, or it would not be prepared again
         aside = folder.parent / f"{folder.name}.damaged"
         if aside.exists():
             aside.rmtree()
@@ -162,7 +162,7 @@ def _prepare(data_set: _Set, own: options.PrepareOptions, data_dir: epath.Path) 
     generator = builder(task, data_dir, own.file_format)
     options = {"manual_dir": own.manual_dir} if own.manual_dir else {}
     generator.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
-    tfds_source.open_whole(task, data_dir)
+    tfds.open_whole(task, data_dir)
 
 
 def _reason(error: BaseException) -> str:
@@ -189,7 +189,7 @@ def main(config: ConfigDict, workdir: str) -> int:
     except (TaskError, options.UsageError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    data_dir = tfds_source.resolve_data_dir(own.data_dir)
+    data_dir = tfds.resolve_data_dir(own.data_dir)
     text, missing = _table(sets, own.data_dir, own.manual_dir)
     free = _disk_free(data_dir)
     print(f"Data sets in {data_dir}" + ("" if free is None else f" ({_human(free)} free)"))

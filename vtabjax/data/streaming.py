@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtabjax.data import pipeline
-from vtabjax.data.base import Raw, Source
+from vtabjax.data import decoding
+from vtabjax.data.types import Raw, Source
 
 _log = logging.getLogger(__name__)
 # Examples held, still encoded, to shuffle a source that can only be read in order. tfds has put them in a
@@ -77,7 +77,7 @@ def _examples(source: Source, mine: range, epochs: int | None, seed: int | None)
 def _assemble(
     examples: Iterator[tuple[int, Raw]],
     source: Source,
-    form: pipeline.Format,
+    form: decoding.Format,
     batch_size: int,
     n_batches: int | None,
     workers: int | None,
@@ -97,11 +97,11 @@ def _assemble(
         return Batch(np.zeros(shape, np.uint8), labels, mask, np.full(batch_size, -1, np.int64))
 
     done, filled, batch = 0, 0, empty()
-    for chunk in pipeline.decode(raws(), form, workers=workers):
+    for chunk in decoding.decode(raws(), form, workers=workers):
         index = np.asarray([positions.popleft() for _ in chunk.labels], np.int64)
         good = np.ones(len(index), bool)
         if chunk.broken:
-            error = pipeline.broken_error(*what, {source.ids[index[i]]: r for i, r in chunk.broken.items()})
+            error = decoding.broken_error(*what, {source.ids[index[i]]: r for i, r in chunk.broken.items()})
             if not skip_broken:
                 raise error
             _log.warning("left out: %s", error)
@@ -125,7 +125,7 @@ def _assemble(
 
 def batches(
     source: Source,
-    form: pipeline.Format,
+    form: decoding.Format,
     *,
     batch_size: int,
     epochs: int | None,

@@ -37,12 +37,13 @@ def pictures(start: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray]
     Raises:
       ValueError: the stream is not that long.
     """
-    from vtabjax.data import embedded, images, sprites
+    from vtabjax.data import images
+    from vtabjax.data.sources import bundled, sprites
 
     total = int(np.prod(sprites.FACTOR_SIZES))
     if start + count > total - _TASKS:
         raise ValueError(f"pictures up to {start + count}; there are {total - _TASKS}: choose fewer steps")
-    states = embedded._states(total)[_TASKS + start : _TASKS + start + count]
+    states = bundled._states(total)[_TASKS + start : _TASKS + start + count]
     factors = sprites.all_factors(states)
     drawn = sprites.render(factors)[..., None] * np.uint8(255)
     return np.stack([images.resize(d, size, "vtab") for d in drawn]), label(factors)
@@ -61,7 +62,7 @@ def train(parts, config: Any, say=print):
     """
     import jax
 
-    from vtabjax.data import sprites
+    from vtabjax.data.sources import sprites
     from vtabjax.protocols import finetune
     from vtabjax.protocols.finetune.head import with_head
 

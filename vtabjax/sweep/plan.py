@@ -275,7 +275,7 @@ def _cell_settings(settings: Mapping[str, Any], task: str, run: RunOptions) -> d
     """The settings of a task's cells. For a folder of pictures its files are among them: they come and go."""
     settings = {**settings, "task": task}
     if task.startswith("folder:"):
-        from vtabjax.data import folder
+        from vtabjax.data.sources import folder
 
         found = tasks.get(task)
         versions = [folder.open_source(found, tasks.ranges(found, s)).version for s in settings["splits"]]

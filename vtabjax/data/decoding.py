@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vtabjax.data import copies, images, pictures
-from vtabjax.data.base import BrokenImageError, Raw
+from vtabjax.data.types import BrokenImageError, Raw
 
 _CHUNK = 16  # examples per unit of work: one by one, small images would spend their time on hand-over
 

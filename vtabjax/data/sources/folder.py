@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vtabjax.data.base import Raw, Source
+from vtabjax.data.types import Raw, Source
 from vtabjax.tasks import Range, Task
 
 

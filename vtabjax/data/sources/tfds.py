@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from vtabjax import installation, tasks
-from vtabjax.data.base import DataError, NotPreparedError, Raw, Source
+from vtabjax.data.types import DataError, NotPreparedError, Raw, Source
 from vtabjax.tasks import Range, Task
 
 if TYPE_CHECKING:

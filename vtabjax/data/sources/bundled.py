@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vtabjax.data import sprites
-from vtabjax.data.base import Raw, Source
+from vtabjax.data.sources import sprites
+from vtabjax.data.types import Raw, Source
 from vtabjax.tasks import Range, Task
 
 
