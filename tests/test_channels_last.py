@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import test_ops
 
-from vtabjax import hoist, model, ops
+from vtabjax import model, ops
+from vtabjax.model import hoist
 from vtabjax.graph import Graph, Node, Ref
 from vtabjax.ops import channels_last
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from vtabjax import hoist, model
+from vtabjax import model
+from vtabjax.model import hoist
 from vtabjax.runtime import xla_cpu
 from vtabjax.graph import Graph, Node, Ref
 from vtabjax.ops import conv, norm

@@ -20,7 +20,8 @@ from vtabjax.results import Cell
 if TYPE_CHECKING:
     import jax
 
-    from vtabjax import data, model, resident
+    from vtabjax import data, model
+    from vtabjax.features import device_images
 
 # A union is put together from the features of its pieces: what knn extracts on train800val200, linear
 # evaluation finds on train800 and val200.
@@ -75,7 +76,7 @@ class Run(NamedTuple):
     examples: Callable[[str, str, int], data.Examples]
     batch_size: int
     dtype: str
-    images: resident.Images | None = None
+    images: device_images.Images | None = None
     told: set[str] | None = None
 
 

@@ -112,7 +112,8 @@ def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat
 
 def prepare(run: RunOptions, workdir: Path) -> inputs.Run:
     """What the cells share: devices, images, the compilation cache."""
-    from vtabjax import data, resident
+    from vtabjax import data
+    from vtabjax.features import device_images
     from vtabjax.runtime import devices
 
     cache = workdir / "cache" / "xla"
@@ -135,7 +136,7 @@ def prepare(run: RunOptions, workdir: Path) -> inputs.Run:
 
     mesh = devices.data_mesh()
     room = None if run.device_images_gb < 0 else run.device_images_gb * 1e9
-    images = resident.Images(mesh, room)
+    images = device_images.Images(mesh, room)
     return inputs.Run(workdir, mesh, examples, run.batch_size, run.dtype, images, told=set())
 
 

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax import __version__, hoist, model, resident
+from vtabjax import __version__, model
+from vtabjax.features import device_images
+from vtabjax.model import hoist
 from vtabjax.runtime import devices, files, xla_cpu
 from vtabjax.runtime.devices import data_mesh, round_up
 
@@ -40,7 +42,7 @@ def extractor(
     mesh: jax.sharding.Mesh | None = None,
     batch_size: int = 128,
     dtype: str = "float32",
-    images: resident.Images | None = None,
+    images: device_images.Images | None = None,
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A model as a function from images to features, compiled once whatever the number of images.
 
@@ -68,7 +70,7 @@ def extractor(
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     mesh = data_mesh() if mesh is None else mesh
-    images = resident.Images(mesh, room=0) if images is None else images
+    images = device_images.Images(mesh, room=0) if images is None else images
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     expected = tuple(parts.info["input_size"])
     compiler_options = xla_cpu.compiler_options(parts.graph)
@@ -149,7 +151,7 @@ def _cast(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     }
 
 
-def _batches(step: Callable, images: resident.Images, array: np.ndarray, size: int) -> dict[str, np.ndarray]:
+def _batches(step: Callable, images: device_images.Images, array: np.ndarray, size: int) -> dict[str, np.ndarray]:
     outputs: list[dict[str, np.ndarray]] = []
     pending = None  # one batch runs on the device while the next one is read and the previous one comes back
     for start in range(0, max(len(array), 1), size):
