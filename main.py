@@ -1,4 +1,4 @@
-"""python main.py --config=configs/knn.py: see vtabjax/cli.py, and the README."""
+"""python main.py --config=configs/knn.py: see vtabjax/cli/__init__.py, and the README."""
 
 from vtabjax.cli import run
 

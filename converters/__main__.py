@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vtabjax import installation, specs, weight_files
+from vtabjax import installation, specs
+from vtabjax.specs import weight_files
 from vtabjax.sweep import artefacts
 from vtabjax.runtime import files
 from vtabjax.specs import SpecError

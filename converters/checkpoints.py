@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vtabjax import weight_files
+from vtabjax.specs import weight_files
 from vtabjax.specs import SpecError
 
 # Pickled objects of other modules are replaced by inert stand-ins. These modules' functions do something when a

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vtabjax import __version__, specs, weight_files
+from vtabjax import __version__, specs
+from vtabjax.specs import weight_files
 from vtabjax.graph import Graph
 from vtabjax.model import save
 

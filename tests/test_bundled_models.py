@@ -12,7 +12,7 @@ import torch
 
 from converters import sources
 from converters.export import from_torch
-from vtabjax import bundled_models, results, specs
+from vtabjax import bundled, results, specs
 from vtabjax.sweep import artefacts, runner
 from vtabjax.model import apply, load, load_parts, weight_hash
 
@@ -24,7 +24,7 @@ BUNDLED = ("baseline/pixels", "embedded/sprites_resnet")
 def test_the_graph_is_what_the_converters_export(tmp_path, spec, size):
     source = sources.build(spec, size)
     graph, variables = from_torch(source.module, (3, size, size))
-    ours = load_parts(bundled_models.write(spec, tmp_path, size))
+    ours = load_parts(bundled.write(spec, tmp_path, size))
     assert ours.graph.to_json() == graph.to_json()
     assert ours.info["weight_hash"] == weight_hash(variables)
     images = np.random.default_rng(size).standard_normal((2, size, size, 3)).astype(np.float32)
@@ -40,7 +40,7 @@ def test_the_description_is_what_the_converters_write(tmp_path, spec):
     from converters import convert
 
     theirs = artefacts.read_info(convert(spec, tmp_path / "torch", input_size=32))
-    ours = artefacts.read_info(bundled_models.write(spec, tmp_path / "bundled", 32))
+    ours = artefacts.read_info(bundled.write(spec, tmp_path / "bundled", 32))
     differs = {"parity", "versions"}  # PyTorch's
     assert set(ours) == set(theirs) and ours["parity"] is None and set(ours["versions"]) == {"vtabjax"}
     assert {k: v for k, v in ours.items() if k not in differs} == {
@@ -50,18 +50,18 @@ def test_the_description_is_what_the_converters_write(tmp_path, spec):
 
 @pytest.mark.parametrize("spec, size, features", [(BUNDLED[0], 224, 768), (BUNDLED[1], 64, 96)])
 def test_its_own_size_and_what_is_there_stays(tmp_path, spec, size, features):
-    path = bundled_models.write(spec, tmp_path, 0)
+    path = bundled.write(spec, tmp_path, 0)
     assert path == tmp_path / f"{specs.slug(spec)}-{size}"
     info = json.loads((path / "model.json").read_text())
     assert info["input_size"] == [3, size, size] and info["num_features"] == features
     (path / "model.json").write_text(json.dumps({**info, "note": "mine"}))
-    assert bundled_models.write(spec, tmp_path, 0) == path
+    assert bundled.write(spec, tmp_path, 0) == path
     assert json.loads((path / "model.json").read_text())["note"] == "mine"
 
 
 def test_pixels_are_means_of_blocks(tmp_path):
     images = np.random.default_rng(0).random((2, 32, 32, 3)).astype(np.float32)
-    model = load(bundled_models.write("baseline/pixels", tmp_path, 32))
+    model = load(bundled.write("baseline/pixels", tmp_path, 32))
     blocks = images.reshape(2, 16, 2, 16, 2, 3).mean((2, 4)).reshape(2, 768)
     np.testing.assert_allclose(np.asarray(model(images)), blocks, atol=1e-6)
 
@@ -75,7 +75,7 @@ def test_pixels_are_means_of_blocks(tmp_path):
     ],
 )
 def test_patterns(pattern, found):
-    assert bundled_models.expand(pattern) == found
+    assert bundled.expand(pattern) == found
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ LISTED = {
     "python3 -m venv .venv": "the first two commands; .ci/run runs them",
     "python -m converters audit": "a mention: hours over every architecture, tests/test_audit.py runs a few",
     "python -m converters list": "a mention",
-    "python -m vtabjax.embedded.pretrain": "minutes of training; tests/test_finetune_pretrain.py",
+    "python -m vtabjax.bundled.pretrain": "minutes of training; tests/test_finetune_pretrain.py",
     "tests/slurm/cluster.sh python -m pytest -m slurm": "needs SLURM",
 }
 # Protocols whose commands are taken apart and not tried, and what they would need.

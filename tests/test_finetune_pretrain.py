@@ -11,9 +11,9 @@ from safetensors.torch import load_file as load_torch
 import converters
 from configs import pretrain_sprites
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
-from vtabjax import bundled_models, data, model
+from vtabjax import bundled, data, model
 from vtabjax.data.sources import sprites
-from vtabjax.embedded import pretrain
+from vtabjax.bundled import pretrain
 
 # isort: split
 import timm
@@ -70,7 +70,7 @@ def test_what_ships(tmp_path):
     from converters.sources import embedded
     from vtabjax import specs
 
-    folder = bundled_models.FOLDER / "sprites_resnet"
+    folder = bundled.FOLDER / "sprites_resnet"
     weights = load_file(folder / "weights.safetensors")
     assert (folder / "weights.safetensors").stat().st_size < 1_000_000
     assert {v.dtype.name for v in weights.values()} == {"float16", "int64"}

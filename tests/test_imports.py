@@ -62,9 +62,9 @@ RANKS = layers()
 ONLY = {
     "configs": {"configs", "vtabjax.tasks"},
     "converters": {
-        "converters", "vtabjax.sweep.artefacts", "vtabjax.bundled_models", "vtabjax.runtime.xla_cpu", "vtabjax.data", "vtabjax.runtime.files",
+        "converters", "vtabjax.sweep.artefacts", "vtabjax.bundled", "vtabjax.runtime.xla_cpu", "vtabjax.data", "vtabjax.runtime.files",
         "vtabjax.graph", "vtabjax.installation", "vtabjax.runtime.memory", "vtabjax.model", "vtabjax.ops", "vtabjax.protocols",
-        "vtabjax.specs", "vtabjax.weight_files",
+        "vtabjax.specs", "vtabjax.specs.weight_files",
     },
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from converters import sources
 from converters.sources import provenance, timm, torchvision
-from vtabjax import bundled_models
+from vtabjax import bundled
 from vtabjax.specs import SpecError
 
 INFO = set(
@@ -272,7 +272,7 @@ def test_other_errors_are_not_taken_for_the_network(monkeypatch):
 
 
 def test_embedded_models(monkeypatch, tmp_path):
-    monkeypatch.setattr(bundled_models, "FOLDER", tmp_path)
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
     (tmp_path / "tiny").mkdir()
     weights = timm.timm.create_model("test_resnet", num_classes=4).state_dict()
     save_file(weights, tmp_path / "tiny" / "weights.safetensors")

@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from vtabjax import specs, weight_files
-from vtabjax.weight_files import WeightFileError
+from vtabjax import specs
+from vtabjax.specs import weight_files
+from vtabjax.specs.weight_files import WeightFileError
 
 
 def old(path, content: bytes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vtabjax.bundled_models import GRID, check, describe, names  # noqa: F401
+from vtabjax.bundled import GRID, check, describe, names  # noqa: F401
 from vtabjax.specs import Spec
 
 from converters.sources import Source

@@ -6,8 +6,8 @@ import timm
 from safetensors.torch import load_file
 from torch import nn
 
-from vtabjax import bundled_models
-from vtabjax.bundled_models import check, describe, names  # noqa: F401
+from vtabjax import bundled
+from vtabjax.bundled import check, describe, names  # noqa: F401
 from vtabjax.specs import Spec
 
 from converters.sources import Source
@@ -17,7 +17,7 @@ def build(spec: Spec, input_size: int | None) -> Source:
     """The torch module of a shipped model: its architecture with NAME/weights.safetensors."""
     info = describe(spec)
     module = _module(spec)
-    module.load_state_dict(load_file(bundled_models.FOLDER / spec.name / "weights.safetensors"), strict=True)
+    module.load_state_dict(load_file(bundled.FOLDER / spec.name / "weights.safetensors"), strict=True)
     size = input_size or info["input_size"][1]
     return Source(module, {**info, "input_size": [info["input_size"][0], size, size]})
 
@@ -28,5 +28,5 @@ def parameters(spec: Spec) -> int:
 
 
 def _module(spec: Spec) -> nn.Module:
-    source = bundled_models.read(spec.name)
+    source = bundled.read(spec.name)
     return timm.create_model(source["architecture"], **source.get("kwargs", {}))

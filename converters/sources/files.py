@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from vtabjax import weight_files
+from vtabjax.specs import weight_files
 from vtabjax.specs import Spec, SpecError
 
 from converters import checkpoints, fitting, foreign, layouts, search

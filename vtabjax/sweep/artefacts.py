@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import bundled_models, installation, integrity, specs, weight_files
+from vtabjax import bundled, installation, integrity, specs
+from vtabjax.specs import weight_files
 from vtabjax.runtime import files
 
 _log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
       ConversionError: the converters do not run.
     """
     models = list(models)
-    bundled = {m: bundled_models.expand(m) for m in models if bundled_models.is_bundled(m)}
+    bundled = {m: bundled.expand(m) for m in models if bundled.is_bundled(m)}
     patterns = [m for m in models if specs.is_pattern(m) and m not in bundled]
     if not patterns:
         return _replaced(models, bundled)

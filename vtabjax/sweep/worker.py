@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import bundled_models, protocols, results
+from vtabjax import bundled, protocols, results
 from vtabjax.sweep import adapters, artefacts, conversions, heartbeat, inputs
 from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions
@@ -59,7 +59,7 @@ def image_cache(run: RunOptions, workdir: Path) -> str:
 def to_convert(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> list[str]:
     """The models of cells that are not converted yet, without those that need no converting."""
     folder = models_dir(run, workdir)
-    models = [m for m in dict.fromkeys(cell.model for cell in todo) if not bundled_models.is_bundled(m)]
+    models = [m for m in dict.fromkeys(cell.model for cell in todo) if not bundled.is_bundled(m)]
     return [m for m in models if artefacts.find(folder, m, run.image_size) is None]
 
 
@@ -199,9 +199,9 @@ def _converted(model: str, session: Session) -> tuple[str, float]:
     path = artefacts.find(models_dir(session.run, session.workdir), model, session.run.image_size)
     if path is not None:
         return str(path), 0.0
-    if bundled_models.is_bundled(model):
+    if bundled.is_bundled(model):
         folder = models_dir(session.run, session.workdir)
-        return str(bundled_models.write(model, folder, session.run.image_size)), 0.0
+        return str(bundled.write(model, folder, session.run.image_size)), 0.0
     found = session.conversions.result(model)
     if found.seconds:
         for note in artefacts.notes(artefacts.read_info(found.path)):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from vtabjax import weight_files
+from vtabjax.specs import weight_files
 
 
 class SpecError(ValueError):
@@ -152,7 +152,7 @@ def is_pattern(text: str) -> bool:
 
 
 def file_hash(path: str, store: str | os.PathLike | None = None) -> str:
-    """SHA-256 of a weight file's content, in hexadecimal; see `vtabjax.weight_files.digest`."""
+    """SHA-256 of a weight file's content, in hexadecimal; see `vtabjax.specs.weight_files.digest`."""
     return weight_files.digest(path, store)
 
 
@@ -164,7 +164,7 @@ def slug(text: str, store: str | os.PathLike | None = None) -> str:
 
     Args:
       text: the spec.
-      store: the folder that remembers the hashes of weight files (`vtabjax.weight_files.digest`).
+      store: the folder that remembers the hashes of weight files (`vtabjax.specs.weight_files.digest`).
 
     Raises:
       SpecError: the text is not a spec, or its checkpoint file cannot be read.

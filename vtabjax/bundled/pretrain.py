@@ -1,4 +1,4 @@
-"""Pre-trains embedded/sprites_resnet: python -m vtabjax.embedded.pretrain [--out=DIR] [--steps=N]
+"""Pre-trains embedded/sprites_resnet: python -m vtabjax.bundled.pretrain [--out=DIR] [--steps=N]
 
 With the very program that fine-tunes (`vtabjax.protocols.finetune`), on a stream of rendered sprites instead of
 1,000 images. configs/pretrain_sprites.py has the numbers.

@@ -20,7 +20,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtabjax import cli_errors, installation
+from vtabjax import installation
+from vtabjax.cli import errors
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:SUITE]", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -94,7 +95,7 @@ def _run(config: Any) -> int:
     if protocol is None:
         raise UsageError(
             f"--config={_named()}: it has no field `protocol`, so there is nothing to run; there are "
-            f"{', '.join(cli_errors.configs())}"
+            f"{', '.join(errors.configs())}"
         )
     slurm = _EXECUTOR.value == "slurm"
     if protocol in ("report", "prepare"):
@@ -134,12 +135,12 @@ def _prepare(config: ConfigDict) -> int:
 
 
 def _named() -> str:
-    return cli_errors.named_config(sys.argv)[0] or ""
+    return errors.named_config(sys.argv)[0] or ""
 
 
 def _not_a_flag(word: str) -> str:
     name = word.partition(":")[0]
-    if f"configs/{name}.py" in cli_errors.configs():
+    if f"configs/{name}.py" in errors.configs():
         return f"{word!r} is not a flag; did you mean --config=configs/{word.replace(name, f'{name}.py', 1)}?"
     return f"{word!r} is not a flag; settings are written --config.FIELD=VALUE"
 
@@ -151,14 +152,14 @@ def _usage(message: str) -> int:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Flags, with one line for the person who mistyped one instead of a traceback."""
-    path, suite = cli_errors.named_config(argv)
+    path, suite = errors.named_config(argv)
     if path and not os.path.isfile(path):
         installed = installation.CONFIGS.parent / path
         if path.startswith("configs/") and installed.is_file():
             argv = [a.replace(path, str(installed), 1) if path in a else a for a in argv]
             path = str(installed)
     if path is not None and not os.path.isfile(path):
-        there = ", ".join(cli_errors.configs())
+        there = ", ".join(errors.configs())
         sys.exit(
             _usage(f"--config={path}: there is no such file" + (f"; there are {there}" if there else ""))
         )
@@ -166,13 +167,13 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as e:
-        known = cli_errors.fields(path or "configs/knn.py", suite)
-        sys.exit(_usage(cli_errors.unknown_flag(e.flagname, known)))
+        known = errors.fields(path or "configs/knn.py", suite)
+        sys.exit(_usage(errors.unknown_flag(e.flagname, known)))
     except Exception as e:
-        known = cli_errors.fields(path, suite) if path else []
-        message = cli_errors.unknown_field(argv, path or "", known) if known else None
+        known = errors.fields(path, suite) if path else []
+        message = errors.unknown_field(argv, path or "", known) if known else None
         if message is None and isinstance(e, flags.Error):
             # An error within a config file comes with its traceback: the last line is the message.
             line = [line for line in str(e).splitlines() if line.strip()][-1].strip()
             message = line.removeprefix("ValueError: ").removeprefix("TypeError: ")
-        sys.exit(_usage(message or cli_errors.broken_config(e, path or "")))
+        sys.exit(_usage(message or errors.broken_config(e, path or "")))

@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtabjax import __version__, _record, specs, weight_files
+from vtabjax import __version__, specs
+from vtabjax.results import _record
+from vtabjax.specs import weight_files
 from vtabjax.runtime import files
-from vtabjax._record import pack, unpack
+from vtabjax.results._record import pack, unpack
 
 if TYPE_CHECKING:
     import pandas as pd
