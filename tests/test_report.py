@@ -14,7 +14,7 @@ from report_data import finetuned, gathered, make, rows
 from vtabjax import ranking, results, tasks
 from vtabjax.ranking import proxy_agreement
 from vtabjax.sweep.plan import UsageError
-from vtabjax.report import analysis, charts, sheets
+from vtabjax.report import analysis, charts, tables
 from vtabjax.results import Cell
 
 TASKS = tasks.EMBEDDED
@@ -123,7 +123,7 @@ def test_a_model_without_parameters_is_on_the_front_of_table_and_chart(tmp_path)
     for i, (accuracy, parameters) in enumerate([(0.5, 0), (0.4, 272_128), (0.6, 356_196), (0.3, 470_000)]):
         finetuned(tmp_path, i, "digits", accuracy, source=report_data.source(i) | {"parameters": parameters})
     a = analysis.analyse(gathered(tmp_path).boards[0], analysis.Options(resamples=100))
-    rows = {row[0]: row[3] for row in sheets.board_tables(a)["cost"].rows}
+    rows = {row[0]: row[3] for row in tables.board_tables(a)["cost"].rows}
     assert [rows[report_data.spec(i)] for i in range(4)] == ["yes", "", "yes", ""]
     line, *points = charts.board_charts(a)["size"]["figure"]["data"]
     names = [name for trace in points for name in trace["text"]]

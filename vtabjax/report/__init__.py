@@ -81,13 +81,13 @@ def _said(found: ReportData, page: Path, workdir: Path) -> str:
 
 
 def _write_all(found: ReportData, own: options.ReportOptions, workdir: Path, folder: Path) -> None:
-    from vtabjax.report import analysis, page, proxies, sheets
+    from vtabjax.report import analysis, page, proxies, tables
 
     draws = analysis.Options(own.resamples, own.seed, own.tie_margin / 100, own.example_rounds, own.reference)
     analyses = [analysis.analyse(board, draws) for board in found.boards]
     judged = proxies.compare_proxies(found, draws)
-    by_board = {a.board.key: sheets.board_tables(a) for a in analyses}
-    trusted = sheets.proxy_tables(judged)
+    by_board = {a.board.key: tables.board_tables(a) for a in analyses}
+    trusted = tables.proxy_tables(judged)
     for sheet in [s for found_ in by_board.values() for s in found_.values()] + trusted:
         _write(sheet, folder / "tables")
     figures: Sequence[str] = ()

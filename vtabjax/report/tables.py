@@ -12,7 +12,7 @@ from vtabjax.ranking import ELO, elo, t_multiplier
 from vtabjax.report.analysis import Analysis, Differences, Level, Strengths, costs, front
 from vtabjax.report.boards import Board, Model
 from vtabjax.report.proxies import Proxy, ProxyComparison
-from vtabjax.report.sheet import Column, ReportTable, size_of, text
+from vtabjax.report.table import Column, ReportTable, size_of, text
 
 
 def board_tables(a: Analysis) -> dict[str, ReportTable]:
