@@ -8,8 +8,9 @@ import time
 import conftest
 import pytest
 
-from converters import audit, audit_model, audit_table
-from converters.audit_model import Limits
+from converters import audit
+from converters.audit import model, table
+from converters.audit.model import Limits
 from vtabjax.specs import SpecError
 
 ROOMY = Limits(memory=8e9, seconds=300)
@@ -79,7 +80,7 @@ def test_what_takes_too_much_memory_is_tried_in_another_way(tmp_path, monkeypatc
 
 def test_the_plan_goes_from_the_whole_model_to_fewer_blocks():
     name, parameters = "vit_tiny_patch16_224", 5717416
-    plan = lambda memory, i: audit_model._choose_variant("timm", name, {}, parameters, memory, i)  # noqa: E731
+    plan = lambda memory, i: model._choose_variant("timm", name, {}, parameters, memory, i)  # noqa: E731
     assert plan(1e12, 0) == ("float64", "all", {})
     assert plan(1e12, 1) == ("float32", "all", {})
     assert plan(1e12, 2) == ("float64", "depth=4", {"depth": 4})
@@ -88,15 +89,15 @@ def test_the_plan_goes_from_the_whole_model_to_fewer_blocks():
     with pytest.raises(MemoryError):
         plan(1e6, 0)
     with pytest.raises(MemoryError):  # torchvision's builders have no such options
-        audit_model._choose_variant("torchvision", "resnet18", {}, 11689512, 1e6, 0)
+        model._choose_variant("torchvision", "resnet18", {}, 11689512, 1e6, 0)
 
 
 def test_sizes_are_small_where_the_architecture_allows():
-    assert audit_model._size("timm", "resnet18") == (64, {})
-    assert audit_model._size("timm", "vit_tiny_patch16_224") == (96, {"img_size": 96})
-    assert audit_model._size("timm", "swin_tiny_patch4_window7_224") == (224, {})
-    assert audit_model._size("torchvision", "vit_b_16") == (64, {})
-    assert audit_model._size("torchvision", "maxvit_t") == (224, {})
+    assert model._size("timm", "resnet18") == (64, {})
+    assert model._size("timm", "vit_tiny_patch16_224") == (96, {"img_size": 96})
+    assert model._size("timm", "swin_tiny_patch4_window7_224") == (224, {})
+    assert model._size("torchvision", "vit_b_16") == (64, {})
+    assert model._size("torchvision", "maxvit_t") == (224, {})
 
 
 def test_nothing_to_audit(tmp_path):
@@ -117,7 +118,7 @@ def row(name, family="vision_transformer", status="passed", **rest):
         "message": "",
     }
     return (
-        dict.fromkeys(audit_table.COLUMNS, "")
+        dict.fromkeys(table.COLUMNS, "")
         | defaults
         | {"name": name, "family": family, "status": status}
         | rest
@@ -125,7 +126,7 @@ def row(name, family="vision_transformer", status="passed", **rest):
 
 
 def test_the_summary_counts_by_family_and_lists_what_is_not_plain():
-    text = audit_table.summary(
+    text = table.summary(
         [
             row("vit_a"),
             row("vit_b", parameters="99500000", features_error="2e-13"),
@@ -161,7 +162,7 @@ def test_committed_table_has_every_architecture():
     from converters import list_models
 
     table = conftest.ROOT / "docs" / "coverage.csv"
-    rows = audit_table.read(table)
+    rows = table.read(table)
     for source, least in (("timm", 1360), ("torchvision", 80)):
         own = [r for r in rows if r["source"] == source]
         names = {
@@ -172,6 +173,6 @@ def test_committed_table_has_every_architecture():
         assert all(r["status"] == "passed" or r["message"] for r in own)
     page = (conftest.ROOT / "docs" / "coverage.md").read_text(encoding="utf-8")
     written, now = (
-        re.sub("^Versions: .*$", "", text, flags=re.M) for text in (page, audit_table.summary(rows))
+        re.sub("^Versions: .*$", "", text, flags=re.M) for text in (page, table.summary(rows))
     )
     assert written == now

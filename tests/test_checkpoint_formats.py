@@ -9,8 +9,9 @@ import pytest
 import torch
 from checkpoint_files import ResNet18
 
-from converters import checkpoints, sources
-from converters.checkpoints import CheckpointError
+from converters import sources
+from converters.checkpoints import reading
+from converters.checkpoints.reading import CheckpointError
 
 
 def jax_release(module, classes: int = 7) -> dict[str, np.ndarray]:
@@ -83,7 +84,7 @@ def test_arrays_with_pytorchs_names(tmp_path):
     assert torch.equal(module.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
     np.savez(tmp_path / "o.npz", a=np.array([{}], dtype=object))
     with pytest.raises(CheckpointError, match="pickled objects, which are not opened"):
-        checkpoints.read(tmp_path / "o.npz")
+        reading.read(tmp_path / "o.npz")
 
 
 def archive(**files: bytes) -> bytes:
@@ -116,7 +117,7 @@ def test_other_files_are_named_for_what_they_are(content, message, tmp_path):
     path = tmp_path / "file.pth"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as error:
-        checkpoints.read(path)
+        reading.read(path)
     assert "damaged" not in str(error.value) and "download it again" not in str(error.value)
 
 

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from converters.checkpoints import CheckpointError
-from converters.sources import files
+from converters.checkpoints.reading import CheckpointError
+from converters.checkpoints import building
 from vtabjax.specs import Spec
 
 # More with VTABJAX_FUZZ=2000.
@@ -158,7 +158,7 @@ def test_the_weights_that_are_meant_or_a_refusal(tmp_path_factory, found, extras
     torch.save(tree, path)
     expected = meant(found)
     try:
-        module, info = files.build(Spec("lab", "tiny", file=str(path)), Tiny, ("fc",))
+        module, info = building.build(Spec("lab", "tiny", file=str(path)), Tiny, ("fc",))
     except CheckpointError:
         assert expected is None, found
         return

@@ -8,7 +8,7 @@ from checkpoint_files import ResNet18, save, tensor, with_classifier
 from safetensors.torch import save_file
 
 from converters import sources
-from converters.checkpoints import CheckpointError
+from converters.checkpoints.reading import CheckpointError
 from converters.sources import timm as timm_source
 from vtabjax.specs import SpecError
 

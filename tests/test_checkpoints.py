@@ -15,8 +15,9 @@ from checkpoint_files import (
 )
 from safetensors.torch import save_file
 
-from converters import checkpoints, layouts, sources
-from converters.sources.sobel import SobelConv
+from converters import sources
+from converters.checkpoints import layouts, reading
+from converters.checkpoints.sobel import SobelConv
 from vtabjax import specs
 
 
@@ -25,7 +26,7 @@ def test_every_layout_gives_its_backbone_and_lists_the_rest(name, tmp_path):
     layout = BY_NAME[name]
     tree, base = synthesise(layout)
     path = save(tree, tmp_path / "file.pth")
-    found = layouts.backbone(checkpoints.read(path), path)
+    found = layouts.backbone(reading.read(path), path)
     assert found.layout.name == name
     if layout["backbone"] == "vit_small_mm":
         found = found._replace(state={openmmlab(k): v for k, v in found.state.items()})

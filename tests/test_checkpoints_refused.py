@@ -20,8 +20,9 @@ from checkpoint_files import (
 )
 from safetensors.torch import save_file
 
-from converters import checkpoints, sources
-from converters.checkpoints import CheckpointError
+from converters import sources
+from converters.checkpoints import reading
+from converters.checkpoints.reading import CheckpointError
 from vtabjax import specs
 
 
@@ -133,7 +134,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         sources.build(f"torchvision/resnet18@{tmp_path}/nothing.pth")
     with pytest.raises(CheckpointError, match="is a folder with 2 weight files"):
         path.with_name("other.pth").touch()
-        checkpoints.read(tmp_path)
+        reading.read(tmp_path)
 
 
 def test_archives_that_are_no_checkpoints(tmp_path):
@@ -218,11 +219,11 @@ def test_pickled_objects_are_stubbed(zipped, tmp_path):
         "size": torch.Size([1, 2]),
     }
     path = save(tree, tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
-    read = checkpoints.read(path)
-    assert isinstance(read["args"], checkpoints.Stub) and isinstance(
-        read["message_hub"]["a"], checkpoints.Stub
+    read = reading.read(path)
+    assert isinstance(read["args"], reading.Stub) and isinstance(
+        read["message_hub"]["a"], reading.Stub
     )
-    assert isinstance(read["hook"], checkpoints.Stub) and read["size"] == torch.Size([1, 2])
+    assert isinstance(read["hook"], reading.Stub) and read["size"] == torch.Size([1, 2])
     source = sources.build(f"torchvision/resnet18@{path}")
     assert torch.equal(source.module.conv1.weight, tree["state_dict"]["conv1.weight"])
 
@@ -239,8 +240,8 @@ def test_dotted_names_do_not_lead_out_of_the_allowed_classes():
         for part in (module, name):
             text += pickle.SHORT_BINUNICODE + bytes([len(part)]) + part.encode()
         text += pickle.STACK_GLOBAL + pickle.STOP
-        found = checkpoints._StubbingUnpickler(io.BytesIO(text)).load()
-        assert issubclass(found, checkpoints.Stub)
+        found = reading._StubbingUnpickler(io.BytesIO(text)).load()
+        assert issubclass(found, reading.Stub)
 
 
 def test_damage_inside_the_archive_is_noticed(tmp_path):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from vtabjax.specs import Spec, SpecError
 
-from converters.sources import Source, did_you_mean, files, torchvision
+from converters.checkpoints import building
+from converters.sources import Source, did_you_mean, torchvision
 
 
 class Release(NamedTuple):
@@ -54,7 +55,7 @@ def check(spec: Spec) -> None:
             f"model {str(spec)!r} needs its file, which you download from OpenSelfSup's model zoo: "
             f"write openselfsup/{spec.name}@/path/to/{_release(spec).file}-....pth"
         )
-    files.check(spec)
+    building.check(spec)
 
 
 def describe(spec: Spec) -> dict[str, Any]:

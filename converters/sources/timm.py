@@ -17,7 +17,8 @@ from torch import nn
 
 from vtabjax.specs import Spec, SpecError
 
-from converters.sources import Source, did_you_mean, files
+from converters.checkpoints import building
+from converters.sources import Source, did_you_mean
 from converters.sources.download import downloading
 from converters.sources.provenance import provenance
 from converters.sources.size import refuse_size, runs_at
@@ -47,7 +48,7 @@ def check(spec: Spec) -> None:
     if spec.random:
         return
     if spec.file is not None:
-        files.check(spec)
+        building.check(spec)
         return
     tags = [n.partition(".")[2] for n in _pretrained() if n.partition(".")[0] == spec.name]
     if not tags:
@@ -106,7 +107,7 @@ def build(spec: Spec, input_size: int | None) -> Source:
             torch.manual_seed(spec.seed)
             module = timm.create_model(spec.name, **options)
     elif spec.file is not None:
-        module, found = files.build(
+        module, found = building.build(
             spec,
             functools.partial(timm.create_model, spec.name, **options),
             _heads(spec),

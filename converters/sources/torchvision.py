@@ -14,7 +14,8 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from vtabjax.specs import Spec, SpecError
 
-from converters.sources import Source, did_you_mean, files
+from converters.checkpoints import building
+from converters.sources import Source, did_you_mean
 from converters.sources.download import downloading
 from converters.sources.size import refuse_size, runs_at
 
@@ -42,7 +43,7 @@ def check(spec: Spec) -> None:
     if spec.name not in _architectures():
         raise did_you_mean(spec, "architecture", spec.name, _architectures())
     if spec.file is not None:
-        files.check(spec)
+        building.check(spec)
     elif spec.tag and spec.tag not in [*_weights(spec.name), "DEFAULT"]:
         have = ", ".join(_weights(spec.name))
         raise SpecError(
@@ -91,7 +92,7 @@ def build(spec: Spec, input_size: int | None) -> Source:
             module = make(spec.name, size)
     elif spec.file is not None:
         architecture = functools.partial(make, spec.name, size)
-        module, found = files.build(
+        module, found = building.build(
             spec, architecture, (_classifier(spec.name),), _AUXILIARY, rename=_resample_positions
         )
         info.update(found)

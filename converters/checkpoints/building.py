@@ -13,10 +13,10 @@ from torch import nn
 from vtabjax.specs import weight_files
 from vtabjax.specs import Spec, SpecError
 
-from converters import checkpoints, fitting, foreign, layouts, search
-from converters.checkpoints import CheckpointError
-from converters.search import Architecture, Place
-from converters.sources.sobel import put_sobel_first
+from converters.checkpoints import fitting, foreign, layouts, reading, search
+from converters.checkpoints.reading import CheckpointError
+from converters.checkpoints.search import Architecture, Place
+from converters.checkpoints.sobel import put_sobel_first
 
 _LISTED = 20  # names in model.json, of any number
 
@@ -79,12 +79,12 @@ def build(
     """
     path = str(spec.file)
     try:
-        tree = checkpoints.read(path)
+        tree = reading.read(path)
         blank = _blank(make)
         architecture = Architecture(
             f"{spec.source}/{spec.name}", _shapes(blank), classifiers, unused=tuple(unused)
         )
-        if isinstance(tree, checkpoints.Arrays) and not search.places(tree, architecture):
+        if isinstance(tree, reading.Arrays) and not search.places(tree, architecture):
             return _from_arrays(spec, tree, make, architecture)
         found = _find(tree, spec, architecture, blank, rename)
         if found.place.kind != "average":
@@ -220,7 +220,7 @@ def _worth_trying(tensors: search.State, architecture: Architecture) -> list[str
 
 
 def _from_arrays(
-    spec: Spec, arrays: checkpoints.Arrays, make: Callable[..., nn.Module], architecture: Architecture
+    spec: Spec, arrays: reading.Arrays, make: Callable[..., nn.Module], architecture: Architecture
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A JAX release, read by the architecture's own loader in timm."""
     path = str(spec.file)
@@ -265,7 +265,7 @@ def _load_arrays(module: nn.Module, path: str) -> bool:
 
 
 def _check_amount(
-    module: nn.Module, arrays: checkpoints.Arrays, architecture: Architecture, path: str
+    module: nn.Module, arrays: reading.Arrays, architecture: Architecture, path: str
 ) -> None:
     """Refuses a file with more in it than was taken: a deeper architecture's first blocks fit, too."""
     prefix = next(

@@ -2,7 +2,7 @@
 
 The table below was made from the code that saves and loads these files in each repository. A layout says
 where the state_dict lies, which prefix the backbone has, and which other keys belong to the method and are
-dropped. Momentum copies are never taken. What no layout fits is searched (`converters.search`).
+dropped. Momentum copies are never taken. What no layout fits is searched (`converters.checkpoints.search`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from converters.checkpoints import CheckpointError
+from converters.checkpoints.reading import CheckpointError
 
 State = Mapping[str, torch.Tensor]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -227,7 +227,7 @@ def backbone(tree: Any, path: str) -> Backbone | None:
     """Takes the backbone out of a checkpoint whose layout is known; None for any other file.
 
     Args:
-      tree: what `converters.checkpoints.read` gives.
+      tree: what `converters.checkpoints.reading.read` gives.
       path: the file, for messages.
 
     Raises:

@@ -18,8 +18,8 @@ from typing import Any
 from vtabjax.runtime import files, memory
 from vtabjax.specs import SpecError
 
-from converters.audit_model import Limits, family, measure
-from converters.audit_table import COLUMNS, describe, read, summary, write
+from converters.audit.model import Limits, family, measure
+from converters.audit.table import COLUMNS, describe, read, summary, write
 
 STATUSES = ("passed", "failed", "memory", "timeout", "crashed")
 
