@@ -16,7 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as main.py starts itself, see vtabjax/cli/__init__.py
+HUGE_PAGES = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"
+}  # as main.py starts itself, see vtabjax/cli/__init__.py
 
 
 def serve(prepare: Callable[[], Callable[[], object]]) -> None:

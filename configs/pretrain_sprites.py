@@ -1,6 +1,6 @@
 """The model in the box: pre-trains embedded/sprites_resnet on rendered sprites.
 
-    python -m vtabjax.bundled.pretrain            # writes vtabjax/embedded/sprites_resnet, minutes on two cores
+    python -m vtabjax.bundled.pretrain            # writes vtabjax/bundled/sprites_resnet, minutes on two cores
 
 The source task is shape x size x coarse place x coarse orientation: 3 shapes x 2 sizes x 2 x 2 places x 4 quarters of
 a turn = 96 classes. The embedded tasks ask for 16 positions and 16 orientations; none of their pictures is among

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vtabjax import installation, specs
-from vtabjax.specs import weight_files
-from vtabjax.sweep import artefacts
 from vtabjax.runtime import files
-from vtabjax.specs import SpecError
+from vtabjax.specs import SpecError, weight_files
+from vtabjax.sweep import artefacts
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from vtabjax import __version__, specs
-from vtabjax.specs import weight_files
 from vtabjax.graph import Graph
 from vtabjax.model import save
+from vtabjax.specs import weight_files
 
 _LISTED = 50  # names of tensors that were left out; "checkpoint" has their number
 _PACKAGES = ("torch", "torchvision", "timm")

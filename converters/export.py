@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from vtabjax import ops
-from vtabjax.graph import Graph
-
 from converters import stochastic_depth
 from converters.fx_nodes import ExportError, to_numpy
 from converters.graph_builder import Builder
 from converters.outputs import Outputs
+from vtabjax import ops
+from vtabjax.graph import Graph
 
 _MAX_BATCH = 1 << 20
 

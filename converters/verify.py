@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from vtabjax.runtime.xla_cpu import quick_compilation
-from vtabjax.graph import Graph
-from vtabjax.model import apply, load_parts
-
 from converters.export import from_torch
 from converters.outputs import LAST_LINEAR, Outputs
+from vtabjax.graph import Graph
+from vtabjax.model import apply, load_parts
+from vtabjax.runtime.xla_cpu import quick_compilation
 
 # Largest difference over largest value. float64 leaves no room for a slip to hide in rounding.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}

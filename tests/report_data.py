@@ -7,9 +7,9 @@ import numpy as np
 
 from configs import report as report_config
 from vtabjax import report, results
-from vtabjax.sweep import adapters
 from vtabjax.report import gather
 from vtabjax.results import Cell
+from vtabjax.sweep import adapters
 
 METHODS = ("supervised", "self-supervised", "none", "semi-supervised")
 COMMON = {"image_size": 64, "resize": "vtab", "dtype": "float32"}

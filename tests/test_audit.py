@@ -172,7 +172,5 @@ def test_committed_table_has_every_architecture():
         assert sum(r["status"] == "passed" for r in own) >= least
         assert all(r["status"] == "passed" or r["message"] for r in own)
     page = (conftest.ROOT / "docs" / "coverage.md").read_text(encoding="utf-8")
-    written, now = (
-        re.sub("^Versions: .*$", "", text, flags=re.M) for text in (page, table.summary(rows))
-    )
+    written, now = (re.sub("^Versions: .*$", "", text, flags=re.M) for text in (page, table.summary(rows)))
     assert written == now

@@ -13,8 +13,8 @@ import torch
 from converters import sources
 from converters.export import from_torch
 from vtabjax import bundled, results, specs
-from vtabjax.sweep import artefacts, runner
 from vtabjax.model import apply, load, load_parts, weight_hash
+from vtabjax.sweep import artefacts, runner
 
 BUNDLED = ("baseline/pixels", "embedded/sprites_resnet")
 

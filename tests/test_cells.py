@@ -5,8 +5,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from configs import knn, linear, transferability
-from vtabjax.sweep import adapters, inputs
 from vtabjax.runtime import devices
+from vtabjax.sweep import adapters, inputs
 
 
 class Given:

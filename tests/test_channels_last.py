@@ -7,8 +7,8 @@ import pytest
 import test_ops
 
 from vtabjax import model, ops
-from vtabjax.model import hoist
 from vtabjax.graph import Graph, Node, Ref
+from vtabjax.model import hoist
 from vtabjax.ops import channels_last
 
 

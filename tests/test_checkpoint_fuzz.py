@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from converters.checkpoints.reading import CheckpointError
 from converters.checkpoints import building
+from converters.checkpoints.reading import CheckpointError
 from vtabjax.specs import Spec
 
 # More with VTABJAX_FUZZ=2000.

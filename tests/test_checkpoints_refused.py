@@ -220,9 +220,7 @@ def test_pickled_objects_are_stubbed(zipped, tmp_path):
     }
     path = save(tree, tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
     read = reading.read(path)
-    assert isinstance(read["args"], reading.Stub) and isinstance(
-        read["message_hub"]["a"], reading.Stub
-    )
+    assert isinstance(read["args"], reading.Stub) and isinstance(read["message_hub"]["a"], reading.Stub)
     assert isinstance(read["hook"], reading.Stub) and read["size"] == torch.Size([1, 2])
     source = sources.build(f"torchvision/resnet18@{path}")
     assert torch.equal(source.module.conv1.weight, tree["state_dict"]["conv1.weight"])

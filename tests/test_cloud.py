@@ -13,8 +13,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from configs import finetune
 from vtabjax import results
-from vtabjax.sweep import artefacts, conversions, plan, runner, status
 from vtabjax.runtime import files
+from vtabjax.sweep import artefacts, conversions, plan, runner, status
 
 
 class Store(backend.Backend):

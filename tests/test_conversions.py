@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vtabjax.sweep import artefacts, conversions, runner, worker
 from vtabjax.runtime import files
+from vtabjax.sweep import artefacts, conversions, runner, worker
 from vtabjax.sweep.conversions import Limits
 
 

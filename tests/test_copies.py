@@ -7,10 +7,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from configs import linear, transferability
 from vtabjax import data, results, tasks
-from vtabjax.sweep import runner
 from vtabjax.data import copies
 from vtabjax.data.copies import Pictures
 from vtabjax.protocols import knn
+from vtabjax.sweep import runner
 
 
 def picture(i, size=(9, 6)):

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vtabjax import report, results
-from vtabjax.sweep import plan, runner, status
 from vtabjax.options import UsageError
+from vtabjax.sweep import plan, runner, status
 
 GARBAGE = ["", "\0\1garbage", "null", "{}", "[]", "3", '"x"', "{", "NaN", "[" * 100_000]
 
@@ -143,7 +143,7 @@ def test_another_workers_damaged_result_is_left_out_of_the_table(copy, finished,
 def _has(workdir, config, i, model):
     asked = plan.read(config)
     cells = plan.all_cells(asked, workdir)
-    numbers = plan.assign(adapters, 4, lambda cell: None)
+    numbers = plan.assign(cells, 4, lambda cell: None)
     return dict(zip([c.model for c in cells], numbers, strict=True))[model] == i
 
 

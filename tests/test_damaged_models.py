@@ -9,9 +9,9 @@ import pytest
 from conftest import tiny_parts
 
 from vtabjax import integrity
-from vtabjax.sweep import artefacts
 from vtabjax import model as vm
 from vtabjax.integrity import DamagedModelError
+from vtabjax.sweep import artefacts
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 import tfds_tiny
 
 from vtabjax import data
-from vtabjax.runtime import files
 from vtabjax.data import cache
+from vtabjax.runtime import files
 
 KEY = "0123456789abcdef" * 4
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), np.uint8)

@@ -13,9 +13,9 @@ import pytest
 import tfds_tiny
 
 from vtabjax import data, tasks
-from vtabjax.sweep import runner
 from vtabjax.data import images, prepare
 from vtabjax.data.sources import tfds
+from vtabjax.sweep import runner
 
 SIZE = 24
 

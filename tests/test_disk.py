@@ -8,10 +8,10 @@ import pytest
 import report_data
 
 from vtabjax import report
-from vtabjax.sweep import runner
-from vtabjax.runtime import files
 from vtabjax.options import UsageError
 from vtabjax.results import Cell
+from vtabjax.runtime import files
+from vtabjax.sweep import runner
 
 
 def test_the_table_is_shown_before_it_is_written(config, converters, tmp_path, capsys):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from finetune_models import SIZE, conv_parts, examples
 
-from vtabjax.runtime import devices
 from vtabjax.protocols import finetune
+from vtabjax.runtime import devices
 
 
 def settings(**changes):

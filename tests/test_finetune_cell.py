@@ -13,10 +13,10 @@ from configs import finetune as config_file
 from converters import __main__ as command_line
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
 from vtabjax import model, results
-from vtabjax.sweep import runner
 from vtabjax.protocols import finetune
-from vtabjax.sweep.adapters import finetune
 from vtabjax.protocols.finetune import head
+from vtabjax.sweep import runner
+from vtabjax.sweep.adapters import finetune as adapter
 
 # isort: split
 import timm
@@ -69,13 +69,13 @@ def test_head_only_is_a_linear_model_on_the_features(config, tmp_path):
 def test_one_program_for_all_tasks_of_a_model(config, tmp_path, monkeypatch):
     config.tasks = "digits,sprites_location,sprites_orientation"
     config.finetune.steps, config.finetune.seeds = "2", "0"
-    made, run = [], finetune._trainer
+    made, run = [], adapter._trainer
 
     def remember(*arguments, **options):
         made.append(run(*arguments, **options))
         return made[-1]
 
-    monkeypatch.setattr(finetune, "_trainer", remember)
+    monkeypatch.setattr(adapter, "_trainer", remember)
     assert runner.run(config, tmp_path) == 0
     assert len(made) == 3 and len(set(map(id, made))) == 1 and made[0].traces == 1
 
@@ -161,7 +161,7 @@ def test_full_training_sets_are_refused(config, tmp_path):
 
 
 def test_the_suite_vtab_is_the_published_sweep():
-    chosen = finetune.settings(config_file.get_config("vtab"))
+    chosen = adapter.settings(config_file.get_config("vtab"))
     defaults = finetune.Settings()
     for name in ("learning_rates", "steps", "decay_at", "seeds"):
         assert chosen[name] == list(getattr(defaults, name)), name

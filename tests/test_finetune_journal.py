@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from finetune_models import conv_parts, examples
 
-from vtabjax.runtime import files
 from vtabjax.protocols import finetune
 from vtabjax.protocols.finetune import journal
 from vtabjax.protocols.finetune.journal import Position
+from vtabjax.runtime import files
 
 OWN = finetune.Settings(learning_rates=(0.1,), steps=(8,), batch_size=8, seeds=(0,))
 SPLITS = examples(30, 3), examples(10, 3, 1), examples(50, 3, 2)
@@ -103,15 +103,15 @@ def test_two_at_once_do_not_disturb_each_other(folder, trainer, uninterrupted, m
     monkeypatch.setattr(journal, "CHECKPOINT_SECONDS", 0.0)
     one, two = journals
     position = one.restore(NAME, trainer)
-    for journal in (one, two, one):
-        journal.tick(NAME, advanced(trainer, 4), trainer)
+    for either in (one, two, one):
+        either.tick(NAME, advanced(trainer, 4), trainer)
     assert len(list(folder.glob("state-*"))) == 2  # one each
     assert len(position.losses) == 3 and len(two.restore(NAME, trainer).losses) == 4
     one.finish(NAME, {"x": 1})
     assert len(two.restore(NAME, trainer).losses) == 4
-    for journal in journals:
-        journal._content["finished"].clear()  # the record above was none
-        same(finetune.evaluate(trainer, *SPLITS, classes=3, journal=journal), uninterrupted)
+    for own in journals:
+        own._content["finished"].clear()  # the record above was none
+        same(finetune.evaluate(trainer, *SPLITS, classes=3, journal=own), uninterrupted)
     assert os.listdir(folder) == ["progress.json"]
 
 

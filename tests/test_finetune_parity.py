@@ -8,8 +8,8 @@ import torch
 import converters
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
 from vtabjax import model
-from vtabjax.runtime import devices
 from vtabjax.protocols import finetune
+from vtabjax.runtime import devices
 
 # isort: split
 import timm

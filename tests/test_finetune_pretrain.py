@@ -12,8 +12,8 @@ import converters
 from configs import pretrain_sprites
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
 from vtabjax import bundled, data, model
-from vtabjax.data.sources import sprites
 from vtabjax.bundled import pretrain
+from vtabjax.data.sources import sprites
 
 # isort: split
 import timm

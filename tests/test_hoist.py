@@ -5,10 +5,10 @@ import pytest
 from jax import lax
 
 from vtabjax import model
-from vtabjax.model import hoist
-from vtabjax.runtime import xla_cpu
 from vtabjax.graph import Graph, Node, Ref
+from vtabjax.model import hoist
 from vtabjax.ops import conv, norm
+from vtabjax.runtime import xla_cpu
 
 WEIGHTS = {
     "kernel": np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6),

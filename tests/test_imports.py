@@ -135,7 +135,11 @@ def test_every_module_has_a_place():
     "name, text, found",
     [
         ("vtabjax.model", "from vtabjax import features, graph", ["vtabjax.features"]),
-        ("vtabjax.protocols.knn", "def f():\n    from vtabjax.sweep.adapters import PROTOCOLS", ["vtabjax.sweep.adapters"]),
+        (
+            "vtabjax.protocols.knn",
+            "def f():\n    from vtabjax.sweep.adapters import PROTOCOLS",
+            ["vtabjax.sweep.adapters"],
+        ),
         ("vtabjax.sweep.runner", "import numpy, vtabjax.report", ["vtabjax.report"]),
         ("vtabjax.report.page", "from converters import convert", ["converters.convert"]),
         ("configs.knn", "from vtabjax import sweep, tasks", ["vtabjax.sweep.runner"]),

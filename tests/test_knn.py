@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from vtabjax.runtime.devices import data_mesh
 from vtabjax.protocols import knn
 from vtabjax.protocols.knn import _bounds, _nearest, _space
+from vtabjax.runtime.devices import data_mesh
 
 
 def by_hand(x, k, metric="euclidean", groups=None, queries=None):

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from configs import common, finetune, knn, linear, prepare, report, transferability
 from vtabjax import options
-from vtabjax.sweep import adapters, plan, runner
 from vtabjax.data import images
+from vtabjax.sweep import adapters, plan, runner
 
 SWEEPS = {"knn": knn, "linear": linear, "transferability": transferability, "finetune": finetune}
 OWN = {
@@ -177,8 +177,8 @@ def test_messages(name, field, value, message):
 
 
 def test_choices_are_those_of_the_code():
-    from vtabjax.protocols.finetune import settings as tuning
     from vtabjax.protocols import transferability as scores
+    from vtabjax.protocols.finetune import settings as tuning
 
     assert (
         options.RESIZE == images.METHODS

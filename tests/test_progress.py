@@ -23,10 +23,12 @@ def test_what_a_sweep_tells(config, converters, tmp_path, capsys, monkeypatch):
         return run(inputs, settings)
 
     inputs_worker = []
-    monkeypatch.setitem(adapters.PROTOCOLS, "knn", adapters.Protocol(adapters.PROTOCOLS["knn"].settings, watched))
+    monkeypatch.setitem(
+        adapters.PROTOCOLS, "knn", adapters.Protocol(adapters.PROTOCOLS["knn"].settings, watched)
+    )
     worker = heartbeat.Worker
     monkeypatch.setattr(
-        watch, "Worker", lambda *a, **k: inputs_worker.append(worker(*a, **k)) or inputs_worker[-1]
+        heartbeat, "Worker", lambda *a, **k: inputs_worker.append(worker(*a, **k)) or inputs_worker[-1]
     )
     assert runner.run(config, tmp_path) == 1
     ((state, said),) = seen

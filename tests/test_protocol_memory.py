@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vtabjax.runtime import memory
 from vtabjax.protocols import _arrays, knn, linear, transferability
+from vtabjax.runtime import memory
 
 X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 Y = np.arange(40) % 3

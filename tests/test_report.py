@@ -13,9 +13,9 @@ from report_data import finetuned, gathered, make, rows
 
 from vtabjax import ranking, results, tasks
 from vtabjax.ranking import proxy_agreement
-from vtabjax.sweep.plan import UsageError
 from vtabjax.report import analysis, charts, tables
 from vtabjax.results import Cell
+from vtabjax.sweep.plan import UsageError
 
 TASKS = tasks.EMBEDDED
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from vtabjax import ranking
-from vtabjax.ranking import resampling
-from vtabjax.ranking import epp
+from vtabjax.ranking import epp, resampling
 
 
 def scores(m=6, r=19, seed=0):

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtabjax import results
-from vtabjax.runtime import files
 from vtabjax.results import Cell
+from vtabjax.runtime import files
 
 CELL = Cell("knn", "timm/resnet18@random", "digits", {"k": 1, "image_size": 64})
 

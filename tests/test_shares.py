@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtabjax import results
-from vtabjax.sweep import costs, plan, runner
 from vtabjax.results import Cell
+from vtabjax.sweep import costs, plan, runner
 
 
 def test_costs():

@@ -7,8 +7,8 @@ import pytest
 import submitit  # noqa: F401  (its log goes to the standard error of the moment it is imported)
 
 from vtabjax import results
-from vtabjax.sweep import runner, slurm
 from vtabjax.options import UsageError
+from vtabjax.sweep import runner, slurm
 
 
 @pytest.fixture

@@ -142,7 +142,9 @@ def test_twenty_models_on_three_tasks(config, converters, tmp_path, capsys, monk
     config.retry_failed = True
     ran = []
     run = adapters.PROTOCOLS["knn"].run
-    counted = adapters.Protocol(adapters.PROTOCOLS["knn"].settings, lambda i, s: ran.append(i.cell) or run(i, s))
+    counted = adapters.Protocol(
+        adapters.PROTOCOLS["knn"].settings, lambda i, s: ran.append(i.cell) or run(i, s)
+    )
     monkeypatch.setitem(adapters.PROTOCOLS, "knn", counted)
     assert runner.run(config, tmp_path) == 1
     assert {c.model for c in ran} == {"tiny/nan"} and len(ran) == 3

@@ -16,8 +16,8 @@ from timm.layers import DropPath
 
 from converters.export import from_torch
 from converters.randomise import randomise
-from vtabjax.runtime.xla_cpu import quick_compilation
 from vtabjax.model import Parts, apply, to_state_dict
+from vtabjax.runtime.xla_cpu import quick_compilation
 
 pytestmark = pytest.mark.usefixtures("memory_back")
 # One of each family, at the smallest image that keeps every stage at work.

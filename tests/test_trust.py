@@ -29,7 +29,10 @@ def test_resampled_agreement_is_agreement_of_the_copies(ties):
 def test_without_resampling_it_is_agreement():
     rng = np.random.default_rng(1)
     p, a = rng.integers(0, 5, 30).astype(float), rng.random(30)
-    got, want = proxy_agreement.resampled_agreement(p, a, np.ones((1, 30), int)), proxy_agreement.agreement(p, a)
+    got, want = (
+        proxy_agreement.resampled_agreement(p, a, np.ones((1, 30), int)),
+        proxy_agreement.agreement(p, a),
+    )
     for name, value in got.items():
         assert value[0] == pytest.approx(want[name]), name
 
@@ -39,7 +42,9 @@ def test_nothing_and_constants():
     assert all(np.isnan(v).all() for v in nothing.values())
     constant = proxy_agreement.resampled_agreement(np.ones(3), np.arange(3.0), np.ones((2, 3), int))
     assert np.isnan(constant["kendall"]).all() and np.isnan(constant["pearson"]).all()
-    infinite = proxy_agreement.resampled_agreement(np.array([-np.inf, 1, 2]), np.arange(3.0), np.ones((1, 3), int))
+    infinite = proxy_agreement.resampled_agreement(
+        np.array([-np.inf, 1, 2]), np.arange(3.0), np.ones((1, 3), int)
+    )
     assert infinite["kendall"][0] == pytest.approx(1) and np.isnan(infinite["pearson"]).all()
 
 

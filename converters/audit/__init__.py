@@ -15,11 +15,10 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from vtabjax.runtime import files, memory
-from vtabjax.specs import SpecError
-
 from converters.audit.model import Limits, family, measure
 from converters.audit.table import COLUMNS, describe, read, summary, write
+from vtabjax.runtime import files, memory
+from vtabjax.specs import SpecError
 
 STATUSES = ("passed", "failed", "memory", "timeout", "crashed")
 

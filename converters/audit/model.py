@@ -84,9 +84,8 @@ def _compare(
     module: Any, graph: Any, variables: Mapping[str, Any], dtype: str, mixed: bool
 ) -> dict[str, Any]:
     """Columns of a row: errors, dtype, status, message. What is `mixed` may differ as much as float32 does."""
-    from vtabjax.runtime.xla_cpu import quick_compilation
-
     from converters import verify
+    from vtabjax.runtime.xla_cpu import quick_compilation
 
     errors = verify.compare(module, graph, variables, compiler_options=quick_compilation())
     worst = max(errors.values())

@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from vtabjax.specs import weight_files
-from vtabjax.specs import Spec, SpecError
-
 from converters.checkpoints import fitting, foreign, layouts, reading, search
 from converters.checkpoints.reading import CheckpointError
 from converters.checkpoints.search import Architecture, Place
 from converters.checkpoints.sobel import put_sobel_first
+from vtabjax.specs import Spec, SpecError, weight_files
 
 _LISTED = 20  # names in model.json, of any number
 
@@ -264,9 +262,7 @@ def _load_arrays(module: nn.Module, path: str) -> bool:
     return all(torch.isfinite(p).all() for p in module.parameters())
 
 
-def _check_amount(
-    module: nn.Module, arrays: reading.Arrays, architecture: Architecture, path: str
-) -> None:
+def _check_amount(module: nn.Module, arrays: reading.Arrays, architecture: Architecture, path: str) -> None:
     """Refuses a file with more in it than was taken: a deeper architecture's first blocks fit, too."""
     prefix = next(
         (p for p in ("opt/target/", "params/img/", "params/") if any(k.startswith(p) for k in arrays)), ""

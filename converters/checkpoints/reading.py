@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vtabjax.specs import weight_files
-from vtabjax.specs import SpecError
+from vtabjax.specs import SpecError, weight_files
 
 # Pickled objects of other modules are replaced by inert stand-ins. These modules' functions do something when a
 # file is read, which no checkpoint needs: such a file is refused as a whole.

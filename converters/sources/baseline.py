@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from converters.sources import Source
 from vtabjax.bundled import GRID, check, describe, names  # noqa: F401
 from vtabjax.specs import Spec
-
-from converters.sources import Source
 
 
 class Pixels(nn.Module):

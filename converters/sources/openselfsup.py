@@ -9,10 +9,9 @@ from __future__ import annotations
 import fnmatch
 from typing import Any, NamedTuple
 
-from vtabjax.specs import Spec, SpecError
-
 from converters.checkpoints import building
 from converters.sources import Source, did_you_mean, torchvision
+from vtabjax.specs import Spec, SpecError
 
 
 class Release(NamedTuple):

@@ -15,13 +15,12 @@ import timm
 import torch
 from torch import nn
 
-from vtabjax.specs import Spec, SpecError
-
 from converters.checkpoints import building
 from converters.sources import Source, did_you_mean
 from converters.sources.download import downloading
 from converters.sources.provenance import provenance
 from converters.sources.size import refuse_size, runs_at
+from vtabjax.specs import Spec, SpecError
 
 
 @functools.cache

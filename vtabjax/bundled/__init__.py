@@ -1,4 +1,4 @@
-"""The models that ship with vtabjax, as artefacts: the pixels themselves, and the weights under ``vtabjax/embedded``.
+"""The models that ship with vtabjax, as artefacts: the pixels themselves, and the weights under ``vtabjax/bundled``.
 
 Their graphs are known, so a sweep needs neither the converters nor PyTorch for them. `converters` can convert them too,
 from the torch modules in ``converters/sources``; the tests compare the two.
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from vtabjax import __version__, specs
-from vtabjax.runtime import files
 from vtabjax.graph import Graph, Node, Ref
+from vtabjax.runtime import files
 from vtabjax.specs import Spec, SpecError
 
-FOLDER = Path(__file__).parent / "embedded"
+FOLDER = Path(__file__).parent
 GRID = 16  # baseline/pixels averages the image to GRID x GRID pixels
 _PIXELS = {
     "architecture": "pixels",
@@ -80,7 +80,7 @@ def check(spec: Spec) -> None:
 def describe(spec: Spec) -> dict[str, Any]:
     """What is known about a bundled model: keys as in `converters.sources.Source.info`.
 
-    For the models under ``vtabjax/embedded`` it is in NAME/source.json, which holds {"architecture": name in timm,
+    For the models under ``vtabjax/bundled`` it is in NAME/source.json, which holds {"architecture": name in timm,
     "kwargs": for its create_model, "num_features", "info": {family, weights, input_size, mean, std, interpolation,
     crop_pct, num_classes, license, method, pretraining_data}}.
     """
@@ -91,7 +91,7 @@ def describe(spec: Spec) -> dict[str, Any]:
 
 
 def read(name: str) -> dict[str, Any]:
-    """The source.json of a model under ``vtabjax/embedded``."""
+    """The source.json of a model under ``vtabjax/bundled``."""
     return json.loads((FOLDER / name / "source.json").read_text(encoding="utf-8"))
 
 

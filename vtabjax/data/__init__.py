@@ -15,8 +15,8 @@ import numpy as np
 
 from vtabjax import tasks
 from vtabjax.data import cache, decoding, images, pictures, streaming
-from vtabjax.data.types import BrokenImageError, CacheError, DataError, Examples, NotPreparedError, Source
 from vtabjax.data.streaming import Batch
+from vtabjax.data.types import BrokenImageError, CacheError, DataError, Examples, NotPreparedError, Source
 
 __all__ = [
     "Batch",

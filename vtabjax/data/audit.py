@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtabjax.runtime import files
 from vtabjax.data import copies, decoding, images, pictures
-from vtabjax.data.types import BrokenImageError
 from vtabjax.data.pictures import Depth, Reading
+from vtabjax.data.types import BrokenImageError
+from vtabjax.runtime import files
 from vtabjax.tasks import PictureFile, Task
 
 _LISTED = 3  # files that a message names

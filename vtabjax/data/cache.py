@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vtabjax.runtime import files
 from vtabjax.data.types import CacheError
+from vtabjax.runtime import files
 
 _log = logging.getLogger(__name__)
 _HEADER_BYTES = 128  # of the .npy file; room for any shape that images have

@@ -151,7 +151,9 @@ def _cast(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     }
 
 
-def _batches(step: Callable, images: device_images.Images, array: np.ndarray, size: int) -> dict[str, np.ndarray]:
+def _batches(
+    step: Callable, images: device_images.Images, array: np.ndarray, size: int
+) -> dict[str, np.ndarray]:
     outputs: list[dict[str, np.ndarray]] = []
     pending = None  # one batch runs on the device while the next one is read and the previous one comes back
     for start in range(0, max(len(array), 1), size):

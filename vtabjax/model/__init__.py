@@ -16,10 +16,10 @@ import numpy as np
 from flax import nnx
 
 from vtabjax import installation, integrity, ops
-from vtabjax.runtime import files, xla_cpu
 from vtabjax.graph import DType, Graph, Node, Ref, map_refs, node_refs
 from vtabjax.integrity import DamagedModelError
 from vtabjax.ops import channels_last
+from vtabjax.runtime import files, xla_cpu
 
 Array = jax.Array | np.ndarray
 _KEPT = frozenset({*channels_last.ELEMENTWISE, "batch_norm", "conv2d", "linear", "layer_norm", "group_norm"})

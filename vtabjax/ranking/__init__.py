@@ -1,6 +1,6 @@
 """Ranking models over tasks: Elo-based Predictive Power, what follows from it, and Top-k counts.
 
-`vtabjax.ranking.resampling` has the bootstrap, `vtabjax.ranking.proxy_agreement` how far a cheap proxy's order can be trusted.
+`resampling` has the bootstrap, `proxy_agreement` how far a cheap proxy's order can be trusted.
 """
 
 from __future__ import annotations

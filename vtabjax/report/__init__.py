@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtabjax import options, specs
-from vtabjax.sweep import tables
-from vtabjax.runtime import files
 from vtabjax.options import UsageError
+from vtabjax.runtime import files
+from vtabjax.sweep import tables
 
 if TYPE_CHECKING:
     from vtabjax.report.boards import ReportData

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vtabjax import ranking, tasks
-from vtabjax.sweep import tables
 from vtabjax.ranking import resampling
 from vtabjax.report.boards import Board
+from vtabjax.sweep import tables
 
 # The penalty of the fit that is shown, labelled as such, where the maximum-likelihood estimate is not finite.
 RIDGE = 0.1

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vtabjax.runtime import files
 from vtabjax.report.analysis import Analysis, costs, front
 from vtabjax.report.proxies import ProxyComparison
+from vtabjax.runtime import files
 
 MOST = 50  # models in a figure with one row per model
 _ACCENT, _WARM, _MUTED = "#1f5fbf", "#b4540a", "#5a6675"

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from vtabjax import results, specs
-from vtabjax.sweep import artefacts
 from vtabjax.data import copies
 from vtabjax.report.boards import PROTOCOLS, Board, Model, ReportData, family, order_tasks, value_text
 from vtabjax.report.published import Published, beside, published_boards
+from vtabjax.sweep import artefacts
 
 # Settings that belong to a task, not to how it is measured.
 _OF_THE_TASK = ("task", "pictures", "skip_broken")

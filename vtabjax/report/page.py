@@ -13,13 +13,14 @@ import markupsafe
 import numpy as np
 
 from vtabjax import __version__
-from vtabjax.report import charts, prose, tables
+from vtabjax.report import charts, prose
 from vtabjax.report.analysis import Analysis, Level, Options
 from vtabjax.report.boards import ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
 from vtabjax.report.table import SIZES, ReportTable, size_of, sort_value, text
+from vtabjax.report.tables import not_finite
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "assets"
 
 
 def render(
@@ -126,7 +127,7 @@ def _board(a: Analysis, tables: dict[str, ReportTable]) -> dict[str, Any]:
         "sheets": {name: _sheet(sheet) for name, sheet in tables.items()},
         "charts": charts.board_charts(a),
         "analysis": a,
-        "not_finite": tables.not_finite(a),
+        "not_finite": not_finite(a),
         "goodness": a.strengths.goodness if a.strengths else None,
     }
 

@@ -143,7 +143,11 @@ def _baselines(truth: Board, options: Options) -> list[Proxy | None]:
 
     models = truth.models
     baselines = [
-        ("static-others", "mean accuracy on the other tasks", proxy_agreement.mean_of_other_tasks(truth.values)),
+        (
+            "static-others",
+            "mean accuracy on the other tasks",
+            proxy_agreement.mean_of_other_tasks(truth.values),
+        ),
         ("static-imagenet", "ImageNet top-1", column([m.imagenet_top1 for m in models])),
         ("static-parameters", "number of parameters", column([m.parameters for m in models])),
         ("static-width", "feature width", column([m.num_features for m in models])),

@@ -25,7 +25,7 @@ import numpy as np
 from vtabjax import specs, tasks
 from vtabjax.report.boards import Board, Model, family, order_tasks
 
-BUILT_IN = {"vtab": Path(__file__).with_name("vtab_2019.csv")}
+BUILT_IN = {"vtab": Path(__file__).parent / "assets" / "vtab_2019.csv"}
 # Optional columns: training examples ("1000", "full"), and what rows are grouped by.
 FIELDS = ("examples", "method", "architecture", "family", "parameters", "pretraining_data", "source")
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtabjax.sweep import tables
 from vtabjax.report.boards import Model
+from vtabjax.sweep import tables
 
 
 class Column(NamedTuple):

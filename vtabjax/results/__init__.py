@@ -27,9 +27,9 @@ import numpy as np
 
 from vtabjax import __version__, specs
 from vtabjax.results import _record
-from vtabjax.specs import weight_files
-from vtabjax.runtime import files
 from vtabjax.results._record import pack, unpack
+from vtabjax.runtime import files
+from vtabjax.specs import weight_files
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,1 +1,3 @@
-"""TODO face."""
+"""The machine: devices, processes, memory, files, and what makes XLA's CPU backend faster."""
+
+__all__ = ["devices", "files", "memory", "processes", "xla_cpu"]

@@ -1,1 +1,18 @@
-"""TODO face."""
+"""Sweeps: which cells there are, who runs them, what they need, what is told. `runner.run` is the way in."""
+
+__all__ = [
+    "adapters",
+    "artefacts",
+    "conversions",
+    "costs",
+    "folders",
+    "heartbeat",
+    "inputs",
+    "plan",
+    "progress",
+    "runner",
+    "slurm",
+    "status",
+    "tables",
+    "worker",
+]

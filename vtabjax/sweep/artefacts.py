@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from vtabjax import bundled, installation, integrity, specs
-from vtabjax.specs import weight_files
 from vtabjax.runtime import files
+from vtabjax.specs import weight_files
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import specs
-from vtabjax.sweep import artefacts
 from vtabjax.runtime import files, memory
+from vtabjax.sweep import artefacts
 from vtabjax.sweep.artefacts import ConversionError
 
 AHEAD = 3  # converted models that wait for their turn, at most; they take disk, and the next run may not want them

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vtabjax import tasks
-from vtabjax.runtime import processes
 from vtabjax.results import Cell
+from vtabjax.runtime import processes
 
 
 def _of(cells: Sequence[Cell]) -> dict[str, Cell]:

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax.runtime import files
 from vtabjax.results import Cell
+from vtabjax.runtime import files
 
 HEARTBEAT = 60.0  # seconds; a worker that has not been heard of for some of these is gone
 FORMAT = 1

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vtabjax import tasks
-from vtabjax.sweep import artefacts
-from vtabjax.runtime import files, processes
 from vtabjax.data import copies
 from vtabjax.results import Cell
+from vtabjax.runtime import files, processes
+from vtabjax.sweep import artefacts
 
 if TYPE_CHECKING:
     import jax

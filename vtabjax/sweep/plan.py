@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import options, results, specs, tasks
-from vtabjax.sweep import adapters, artefacts, folders
-from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions, SlurmOptions, UsageError
 from vtabjax.results import Cell
+from vtabjax.runtime import files, processes
+from vtabjax.sweep import adapters, artefacts, folders
 
 
 class SweepPlan(NamedTuple):

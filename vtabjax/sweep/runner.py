@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import installation, results
-from vtabjax.sweep import artefacts, costs, folders, heartbeat, plan, tables, worker
-from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions, UsageError
-from vtabjax.sweep.progress import duration
 from vtabjax.results import Cell
+from vtabjax.runtime import files, processes
+from vtabjax.sweep import artefacts, costs, folders, heartbeat, plan, tables, worker
+from vtabjax.sweep.progress import duration
 
 _MESSAGE_LINES = 5  # of a failure that are shown; the file has all
 _MESSAGE_WIDTH = 400
@@ -271,7 +271,9 @@ def _foretell(state: State, run: RunOptions, workdir: Path) -> None:
     known = _costs(state.everything, workdir)
     try:
         converting = set(worker.to_convert(todo, run, workdir))
-        sizes = {m: worker.converted_sizes(m, run, workdir) for m in converting} if run.image_size == 0 else {}
+        sizes = (
+            {m: worker.converted_sizes(m, run, workdir) for m in converting} if run.image_size == 0 else {}
+        )
     except ValueError as e:  # a weight file that cannot be read
         raise UsageError(str(e)) from e
     converting -= {model for model, found in sizes.items() if found}

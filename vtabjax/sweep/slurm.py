@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from vtabjax import installation, specs
-from vtabjax.sweep import plan, runner
-from vtabjax.runtime import files, processes
 from vtabjax.options import SlurmOptions, UsageError
+from vtabjax.runtime import files, processes
+from vtabjax.sweep import plan, runner
 
 # SLURM signals so long before the end: time to write down that the job goes on, and to ask for that.
 _SIGNAL_SECONDS = 60

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import options, results
-from vtabjax.sweep import costs, heartbeat
-from vtabjax.runtime import files
 from vtabjax.options import UsageError
-from vtabjax.sweep.progress import duration
 from vtabjax.results import Cell
+from vtabjax.runtime import files
+from vtabjax.sweep import costs, heartbeat
+from vtabjax.sweep.progress import duration
 from vtabjax.sweep.worker import first_line
 
 _GONE = 3.5 * heartbeat.HEARTBEAT  # seconds without a word after which a worker counts as gone

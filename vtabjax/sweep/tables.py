@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import tasks
-from vtabjax.runtime import files
 from vtabjax.data import copies
+from vtabjax.runtime import files
 
 CHANCE, MAJORITY = "(chance)", "(majority)"
 GROUPS = ("Natural", "Specialized", "Structured")

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import bundled, protocols, results
-from vtabjax.sweep import adapters, artefacts, conversions, heartbeat, inputs
-from vtabjax.runtime import files, processes
 from vtabjax.options import RunOptions
-from vtabjax.sweep.progress import Progress, duration
 from vtabjax.results import Cell
+from vtabjax.runtime import files, processes
+from vtabjax.sweep import adapters, artefacts, conversions, heartbeat, inputs
+from vtabjax.sweep.progress import Progress, duration
 
 
 class Fault(NamedTuple):

@@ -1,1 +1,3 @@
-"""TODO face."""
+"""Where examples come from: each module opens a task's split as a `vtabjax.data.types.Source`."""
+
+__all__ = ["bundled", "folder", "sprites", "tfds"]

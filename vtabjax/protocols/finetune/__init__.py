@@ -1,1 +1,43 @@
-"""TODO face."""
+"""Fine-tuning by VTAB-1k's protocol; see `vtabjax.protocols.finetune.protocol`."""
+
+from vtabjax.protocols.finetune.protocol import (
+    Data,
+    DivergedError,
+    Final,
+    GridPoint,
+    Journal,
+    Plan,
+    Result,
+    Settings,
+    State,
+    Trainer,
+    Trunk,
+    evaluate,
+    frozen,
+    plan,
+    sample,
+    schedule,
+    terminations,
+    trunk,
+)
+
+__all__ = [
+    "Data",
+    "DivergedError",
+    "Final",
+    "GridPoint",
+    "Journal",
+    "Plan",
+    "Result",
+    "Settings",
+    "State",
+    "Trainer",
+    "Trunk",
+    "evaluate",
+    "frozen",
+    "plan",
+    "sample",
+    "schedule",
+    "terminations",
+    "trunk",
+]

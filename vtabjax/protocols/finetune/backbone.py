@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtabjax import model
-from vtabjax.runtime import xla_cpu
 from vtabjax.graph import Graph, Ref, node_refs
 from vtabjax.protocols.finetune.settings import Settings
+from vtabjax.runtime import xla_cpu
 
 
 class Trunk(NamedTuple):

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from vtabjax import model
-from vtabjax.runtime import devices, files, processes
 from vtabjax.protocols.finetune.training import State, Trainer
+from vtabjax.runtime import devices, files, processes
 
 CHECKPOINT_SECONDS = 180.0
 _DEAD_SECONDS = 24 * 3600.0  # without a sign of life: a worker of another machine is gone
@@ -61,9 +61,7 @@ class Journal:
         self._stop, self._say, self._saved = stop, say, time.monotonic()
         self._owner = processes.from_first(files.owner)
         fresh = {"identity": json.loads(json.dumps(identity)), "finished": {}, "current": None}
-        found = processes.from_first(
-            self._read
-        )  # another process may not see the latest file, or no longer
+        found = processes.from_first(self._read)  # another process may not see the latest file, or no longer
         if found is None or found["identity"] != fresh["identity"]:
             if found is not None and found["current"] is not None:
                 self._remove(found["current"]["state"])

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from vtabjax import results
-from vtabjax.runtime import devices
+from vtabjax.protocols.finetune.backbone import Trunk, frozen, trunk
 from vtabjax.protocols.finetune.journal import Journal, Position, terminations
 from vtabjax.protocols.finetune.meter import Meter
 from vtabjax.protocols.finetune.settings import Settings, schedule
@@ -30,7 +30,7 @@ from vtabjax.protocols.finetune.training import (
     plan,
     sample,
 )
-from vtabjax.protocols.finetune.backbone import Trunk, frozen, trunk
+from vtabjax.runtime import devices
 
 __all__ = [
     "Data",

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax.runtime import devices
-from vtabjax.protocols.finetune.settings import Settings, schedule
 from vtabjax.protocols.finetune.backbone import Trunk
+from vtabjax.protocols.finetune.settings import Settings, schedule
+from vtabjax.runtime import devices
 
 Tree = Any
 STEPS_PER_CALL = 100  # the most steps that one call of the compiled program takes

@@ -26,10 +26,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from vtabjax.runtime.devices import data_mesh
 from vtabjax.protocols._arrays import check_memory
 from vtabjax.protocols.knn._bounds import ABSOLUTE, LARGE, Proposal, has_fast_bfloat16, propose
 from vtabjax.protocols.knn._space import Search, Space, slices
+from vtabjax.runtime.devices import data_mesh
 
 _PAIRS = 1 << 22  # numbers gathered at once in the float64 comparison (32 MiB)
 

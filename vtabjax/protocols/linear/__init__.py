@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vtabjax.protocols.linear import _softmax
 from vtabjax.protocols._arrays import check_features, check_labels, check_memory
+from vtabjax.protocols.linear import _softmax
 
 C_GRID = tuple(float(c) for c in 10.0 ** np.linspace(-6, 5, 45))
 

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from vtabjax import __version__, model, options, tasks
-from vtabjax.runtime import files
 from vtabjax.protocols import Outcome, finetune
 from vtabjax.protocols.finetune import head
+from vtabjax.runtime import files
 
 if TYPE_CHECKING:
     from vtabjax.sweep.inputs import Converted, Inputs
@@ -179,13 +179,13 @@ def _save(
         return
     state = jax.device_get(state)
     trained = {**state.trunk, **state.buffers}
-    head = (np.asarray(state.head[k])[: task.num_classes] for k in ("weight", "bias"))
+    weight, bias = (np.asarray(state.head[k])[: task.num_classes] for k in ("weight", "bias"))
     info = {
         "finetuned": {"task": inputs.task, "settings": dataclasses.asdict(own)},
         "pretrained_weight_hash": parts.info["weight_hash"],
         "parity": None,
     }
-    model.save(path, *head.with_head(parts, trained, *head, info))
+    model.save(path, *head.with_head(parts, trained, weight, bias, info))
 
 
 class _Ahead:

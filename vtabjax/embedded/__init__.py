@@ -1,1 +1,0 @@
-"""Weights that ship with the project, and what made them."""
