@@ -98,8 +98,9 @@ _MAIN = """
 import sys
 sys.path.insert(0, {root!r})
 from absl import app
-from vtabjax import artefacts, cli
-artefacts.COMMAND = {command!r}
+from vtabjax import cli
+from vtabjax.sweep import converters_client
+converters_client.COMMAND = {command!r}
 app.run(cli.main, flags_parser=cli.parse_flags)
 """
 
@@ -189,7 +190,7 @@ def tiny_parts(head: bool = False, size: int = 16, seed: int = 0):
 
 
 class FakeConverters:
-    """`command`: what to put in place of artefacts.COMMAND; `calls()`: what was asked of it."""
+    """`command`: what to put in place of converters_client.COMMAND; `calls()`: what was asked of it."""
 
     def __init__(self, folder: Path):
         from vtabjax import model
@@ -222,10 +223,9 @@ def _converters(tmp_path_factory):
 @pytest.fixture
 def converters(_converters, monkeypatch):
     """Converters that only copy, for this process and for `main`."""
-    from vtabjax.sweep import artefacts
 
     _converters.forget()
-    monkeypatch.setattr(artefacts, "COMMAND", _converters.command)
+    monkeypatch.setattr(converters_client, "COMMAND", _converters.command)
     return _converters
 
 

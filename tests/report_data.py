@@ -6,17 +6,16 @@ import re
 import numpy as np
 
 from configs import report as report_config
-from vtabjax import report, results
+from vtabjax import options, report, results
 from vtabjax.report import gather
 from vtabjax.results import Cell
-from vtabjax.sweep import adapters
 
 METHODS = ("supervised", "self-supervised", "none", "semi-supervised")
 COMMON = {"image_size": 64, "resize": "vtab", "dtype": "float32"}
 SETTINGS = {
     "knn": {"splits": ["train800val200"], "k": 1, "metric": ["euclidean", "cosine"]},
     "linear": {"splits": ["train800", "val200", "test"], "c_min": 1e-6, "c_max": 1e5, "c_count": 12},
-    "transferability": {"splits": ["train800val200"], "scores": list(adapters.SCORES), "seed": 0},
+    "transferability": {"splits": ["train800val200"], "scores": list(options.SCORES), "seed": 0},
     "finetune": {"splits": ["train800", "val200", "test"], "scope": "all", "seeds": [0]},
 }
 
@@ -53,7 +52,7 @@ def save(workdir, protocol, model, task, metrics, correct=None, *, changes=None,
         "passes": {k: {"images": n, "seconds": n / (200 + 40 * i)} for k, n in images.items()},
         "device": {"platform": "cpu", "kind": "cpu", "count": 1},
     } | rest
-    seconds = {"features": 2.0 + i % 5, protocol: 0.25} | {s: 0.01 for s in adapters.SCORES if s in metrics}
+    seconds = {"features": 2.0 + i % 5, protocol: 0.25} | {s: 0.01 for s in options.SCORES if s in metrics}
     assert results.save(
         cell, workdir, metrics=metrics, correct=correct, provenance=provenance, seconds=seconds
     )
@@ -79,7 +78,7 @@ def sweep(workdir, models, tasks, protocols=tuple(SETTINGS), *, n=400, seed=0):
                     metrics |= {"n_tied": 0, "accuracy_cosine": float(drawn(0.1).mean()), "n_tied_cosine": 0}
                 elif protocol == "transferability":
                     metrics, right = {}, None
-                    for k, score in enumerate(adapters.SCORES):
+                    for k, score in enumerate(options.SCORES):
                         noise = (0.2 + 0.2 * k) * rng.normal()
                         metrics[score] = (
                             None if score in ("leep", "nce") and i % 2 else float(logit[i] + noise)

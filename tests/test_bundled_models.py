@@ -14,7 +14,7 @@ from converters import sources
 from converters.export import from_torch
 from vtabjax import bundled, results, specs
 from vtabjax.model import apply, load, load_parts, weight_hash
-from vtabjax.sweep import artefacts, runner
+from vtabjax.sweep import artefacts, converters_client, runner
 
 BUNDLED = ("baseline/pixels", "embedded/sprites_resnet")
 
@@ -90,7 +90,7 @@ def test_patterns(pattern, found):
     ],
 )
 def test_what_does_not_ship(config, tmp_path, monkeypatch, spec, message):
-    monkeypatch.setattr(artefacts, "COMMAND", ["false"])  # found without the converters
+    monkeypatch.setattr(converters_client, "COMMAND", ["false"])  # found without the converters
     config.models = f"baseline/pixels,{spec}"
     with pytest.raises(runner.UsageError, match=message):
         runner.run(config, tmp_path)
@@ -106,11 +106,11 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent)
 from configs import knn
-from vtabjax import artefacts, sweep
-artefacts.COMMAND = ["false"]
+from vtabjax.sweep import converters_client, runner
+converters_client.COMMAND = ["false"]
 config = knn.get_config("mini")
 config.models, config.tasks, config.image_size = "embedded/*,baseline/pixels", "digits", 16
-sys.exit(sweep.run(config, {str(tmp_path)!r}))
+sys.exit(runner.run(config, {str(tmp_path)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=conftest.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

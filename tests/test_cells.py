@@ -5,8 +5,10 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from configs import knn, linear, transferability
+from vtabjax import options
 from vtabjax.runtime import devices
 from vtabjax.sweep import adapters, inputs
+from vtabjax.sweep.adapters import transferability as adapter
 
 
 class Given:
@@ -105,7 +107,7 @@ def test_linear_settings():
 def test_transferability_without_a_head_is_not_applicable():
     given = Given()
     settings, found = run(transferability.get_config(), given)
-    assert list(found.metrics) == list(adapters.SCORES)
+    assert list(found.metrics) == list(options.SCORES)
     assert found.metrics["leep"] is None and found.metrics["nce"] is None
     assert "no source classifier" in found.notes["leep"]
     others = [v for name, v in found.metrics.items() if name not in ("leep", "nce")]
@@ -117,7 +119,7 @@ def test_transferability_without_a_head_is_not_applicable():
 def test_scores_that_fail_on_wide_features_see_principal_components():
     from vtabjax.protocols import transferability as scores
 
-    assert adapters._UNSAFE_WHEN_WIDE == scores.UNSAFE_WHEN_WIDE
+    assert adapter._UNSAFE_WHEN_WIDE == scores.UNSAFE_WHEN_WIDE
     given = Given(n=60)
     noise = np.random.default_rng(1).normal(size=(60, 100)).astype(np.float32)
     informed, given.features = Given(n=60), noise
@@ -147,9 +149,16 @@ def test_transferability_with_a_head():
     assert silent.metrics["leep"] == pytest.approx(-np.log(3))
 
 
-def test_softmax_of_large_logits():
-    found = adapters._softmax(np.float32([[1e4, 1e4 - 1], [-3e4, 0]]))
-    np.testing.assert_allclose(found, [[1 / (1 + np.exp(-1)), 1 / (1 + np.e)], [0, 1]], atol=1e-12)
+def test_large_logits_are_probabilities():
+    """exp(1e4) is beyond every float: the two probabilities of each example are those of their difference."""
+    config = transferability.get_config()
+    config.scores = "leep"
+    n = len(Given().split("train800val200").labels)
+    large = np.where(np.arange(n)[:, None] % 2 == [0, 1], 1e4, 1e4 - 1).astype(np.float32)
+    _, found = run(config, Given(logits=large))
+    _, shifted = run(config, Given(logits=large - 1e4))
+    assert np.isfinite(found.metrics["leep"])
+    assert found.metrics["leep"] == pytest.approx(shifted.metrics["leep"], abs=1e-12)
 
 
 def test_a_score_that_is_undefined_is_noted(monkeypatch):
@@ -185,7 +194,12 @@ def test_scores_of_features_that_say_nothing(rows):
     same = "undefined: all examples have the same features"
     none = {name: found.notes[name] for name, value in found.metrics.items() if value is None}
     if "constant" in rows or rows == "zero":
-        assert none == {"h_score": same, "transrate": same, "sfda": same, "parc": adapters._UNDEFINED["parc"]}
+        assert none == {
+            "h_score": same,
+            "transrate": same,
+            "sfda": same,
+            "parc": adapter._UNDEFINED["parc"],
+        }
         assert found.metrics["regularized_h_score"] == 0
         classes = len(np.unique(given.labels))
         # One Gaussian for all, and every class gets its share of it.

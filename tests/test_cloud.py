@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from configs import finetune
 from vtabjax import results
 from vtabjax.runtime import files
-from vtabjax.sweep import artefacts, conversions, plan, runner, status
+from vtabjax.sweep import artefacts, conversions, converters_client, plan, runner, status
 
 
 class Store(backend.Backend):
@@ -156,7 +156,9 @@ def test_uploads_that_fail_lose_one_model_at_most(converters, store, monkeypatch
     with conversions.Conversions(models, "gs://bucket/models", 16, conversions.Limits(60)) as queue:
         for model in ("tiny/a", "tiny/once", "tiny/b"):
             assert (queue.result(model).path / "model.json").exists()
-        with pytest.raises(artefacts.ConversionError, match="could not be sent to gs://.*reset by peer"):
+        with pytest.raises(
+            converters_client.ConversionError, match="could not be sent to gs://.*reset by peer"
+        ):
             queue.result("tiny/never")
 
 
@@ -173,7 +175,7 @@ def test_an_error_in_between_ends_the_converters(converters, store, monkeypatch)
     ) as queue:
         queue.result("tiny/m0")
         for model in models[1:]:
-            with pytest.raises(artefacts.ConversionError, match="the converters cannot run"):
+            with pytest.raises(converters_client.ConversionError, match="the converters cannot run"):
                 queue.result(model)
 
 

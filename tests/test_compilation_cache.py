@@ -14,9 +14,9 @@ _PROGRAM = f"""
 import sys
 sys.path.insert(0, {str(conftest.ROOT)!r})
 import jax
-from vtabjax import parallel
-parallel._cpu_kind = lambda: sys.argv[2]
-parallel.use_compilation_cache(sys.argv[1])
+from vtabjax.runtime import devices
+devices._cpu_kind = lambda: sys.argv[2]
+devices.use_compilation_cache(sys.argv[1])
 events = []
 jax.monitoring.register_event_listener(lambda event, **_: events.append(event.rpartition("/")[2]))
 jax.block_until_ready(jax.jit(lambda x: jax.numpy.tanh(x @ x).sum())(jax.numpy.ones((64, 64))))

@@ -9,26 +9,30 @@ from pathlib import Path
 import pytest
 
 from vtabjax.runtime import files
-from vtabjax.sweep import artefacts, conversions, runner, worker
+from vtabjax.sweep import artefacts, conversions, converters_client, runner, worker
 from vtabjax.sweep.conversions import Limits
 
 
 def test_conversion_that_hangs(tmp_path, converters):
     with conversions.Conversions(["tiny/a", "tiny/hang", "tiny/b"], tmp_path, 16, Limits(5)) as queue:
         assert queue.result("tiny/a").path == tmp_path / "tiny--a-16"
-        with pytest.raises(artefacts.ConversionError, match=r"stopped after 5 s \(config\.convert_timeout\)"):
+        with pytest.raises(
+            converters_client.ConversionError, match=r"stopped after 5 s \(config\.convert_timeout\)"
+        ):
             queue.result("tiny/hang")
         assert queue.result("tiny/b").path.is_dir()
 
 
 def test_converters_that_cannot_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(artefacts, "COMMAND", [sys.executable, "-c", "import no_such_torch"])
+    monkeypatch.setattr(converters_client, "COMMAND", [sys.executable, "-c", "import no_such_torch"])
     with conversions.Conversions(["tiny/a", "tiny/b"], tmp_path, 16, Limits(60)) as queue:
         for model in ("tiny/a", "tiny/b"):
-            with pytest.raises(artefacts.ConversionError, match="No module named 'no_such_torch'; see .*log"):
+            with pytest.raises(
+                converters_client.ConversionError, match="No module named 'no_such_torch'; see .*log"
+            ):
                 queue.result(model)
     with pytest.raises(
-        artefacts.ConversionError, match="converters check: .*No module named 'no_such_torch'"
+        converters_client.ConversionError, match="converters check: .*No module named 'no_such_torch'"
     ):
         artefacts.check(["tiny/a"])
 
@@ -46,7 +50,7 @@ def test_conversion_that_eats_the_memory(tmp_path, converters):
     with conversions.Conversions(["tiny/a", "tiny/eats", "tiny/b"], tmp_path, 16, limits) as queue:
         assert queue.result("tiny/a").path.is_dir()
         message = r"stopped at \d\.\d GB of memory, 0\.5 GB are allowed \(config\.convert_memory_gb\)"
-        with pytest.raises(artefacts.ConversionError, match=message):
+        with pytest.raises(converters_client.ConversionError, match=message):
             queue.result("tiny/eats")
         assert queue.result("tiny/b").path.is_dir()
 

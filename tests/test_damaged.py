@@ -21,16 +21,16 @@ GARBAGE = ["", "\0\1garbage", "null", "{}", "[]", "3", '"x"', "{", "NaN", "[" * 
 def finished(tmp_path_factory, _converters):
     """A workdir with three results and one failure."""
     from configs import knn
-    from vtabjax.sweep import artefacts
+    from vtabjax.sweep import converters_client
 
-    before, artefacts.COMMAND = artefacts.COMMAND, _converters.command
+    before, converters_client.COMMAND = converters_client.COMMAND, _converters.command
     workdir = tmp_path_factory.mktemp("finished")
     c = knn.get_config()
     c.models, c.tasks, c.image_size = "tiny/a,tiny/b,tiny/c,tiny/bad", "digits", 16
     try:
         assert runner.run(c, workdir) == 1
     finally:
-        artefacts.COMMAND = before
+        converters_client.COMMAND = before
     return workdir, c
 
 

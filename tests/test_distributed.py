@@ -17,20 +17,20 @@ from vtabjax.sweep import runner
 _SWEEPS = """
 import importlib, json, sys
 sys.path.insert(0, {root!r})
-from vtabjax import artefacts, sweep
-artefacts.COMMAND = {command!r}
+from vtabjax.sweep import converters_client, runner
+converters_client.COMMAND = {command!r}
 {extra}
 status = 0
 for protocol, changes in json.loads(sys.argv[1]):
     config = importlib.import_module("configs." + protocol).get_config()
     config.tasks, config.image_size, config.batch_size = "digits,sprites_location", 16, 64
     config.update(changes)
-    status = max(status, sweep.run(config, sys.argv[2]))
+    status = max(status, runner.run(config, sys.argv[2]))
 sys.exit(status)
 """
 
 
-def run(converters, workdir, sweeps, devices=1, extra=""):
+def run_two(converters, workdir, sweeps, devices=1, extra=""):
     """Runs sweeps in two processes; the exit status and what each process said."""
     code = _SWEEPS.format(root=str(conftest.ROOT), command=converters.command, extra=extra)
     environment = {
@@ -81,7 +81,7 @@ def test_two_processes_give_the_numbers_of_one(converters, tmp_path):
         config = importlib.import_module(f"configs.{protocol}").get_config()
         config.update(changes)
         assert runner.run(config, tmp_path / "one") == 0
-    status, (first, second) = run(converters, tmp_path / "two", sweeps, devices=2)
+    status, (first, second) = run_two(converters, tmp_path / "two", sweeps, devices=2)
     assert status == 0, first + second
     assert first.count("2 processes") == 5 and not second.strip()  # one of them speaks
     one, two = numbers(tmp_path / "one"), numbers(tmp_path / "two")
@@ -103,13 +103,13 @@ def test_two_processes_give_the_numbers_of_one(converters, tmp_path):
 def test_two_processes_agree_on_what_fails(converters, tmp_path):
     """A model that is not converted, one with NaN, one that is fine; and again: nothing is left to do."""
     models = "tiny/bad,tiny/nan,tiny/a"
-    status, (first, second) = run(converters, tmp_path, [("knn", {"models": models})])
+    status, (first, second) = run_two(converters, tmp_path, [("knn", {"models": models})])
     assert status == 1, first + second
     assert {key[1:3] for key in numbers(tmp_path)} == {("tiny/a", "digits"), ("tiny/a", "sprites_location")}
     errors = {(r["model"], r["stage"]) for _, r in results.errors(tmp_path)}
     assert errors == {("tiny/bad", "convert"), ("tiny/nan", "features")}
     assert "4 cells failed:" in first and not second.strip()
-    status, (first, second) = run(converters, tmp_path, [("knn", {"models": models})])
+    status, (first, second) = run_two(converters, tmp_path, [("knn", {"models": models})])
     assert status == 1 and "2 done, 0 to do, 4 failed before" in first and "4 cells failed:" in first
 
 
@@ -117,7 +117,7 @@ def test_one_process_that_cannot_read_stops_both(converters, tmp_path):
     """What only one of them meets is the end of the cell on both, not a process that waits forever."""
     broken = """
 import os
-from vtabjax import inputs
+from vtabjax.sweep import inputs
 whole = inputs.Inputs._examples
 def examples(self, split):
     if os.environ["JAX_PROCESS_ID"] == "1" and self.task == "digits":
@@ -125,7 +125,7 @@ def examples(self, split):
     return whole(self, split)
 inputs.Inputs._examples = examples
 """
-    status, said = run(converters, tmp_path, [("knn", {"models": "tiny/a"})], extra=broken)
+    status, said = run_two(converters, tmp_path, [("knn", {"models": "tiny/a"})], extra=broken)
     assert status == 1, said
     assert [key[1:3] for key in numbers(tmp_path)] == [("tiny/a", "sprites_location")]
     ((_, record),) = results.errors(tmp_path)

@@ -28,8 +28,8 @@ import sys
 sys.path.insert(0, {str(conftest.ROOT)!r})
 from absl import app
 from vtabjax import cli
-from vtabjax.protocols import _finetune_journal
-_finetune_journal.CHECKPOINT_SECONDS = 0.2
+from vtabjax.protocols.finetune import journal
+journal.CHECKPOINT_SECONDS = 0.2
 app.run(cli.main, flags_parser=cli.parse_flags)
 """
 MODELS = "--config.models=timm/test_resnet@random,baseline/pixels"

@@ -10,7 +10,7 @@ import pytest
 
 import vtabjax
 from vtabjax import features, model
-from vtabjax.features import device_images
+from vtabjax.features import device_images, extraction
 from vtabjax.runtime.devices import data_mesh, round_up
 
 
@@ -66,7 +66,7 @@ def test_other_images_are_refused(x):
 
 
 def test_out_of_memory_halves_the_batch(monkeypatch):
-    batches, tried = features._batches, []
+    batches, tried = extraction._batches, []
 
     def small_device(step, store, x, size):
         tried.append((size, store.bytes > 0))
@@ -74,7 +74,7 @@ def test_out_of_memory_halves_the_batch(monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
         return batches(step, store, x, size)
 
-    monkeypatch.setattr(features, "_batches", small_device)
+    monkeypatch.setattr(extraction, "_batches", small_device)
     parts, x, mesh = conftest.tiny_parts(), images(10), data_mesh(jax.devices()[:1])
     store = device_images.Images(mesh, room=1e6)
     store.batch(x, 0, 4)  # of another model
@@ -118,7 +118,7 @@ def test_out_of_memory_for_one_image_is_an_error(monkeypatch):
     def full(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(features, "_batches", full)
+    monkeypatch.setattr(extraction, "_batches", full)
     with pytest.raises(jax.errors.JaxRuntimeError):
         features.extract(conftest.tiny_parts(), images(3), batch_size=4)
 
@@ -241,7 +241,7 @@ def test_features_that_are_no_numbers_are_not_kept(tmp_path, value):
 
 
 def test_huge_logits_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "MAX_LOGITS_BYTES", 8)
+    monkeypatch.setattr(extraction, "MAX_LOGITS_BYTES", 8)
     features.save(
         tmp_path, KEY, {"features": np.zeros((1, 9), np.float32), "logits": np.zeros((1, 3), np.float32)}
     )

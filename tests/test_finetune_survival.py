@@ -19,15 +19,15 @@ if {processes}:
     jax.distributed.initialize("127.0.0.1:{port}", num_processes={processes}, process_id=int(sys.argv[1]))
 import numpy as np
 from finetune_models import conv_parts, examples
-from vtabjax import parallel
-from vtabjax.protocols import finetune, _finetune_journal
+from vtabjax.protocols import finetune
+from vtabjax.protocols.finetune import journal, protocol
+from vtabjax.runtime import devices
 {body}
 """
 
 _PROTOCOL = """
-import vtabjax.protocols.finetune as module
-_finetune_journal.CHECKPOINT_SECONDS = 0.0  # after every call
-module._pace = lambda n, seconds: 3
+journal.CHECKPOINT_SECONDS = 0.0  # after every call
+protocol._pace = lambda n, seconds: 3
 own = finetune.Settings(learning_rates=(0.1, 0.02), steps=(9, 12), batch_size=8, seeds=(0, 1))
 made = finetune.Trainer(finetune.trunk(conv_parts(), own), own, classes=5, capacity=40, eval_batch=16)
 advance = made.advance
@@ -39,9 +39,9 @@ def slow(state, data, run, n):
 
 made.advance = slow
 with finetune.terminations() as stop:
-    journal = finetune.Journal({folder!r}, {{"settings": 1}}, stop)
+    record = finetune.Journal({folder!r}, {{"settings": 1}}, stop)
     found = finetune.evaluate(
-        made, examples(30, 3), examples(10, 3, 1), examples(100, 3, 2), classes=3, journal=journal
+        made, examples(30, 3), examples(10, 3, 1), examples(100, 3, 2), classes=3, journal=record
     )
 print("result", json.dumps([found.accuracy, found.val_accuracy, found.correct.tolist(),
     [list(p) for p in found.grid], found.curves]), flush=True)
@@ -195,7 +195,7 @@ def test_two_processes(one_device):
 
 def test_two_processes_told_to_end(tmp_path):
     """One of two gets the signal; both save and end, and together they go on."""
-    body = _PROTOCOL.replace("module._pace", "module._pace_unused")
+    body = _PROTOCOL.replace("protocol._pace", "protocol._pace_unused")
 
     def both():
         code = script(body, processes=2, port=conftest.free_port(), folder=str(tmp_path / "cell"))

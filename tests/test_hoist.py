@@ -6,9 +6,8 @@ from jax import lax
 
 from vtabjax import model
 from vtabjax.graph import Graph, Node, Ref
-from vtabjax.model import hoist
+from vtabjax.model import compiling, hoist
 from vtabjax.ops import conv, norm
-from vtabjax.runtime import xla_cpu
 
 WEIGHTS = {
     "kernel": np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6),
@@ -73,7 +72,7 @@ def test_depthwise_convolution_before_layer_norm_is_computed_once():
     def convolved(x):
         return conv.conv_channels_last(x, kernel, bias, 1, 1, 1, 16)
 
-    options = xla_cpu.compiler_options(Graph((), {}, {}, {}, (3, 8, 8)))
+    options = compiling.compiler_options(Graph((), {}, {}, {}, (3, 8, 8)))
     alone = program(convolved, x, options=options)
     both = program(lambda x: norm.layer_norm(convolved(x), (16,)), x, options=options)
     assert both.count(" slice(") == alone.count(" slice(") >= 9
@@ -101,7 +100,7 @@ def test_sums_of_residual_blocks_are_computed_once():
         return model.apply(graph, {"down": down, "up": up}, x)[0]["features"]
 
     args = [jnp.asarray(v, jnp.float32) for v in (down, up, x)]
-    options = xla_cpu.compiler_options(graph)
+    options = compiling.compiler_options(graph)
     assert program(run, *args, options=options).count(" maximum(") == 2 * blocks
     for _ in range(blocks):
         x = np.maximum(np.maximum(x @ down[:, :, 0, 0].T, 0) @ up[:, :, 0, 0].T + x, 0)

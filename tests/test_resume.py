@@ -17,8 +17,9 @@ import sys
 sys.path.insert(0, {root!r})
 import numpy as np
 from configs import knn
-from vtabjax import artefacts, cells, protocols, sweep
-artefacts.COMMAND = {command!r}
+from vtabjax import protocols
+from vtabjax.sweep import adapters, converters_client, runner
+converters_client.COMMAND = {command!r}
 
 def run(inputs, settings):
     given = inputs.split("val200")
@@ -26,13 +27,13 @@ def run(inputs, settings):
         log.write(f"{{inputs.model.spec}} {{inputs.task}}\\n")
     return protocols.Outcome({{"accuracy": float(given.features.mean())}}, np.asarray(given.labels) % 2 == 0)
 
-cells.PROTOCOLS["knn"] = cells.Protocol(lambda config: {{"splits": ["val200"]}}, run)
+adapters.PROTOCOLS["knn"] = adapters.Protocol(lambda config: {{"splits": ["val200"]}}, run)
 config = knn.get_config()
 config.models = {models!r}
 config.tasks = "digits,sprites_location,sprites_orientation"
 config.image_size = 16
 print("started", flush=True)
-sys.exit(sweep.run(config, {workdir!r}, {share!r}))
+sys.exit(runner.run(config, {workdir!r}, {share!r}))
 """
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vtabjax import installation, results, tasks
-from vtabjax.sweep import adapters, artefacts, inputs, plan, runner, status
+from vtabjax.sweep import adapters, artefacts, converters_client, inputs, plan, runner, status
 
 
 def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
@@ -317,7 +317,7 @@ def test_retry_that_succeeds(config, converters, tmp_path, monkeypatch):
     ((path, record),) = results.errors(tmp_path)
     assert record["message"] == "ZeroDivisionError: division by zero" and record["stage"] == "knn"
     monkeypatch.undo()
-    monkeypatch.setattr(artefacts, "COMMAND", converters.command)
+    monkeypatch.setattr(converters_client, "COMMAND", converters.command)
     config.retry_failed = True
     assert runner.run(config, tmp_path) == 0
     assert not path.exists() and len(results.collect(tmp_path)) == 1

@@ -10,48 +10,16 @@ import hashlib
 import json
 import logging
 import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vtabjax import bundled, installation, integrity, specs
 from vtabjax.runtime import files
 from vtabjax.specs import weight_files
+from vtabjax.sweep.converters_client import ask
 
 _log = logging.getLogger(__name__)
-
-# The converters, wherever main.py was started from. What is written to their standard input they read when they
-# come to it; it ends when this process does, however it ends, and they with it.
-_START = """
-import io, os, queue, runpy, sys, threading
-lines = queue.SimpleQueue()
-def read(stream=sys.stdin):
-    for line in stream:
-        lines.put(line)
-    os._exit(1)
-threading.Thread(target=read, daemon=True).start()
-class Stdin(io.TextIOBase):
-    def readline(self, size=-1):
-        return lines.get()
-sys.stdin = Stdin()
-sys.path.insert(0, sys.argv.pop(1))
-runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
-"""
-COMMAND: Sequence[str] = (
-    sys.executable,
-    "-c",
-    _START,
-    str(installation.PATH),
-    installation.CONVERTERS_MODULE,
-)
-
-
-class ConversionError(RuntimeError):
-    """A model that could not be converted, or converters that could not run."""
 
 
 def folder(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path:
@@ -137,7 +105,7 @@ def check(models: Sequence[str]) -> dict[str, str]:
     Raises:
       ConversionError: the converters do not run.
     """
-    lines = _run(["check", *models]) if models else []
+    lines = ask(["check", *models]) if models else []
     return {line["spec"]: line.get("message") or "unknown" for line in lines if not _fine(line)}
 
 
@@ -162,7 +130,7 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     known = _remembered(files.as_path(cache), installed)
     for pattern in patterns:
         if pattern not in known:
-            found = [line["spec"] for line in _run(["list", pattern]) if _fine(line)]
+            found = [line["spec"] for line in ask(["list", pattern]) if _fine(line)]
             if not found:
                 raise specs.SpecError(
                     f"config.models: {pattern!r} matches no published model; "
@@ -208,53 +176,3 @@ def _sources(folder: Path) -> str:
     for path in sorted(folder.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _run(arguments: Sequence[str]) -> list[dict[str, Any]]:
-    more = f" (and {len(arguments) - 2} more)" if len(arguments) > 2 else ""
-    installation.require("convert", f"config.models: {arguments[1]}{more}")
-    process = subprocess.Popen(
-        [*COMMAND, *arguments, "--json_lines"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    # Not communicate(): it closes standard input at once, which is the sign to stop.
-    errors: list[str] = []
-    reader = threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True)
-    reader.start()
-    lines = list(json_lines(process.stdout))
-    status = process.wait()
-    reader.join()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        pipe.close()
-    if not lines and status != 0:
-        raise ConversionError(
-            f"{installation.converters_command()} {arguments[0]}: {reason(status, ''.join(errors))}"
-        )
-    return lines
-
-
-def json_lines(stream: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """What the converters say, and nothing else that is printed there."""
-    for line in stream:
-        try:
-            data = json.loads(line)
-        except ValueError:
-            continue  # a library that prints on standard output
-        if isinstance(data, dict) and "spec" in data:
-            yield data
-
-
-def reason(status: int, errors: str) -> str:
-    """Why a process of the converters ended, from its status and what it wrote to standard error."""
-    last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
-        hint = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
-        return f"the process was ended by {name}{hint}"
-    return f"the process ended with status {status}" + (f": {last}" if last else "")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from vtabjax import specs
 from vtabjax.runtime import files, memory
-from vtabjax.sweep import artefacts
+from vtabjax.sweep import converters_client
 from vtabjax.sweep.artefacts import ConversionError
 
 AHEAD = 3  # converted models that wait for their turn, at most; they take disk, and the next run may not want them
@@ -158,7 +158,7 @@ class Conversions:
     def _run(self, remaining: list[str]) -> None:
         """Converts models in one process, as far as it gets, and takes them out of `remaining`."""
         size = [f"--input_size={self._size}"] if self._size else []
-        command = [*artefacts.COMMAND, "convert", "-", f"--out={self._out}", *size, "--json_lines"]
+        command = [*converters_client.COMMAND, "convert", "-", f"--out={self._out}", *size, "--json_lines"]
         if not self._turn(remaining[0]):
             return
         with open(self.log, "ab") as log:
@@ -169,7 +169,7 @@ class Conversions:
                 self._process = process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
                 )
-        answers = artefacts.json_lines(process.stdout)
+        answers = converters_client.json_lines(process.stdout)
         guard = _Guard(process, self._limits)
         answered = False
         try:
@@ -210,7 +210,7 @@ class Conversions:
             return
         with open(self.log, "rb") as log:
             log.seek(offset)
-            reason = guard.reason or artefacts.reason(status, log.read().decode(errors="replace"))
+            reason = guard.reason or converters_client.reason(status, log.read().decode(errors="replace"))
         # It crashed in one model, unless it never got as far as models: then the rest would fail the same way.
         lost = remaining[:1] if answered or guard.reason or status < 0 else list(remaining)
         for model in lost:

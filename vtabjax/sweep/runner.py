@@ -24,7 +24,7 @@ from vtabjax import installation, results
 from vtabjax.options import RunOptions, UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
-from vtabjax.sweep import artefacts, costs, folders, heartbeat, plan, tables, worker
+from vtabjax.sweep import artefacts, converters_client, costs, folders, heartbeat, plan, tables, worker
 from vtabjax.sweep.progress import duration
 
 _MESSAGE_LINES = 5  # of a failure that are shown; the file has all
@@ -199,7 +199,7 @@ def check(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
             cache_dir=worker.image_cache(run, workdir),
         )
         unknown = processes.from_first(lambda: artefacts.check(worker.to_convert(todo, run, workdir)))
-    except (ValueError, artefacts.ConversionError, processes.OtherProcessError) as e:
+    except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
         raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))

@@ -21,7 +21,7 @@ from vtabjax import bundled, protocols, results
 from vtabjax.options import RunOptions
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
-from vtabjax.sweep import adapters, artefacts, conversions, heartbeat, inputs
+from vtabjax.sweep import adapters, artefacts, conversions, converters_client, heartbeat, inputs
 from vtabjax.sweep.progress import Progress, duration
 
 
@@ -295,7 +295,7 @@ def _data_notes(cell: Cell, session: Session) -> dict[str, Any]:
 
 def _fault(error: Exception, stage: str) -> Fault:
     message = f"{error}" if str(error) else type(error).__name__
-    if not isinstance(error, (ValueError, artefacts.ConversionError)):
+    if not isinstance(error, (ValueError, converters_client.ConversionError)):
         message = f"{type(error).__name__}: {message}"
     return Fault(stage, message, "".join(traceback.format_exception(error)))
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from vtabjax import model
 from vtabjax.graph import Graph, Ref, node_refs
+from vtabjax.model import compiling
 from vtabjax.protocols.finetune.settings import Settings
-from vtabjax.runtime import xla_cpu
 
 
 class Trunk(NamedTuple):
@@ -98,7 +98,7 @@ def trunk(parts: model.Parts, settings: Settings) -> Trunk:
         _features(parts),
         (height, width, channels),
         np.uint8,
-        xla_cpu.compiler_options(graph),
+        compiling.compiler_options(graph),
     )
 
 

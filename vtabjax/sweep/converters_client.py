@@ -1,0 +1,82 @@
+"""The converters, in a process of their own: how they are started, what they say, why they ended."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vtabjax import installation
+
+# The converters, wherever main.py was started from. -P: what lies beside the program is not what they import.
+COMMAND: Sequence[str] = (
+    sys.executable,
+    "-P",
+    str(Path(__file__).with_name("converters_process.py")),
+    str(installation.PATH),
+    installation.CONVERTERS_MODULE,
+)
+
+
+class ConversionError(RuntimeError):
+    """A model that could not be converted, or converters that could not run."""
+
+
+def ask(arguments: Sequence[str]) -> list[dict[str, Any]]:
+    """What the converters answer to a command: a line for each model.
+
+    Raises:
+      ConversionError: they do not run. installation.MissingExtraError: what they need is not installed.
+    """
+    more = f" (and {len(arguments) - 2} more)" if len(arguments) > 2 else ""
+    installation.require("convert", f"config.models: {arguments[1]}{more}")
+    process = subprocess.Popen(
+        [*COMMAND, *arguments, "--json_lines"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Not communicate(): it closes standard input at once, which is the sign to stop.
+    errors: list[str] = []
+    reader = threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True)
+    reader.start()
+    lines = list(json_lines(process.stdout))
+    status = process.wait()
+    reader.join()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        pipe.close()
+    if not lines and status != 0:
+        raise ConversionError(
+            f"{installation.converters_command()} {arguments[0]}: {reason(status, ''.join(errors))}"
+        )
+    return lines
+
+
+def json_lines(stream: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """What the converters say, and nothing else that is printed there."""
+    for line in stream:
+        try:
+            data = json.loads(line)
+        except ValueError:
+            continue  # a library that prints on standard output
+        if isinstance(data, dict) and "spec" in data:
+            yield data
+
+
+def reason(status: int, errors: str) -> str:
+    """Why a process of the converters ended, from its status and what it wrote to standard error."""
+    last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        hint = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
+        return f"the process was ended by {name}{hint}"
+    return f"the process ended with status {status}" + (f": {last}" if last else "")
