@@ -3,7 +3,7 @@
     pip install -r requirements-test.txt
     python benchmarks/report.py
 
-The results are made up (tests/report_data.py), 400 test examples each. Measured: seconds until the files are written,
+The results are made up (tests/support/report_data.py), 400 test examples each. Measured: seconds until the files are written,
 the page's size, its first paint and load, and how long sorting and filtering the table of models and tasks takes until
 the next frame is drawn; and the bootstrap of the strengths alone. There is no rival; the figures are for
 docs/report.md.
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests" / "support"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import _alternate

@@ -223,6 +223,7 @@ def _converters(tmp_path_factory):
 @pytest.fixture
 def converters(_converters, monkeypatch):
     """Converters that only copy, for this process and for `main`."""
+    from vtabjax.sweep import converters_client
 
     _converters.forget()
     monkeypatch.setattr(converters_client, "COMMAND", _converters.command)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 
@@ -25,7 +26,7 @@ def loaded(code):
     "code",
     [
         "import vtabjax.model, vtabjax.features, vtabjax.protocols.knn",
-        "import vtabjax.sweep.runner, vtabjax.results, vtabjax.sweep.tables, vtabjax.sweep.adapters, vtabjax.sweep.artefacts, main",
+        "import vtabjax.sweep.runner, vtabjax.sweep.tables, vtabjax.sweep.adapters, vtabjax.sweep.artefacts, main",
         "import vtabjax.tasks, vtabjax.data; vtabjax.data.load('digits', 'val200', image_size=16)",
         "from configs import knn, linear, transferability; knn.get_config('vtab')",
     ],
@@ -49,7 +50,7 @@ def test_a_saved_model_runs_without_torch(tmp_path):
 
 
 def layers():
-    """{module or package: rank} of docs/architecture.md, where a package's name stands for all of it; 0 is lowest."""
+    """{package or module: rank} of docs/architecture.md, where a package's name stands for all of it; 0 is lowest."""
     page = (conftest.ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     block = re.search(r"^## Layers$.*?^```text\n(.*?)^```$", page, re.M | re.S)[1]
     rows = [line.split("|")[1].split() for line in reversed(block.splitlines())]
@@ -62,9 +63,9 @@ RANKS = layers()
 ONLY = {
     "configs": {"configs", "vtabjax.tasks"},
     "converters": {
-        "converters", "vtabjax.sweep.artefacts", "vtabjax.bundled", "vtabjax.runtime.xla_cpu", "vtabjax.data", "vtabjax.runtime.files",
-        "vtabjax.graph", "vtabjax.installation", "vtabjax.runtime.memory", "vtabjax.model", "vtabjax.ops", "vtabjax.protocols",
-        "vtabjax.specs", "vtabjax.specs.weight_files",
+        "converters", "vtabjax.bundled", "vtabjax.data", "vtabjax.graph", "vtabjax.installation", "vtabjax.integrity",
+        "vtabjax.model", "vtabjax.ops", "vtabjax.protocols", "vtabjax.runtime", "vtabjax.specs",
+        "vtabjax.sweep.artefacts",
     },
 }  # fmt: skip
 
@@ -142,15 +143,62 @@ def test_every_module_has_a_place():
         ),
         ("vtabjax.sweep.runner", "import numpy, vtabjax.report", ["vtabjax.report"]),
         ("vtabjax.report.page", "from converters import convert", ["converters.convert"]),
-        ("configs.knn", "from vtabjax import sweep, tasks", ["vtabjax.sweep.runner"]),
-        ("converters.export", "from vtabjax import sweep", ["vtabjax.sweep.runner"]),
-        ("converters.audit", "from vtabjax import __version__, files, graph, memory", []),
+        ("configs.knn", "from vtabjax import sweep, tasks", ["vtabjax.sweep"]),
+        ("converters.export", "from vtabjax.sweep import runner", ["vtabjax.sweep.runner"]),
+        ("converters.audit", "from vtabjax import __version__, graph; from vtabjax.runtime import memory", []),
         ("vtabjax.ops", "from ..report import page", ["vtabjax.report.page"]),
         ("converters.sources.timm", "from . import size; from ..export import from_torch", []),
     ],
 )
 def test_a_wrong_import_is_found(name, text, found):
     assert list(wrong_imports(name, text, module_names())) == found
+
+
+def unit(module):
+    """The top-level package or module under vtabjax that a module belongs to."""
+    return ".".join(module.split(".")[:2])
+
+
+def test_no_two_packages_import_each_other():
+    modules = {n: p for n, p in module_names().items() if n.startswith("vtabjax.")}
+    uses = {}
+    for name, path in modules.items():
+        others = {unit(m) for m in imported(name, path.read_text(encoding="utf-8"), modules)}
+        uses.setdefault(unit(name), set()).update(o for o in others if o in map(unit, modules))
+
+    def reached(start):
+        found, waiting = set(), [start]
+        while waiting:
+            new = uses.get(waiting.pop(), set()) - found
+            found |= new
+            waiting += new
+        return found
+
+    circles = {a: b for a in uses for b in uses[a] - {a} if a in reached(b)}
+    assert circles == {}
+    assert len(uses) <= 20
+
+
+def code_lines(function, lines):
+    """Lines of a function that are neither empty nor comments nor its docstring."""
+    body = [n for n, line in enumerate(lines[function.lineno - 1 : function.end_lineno]) if line.strip(" \n")]
+    body = [n for n in body if not lines[function.lineno - 1 + n].lstrip().startswith("#")]
+    doc = function.body[0] if ast.get_docstring(function) is not None else None
+    return len(body) - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+
+
+def test_files_and_functions_stay_small():
+    sizes, long = {}, {}
+    for name, path in module_names().items():
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        sizes[name] = len(lines)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node, lines) > 60:
+                long[f"{name}.{node.name}"] = code_lines(node, lines)
+    assert statistics.median(sizes.values()) < 150
+    assert {name: n for name, n in sizes.items() if n > 400} == {}
+    assert long == {}
 
 
 def test_only_converters_import_torch():

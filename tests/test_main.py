@@ -257,7 +257,7 @@ def test_pixels_on_digits_are_scikit_learns_leave_one_out(tmp_path):
 def prepared(tmp_path_factory):
     """Tiny versions of VTAB's data sets, prepared by tfds itself in a process of its own."""
     folder = tmp_path_factory.mktemp("tfds")
-    code = "import sys; sys.path[:0] = ['tests', '.']; import tfds_tiny; tfds_tiny.prepare_all(sys.argv[1])"
+    code = "import sys; sys.path[:0] = ['tests/support', '.']; import tfds_tiny; tfds_tiny.prepare_all(sys.argv[1])"
     subprocess.run(
         [sys.executable, "-c", code, str(folder)], cwd=conftest.ROOT, check=True, capture_output=True
     )

@@ -17,7 +17,7 @@ from typing import Any
 from vtabjax import bundled, installation, integrity, specs
 from vtabjax.runtime import files
 from vtabjax.specs import weight_files
-from vtabjax.sweep.converters_client import ask
+from vtabjax.sweep.converters_client import ConversionError, ask
 
 _log = logging.getLogger(__name__)
 

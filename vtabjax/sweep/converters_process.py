@@ -1,7 +1,7 @@
-"""Runs a module's command line whose standard input is read ahead: python -P converters_process.py PATH MODULE ARGUMENTS
+"""Runs the converters' command line with a standard input that is read ahead: converters_process.py PATH MODULE ...
 
-What is written to it the converters read when they come to it. It ends when the process that started it does, however that
-ends, and they with it. Not imported: `converters_client.COMMAND` runs it.
+They read what is written to it when they come to it. It ends when the process that started it does, however that ends,
+and they with it. Not imported: `converters_client.COMMAND` runs it.
 """
 
 import io

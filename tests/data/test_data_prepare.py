@@ -229,7 +229,7 @@ def test_command_line(tmp_path):
     command = [sys.executable, "main.py", "--config=configs/prepare.py", "--config.check=true"]
     done = subprocess.run(
         [*command, "--config.tasks=dtd,digits", f"--config.data_dir={tmp_path}"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
     )

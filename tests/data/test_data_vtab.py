@@ -46,7 +46,7 @@ def test_knn_over_all_tasks(tmp_path):
         *("--config.models=baseline/pixels", "--config.image_size=16", f"--config.data_dir={data_dir}"),
     ]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name in tasks.VTAB:

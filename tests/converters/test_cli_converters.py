@@ -14,7 +14,7 @@ from converters import __main__ as cli
 from converters import sources
 from vtabjax import model
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every architecture of tests/models.py: the graph computes what PyTorch computes."""
+"""Every architecture of tests/support/models.py: the graph computes what PyTorch computes."""
 
 import models
 import numpy as np

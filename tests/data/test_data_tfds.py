@@ -190,7 +190,7 @@ for name in tasks.VTAB:
     next(data.stream(name, "test", image_size=8, batch_size=2, data_dir={str(prepared["array_record"])!r}, seed=0))
 print([m for m in ("tensorflow", "torch", "jax") if m in sys.modules])
 """
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import conftest
 import numpy as np
 import pytest
 from finetune_models import conv_parts, examples
@@ -149,9 +150,9 @@ print([p["loss"] for p in found.curves], found.grid[0].val_accuracy)
 
 def test_resumed_on_another_number_of_devices(folder, trainer, uninterrupted, tmp_path):
     """Saved by one device, resumed by four: the same within rounding."""
-    here = os.path.dirname(__file__)
+    paths = [str(conftest.ROOT), str(conftest.ROOT / "tests" / "support")]
     code = _RESUME.format(
-        paths=[os.path.dirname(here), here], folder=str(folder), file=str(tmp_path / "correct.npy")
+        paths=paths, folder=str(folder), file=str(tmp_path / "correct.npy")
     )
     environment = {
         **os.environ,

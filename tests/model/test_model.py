@@ -23,7 +23,7 @@ from converters.export import from_torch
 from converters.randomise import randomise
 from vtabjax import model as vm
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 INFO = {"spec": "tiny/net", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "input_size": [3, 8, 8]}
 
 

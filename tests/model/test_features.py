@@ -124,7 +124,7 @@ def test_out_of_memory_for_one_image_is_an_error(monkeypatch):
 
 
 _DEVICES = """
-import sys; sys.path[:0] = ["tests", "."]
+import sys; sys.path[:0] = ["tests/support", "tests", "."]
 import conftest, jax, numpy as np
 from test_features import images
 from vtabjax import features

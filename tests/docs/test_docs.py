@@ -134,15 +134,15 @@ def test_worked_examples_are_written_as_the_rest(project):
 LISTED = {
     "python main.py ...": "stands for any command",
     "python3 -m venv .venv": "the first two commands; .ci/run runs them",
-    "python -m converters audit": "a mention: hours over every architecture, tests/test_audit.py runs a few",
+    "python -m converters audit": "a mention: hours over every architecture, tests/converters/test_audit.py runs a few",
     "python -m converters list": "a mention",
-    "python -m vtabjax.bundled.pretrain": "minutes of training; tests/test_finetune_pretrain.py",
+    "python -m vtabjax.bundled.pretrain": "minutes of training; tests/protocols/test_finetune_pretrain.py",
     "tests/slurm/cluster.sh python -m pytest -m slurm": "needs SLURM",
 }
 # Protocols whose commands are taken apart and not tried, and what they would need.
 NEEDS = {
     "prepare": "tensorflow-datasets and, without check=true, the network",
-    "report": "results, of which tests/test_report.py makes pages",
+    "report": "results, of which tests/report/test_report.py makes pages",
 }
 _PROGRAMS = ("python ", "python3 ", "main.py ", "vtabjax --", "pytest", "tests/slurm/")
 

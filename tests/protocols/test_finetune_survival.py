@@ -56,7 +56,7 @@ def environment(devices=1):
 def script(body, *, processes=0, port=0, **values):
     return _SCRIPT.format(
         root=str(conftest.ROOT),
-        tests=str(conftest.ROOT / "tests"),
+        tests=str(conftest.ROOT / "tests" / "support"),
         processes=processes,
         port=port,
         body=body.format(**values),
