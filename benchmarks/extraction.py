@@ -49,7 +49,7 @@ def vtabjax(name: str, args: argparse.Namespace) -> Callable:
     graph, variables = converters.from_torch(module, (3, 224, 224))
     info = {"mean": [MEAN] * 3, "std": [STD] * 3, "input_size": [3, 224, 224]}
     return features.extractor(
-        model.Parts(graph, variables, info), batch_size=args.batch_size, dtype=args.dtype
+        model.SavedModel(graph, variables, info), batch_size=args.batch_size, dtype=args.dtype
     )
 
 

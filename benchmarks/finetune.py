@@ -44,8 +44,8 @@ def ours(name: str, args: argparse.Namespace, dtype: str):
     size = args.image_size
     graph, variables = converters.from_torch(build(name, size), (3, size, size))
     own = finetune.Settings(learning_rates=(0.01,), steps=(2500,), batch_size=args.batch_size, dtype=dtype)
-    parts = model.Parts(graph, variables, {"mean": [0.5] * 3, "std": [0.25] * 3})
-    trainer = finetune.Trainer(finetune.trunk(parts, own), own, classes=100, capacity=1000)
+    parts = model.SavedModel(graph, variables, {"mean": [0.5] * 3, "std": [0.25] * 3})
+    trainer = finetune.Trainer(finetune.trainable(parts, own), own, classes=100, capacity=1000)
     run = finetune.plan(own, learning_rate=0.01, steps=2500, classes=100, seed=0)
     data, state = trainer.data(*images_and_labels(size, 100)), [trainer.start()]
 

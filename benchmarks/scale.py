@@ -66,7 +66,7 @@ def sweep(workdir: Path) -> dict:
 
     (state,) = status.read(workdir)
     events = state.workers[0]["events"]
-    converting, idle = heartbeat.waited(events)
+    converting, idle = heartbeat.conversion_idle_seconds(events)
     found = {}
     for model in MODELS:
         folder = workdir / "results" / "knn" / model.replace("/", "--")
@@ -113,7 +113,7 @@ def rates(artefact: Path) -> dict:
     sides = {"forward": lambda: extract(images)}
     if "resnet50" in artefact.name:
         own = finetune.Settings(learning_rates=(0.01,), steps=(2500,), batch_size=16)
-        trainer = finetune.Trainer(finetune.trunk(parts, own), own, classes=100, capacity=ROUND)
+        trainer = finetune.Trainer(finetune.trainable(parts, own), own, classes=100, capacity=ROUND)
         data = trainer.data(images, np.arange(ROUND, dtype=np.int32))
         run = finetune.plan(own, learning_rate=0.01, steps=2500, classes=100, seed=0)
         state = [trainer.start()]

@@ -9,11 +9,11 @@ from vtabjax import installation
 __all__ = ["ExportError", "ParityError", "convert", "from_torch", "list_models"]
 
 if not installation.absent("convert"):
-    from converters import _compat  # noqa: F401  (before anything imports torchvision)
-    from converters.convert import convert
-    from converters.export import ExportError, from_torch
-    from converters.sources import list_models
-    from converters.verify import ParityError
+    from . import _compat  # noqa: F401  (before anything imports torchvision)
+    from .convert import convert
+    from .export import ExportError, from_torch
+    from .sources import list_models
+    from .verify import ParityError
 
 
 def __getattr__(name: str) -> Any:

@@ -138,7 +138,7 @@ def _notes(path: Path) -> list[str]:
 
 def _expand(patterns: list[str], say: Callable) -> tuple[list[str], int]:
     """The models the patterns stand for, without repetitions, and how many patterns stand for none."""
-    from converters import sources
+    from . import sources
 
     found: dict[str, None] = {}
     failed = 0
@@ -153,19 +153,19 @@ def _expand(patterns: list[str], say: Callable) -> tuple[list[str], int]:
 
 
 def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
-    from converters import sources
+    from . import sources
 
     size = args.input_size or sources.describe(spec)["input_size"][1]
-    path = Path(args.out) / f"{specs.slug(spec, Path(args.out) / weight_files.STORE)}-{size}"
+    path = Path(args.out) / f"{specs.file_stem(spec, Path(args.out) / weight_files.STORE)}-{size}"
     if (path / "model.json").exists():
         return "present", path
-    from converters.convert import convert
+    from .convert import convert
 
     return "converted", convert(spec, args.out, input_size=args.input_size, verify=not args.no_verify)
 
 
 def _list(args: argparse.Namespace, say: Callable) -> int:
-    from converters import sources
+    from . import sources
 
     try:
         found = sources.list_models(args.pattern)
@@ -190,7 +190,7 @@ def _list(args: argparse.Namespace, say: Callable) -> int:
 
 
 def _check(args: argparse.Namespace, say: Callable) -> int:
-    from converters import sources
+    from . import sources
 
     failed = 0
     for spec in args.specs:
@@ -206,7 +206,7 @@ def _check(args: argparse.Namespace, say: Callable) -> int:
 
 
 def _verify(args: argparse.Namespace, say: Callable) -> int:
-    from converters.verify import verify_artefact
+    from .verify import verify_artefact
 
     _require_artefact(args.path)
     result = verify_artefact(args.path)
@@ -233,7 +233,7 @@ def _export(args: argparse.Namespace, say: Callable) -> int:
 
 
 def _audit(args: argparse.Namespace, say: Callable) -> int:
-    from converters import audit
+    from . import audit
 
     return audit.run(args)
 

@@ -37,12 +37,12 @@ def convert(
       converters.ExportError, vtabjax.ops.UnknownOperatorError: the model cannot be turned into a graph.
       converters.ParityError: the Flax model differs from the torch model; nothing is saved.
     """
-    from converters import sanity, sources
-    from converters.export import from_torch
-    from converters.verify import verify as measure
+    from . import sanity, sources
+    from .export import from_torch
+    from .verify import verify as measure
 
     source = sources.build(spec, input_size)
-    slug = specs.slug(spec, Path(out_dir) / weight_files.STORE)
+    slug = specs.file_stem(spec, Path(out_dir) / weight_files.STORE)
     path = Path(out_dir) / f"{slug}-{source.info['input_size'][1]}"
     # One that appears meanwhile stays: whoever made it may be reading it.
     replace = (path / "model.json").exists()

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters import stochastic_depth
-from converters.fx_nodes import ExportError, to_numpy
-from converters.graph_builder import Builder
-from converters.outputs import Outputs
 from vtabjax import ops
 from vtabjax.graph import Graph
+
+from . import stochastic_depth
+from .fx_nodes import ExportError, to_numpy
+from .graph_builder import Builder
+from .outputs import Outputs
 
 _MAX_BATCH = 1 << 20
 

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from converters.fx_nodes import ExportError, as_list, dtype_of, is_used_after, module_path, op_name, to_numpy
-from converters.outputs import LAST_LINEAR
 from vtabjax import ops
 from vtabjax.graph import DType, Graph, Node, Ref, Variable, node_refs, refs
+
+from .fx_nodes import ExportError, as_list, dtype_of, is_used_after, module_path, op_name, to_numpy
+from .outputs import LAST_LINEAR
 
 _INPLACE_EXCEPTIONS = {"copy_": "copy", "fill_": "full_like", "zero_": "zeros_like"}
 

@@ -86,7 +86,7 @@ def _examples(parameters: int, size: int) -> int:
 
 def _random(info: Mapping[str, Any], variables: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """The variables as the architecture initialises them; what it does not have so, with its numbers shuffled."""
-    from converters import sources
+    from . import sources
 
     source = "torchvision" if info["source"] == "openselfsup" else info["source"]
     try:

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters.export import from_torch
-from converters.outputs import LAST_LINEAR, Outputs
 from vtabjax.graph import Graph
 from vtabjax.model import apply, load_parts
 from vtabjax.runtime.xla_cpu import quick_compilation
+
+from .export import from_torch
+from .outputs import LAST_LINEAR, Outputs
 
 # Largest difference over largest value. float64 leaves no room for a slip to hide in rounding.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
@@ -171,7 +172,7 @@ def verify_artefact(path: str | os.PathLike) -> dict[str, Any]:
       FileNotFoundError, vtabjax.integrity.DamagedModelError: there is no artefact, or not the one that was saved.
       ParityError: weights, outputs or errors that are not the torch model's.
     """
-    from converters import sources
+    from . import sources
 
     parts = load_parts(path)
     spec, size = parts.info["spec"], parts.graph.input_size[1]

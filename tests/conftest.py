@@ -170,7 +170,7 @@ def tiny_graph(head: bool = False, size: int = 16):
 
 def tiny_parts(head: bool = False, size: int = 16, seed: int = 0):
     """A model of `tiny_graph` with random weights."""
-    from vtabjax.model import Parts
+    from vtabjax.model import SavedModel
 
     graph, rng = tiny_graph(head, size), np.random.default_rng(seed)
     variables = {
@@ -186,7 +186,7 @@ def tiny_parts(head: bool = False, size: int = 16, seed: int = 0):
         "num_classes": 5 if head else None,
         "weight_hash": "0",
     }
-    return Parts(graph, variables, info)
+    return SavedModel(graph, variables, info)
 
 
 class FakeConverters:

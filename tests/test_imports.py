@@ -145,7 +145,11 @@ def test_every_module_has_a_place():
         ("vtabjax.report.page", "from converters import convert", ["converters.convert"]),
         ("configs.knn", "from vtabjax import sweep, tasks", ["vtabjax.sweep"]),
         ("converters.export", "from vtabjax.sweep import runner", ["vtabjax.sweep.runner"]),
-        ("converters.audit", "from vtabjax import __version__, graph; from vtabjax.runtime import memory", []),
+        (
+            "converters.audit",
+            "from vtabjax import __version__, graph; from vtabjax.runtime import memory",
+            [],
+        ),
         ("vtabjax.ops", "from ..report import page", ["vtabjax.report.page"]),
         ("converters.sources.timm", "from . import size; from ..export import from_torch", []),
     ],

@@ -15,10 +15,11 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from converters.audit.model import Limits, family, measure
-from converters.audit.table import COLUMNS, describe, read, summary, write
 from vtabjax.runtime import files, memory
 from vtabjax.specs import SpecError
+
+from .model import Limits, family, measure
+from .table import COLUMNS, describe, read, summary, write
 
 STATUSES = ("passed", "failed", "memory", "timeout", "crashed")
 
@@ -39,7 +40,7 @@ def audit(
     Raises:
       SpecError: nothing matches.
     """
-    from converters import sources
+    from .. import sources
 
     names = (
         sources.list_models(f"{source}/{pattern}@random")
@@ -131,7 +132,7 @@ class _Run:
             return self._end({"status": "crashed", "message": f"the process ended with status {code}"})
         if time.monotonic() - self.began > self.limits.seconds:
             return self._end({"status": "timeout", "message": f"not done after {self.limits.seconds:g} s"})
-        used = memory.resident(self.process.pid or 0)
+        used = memory.rss(self.process.pid or 0)
         if used > self.limits.memory:
             return self._end(
                 {"status": "memory", "message": f"needs more than {self.limits.memory / 1e9:.0f} GB"}

@@ -1,4 +1,4 @@
 """What every process of the audit needs: imported once, before the processes are forked."""
 
-from converters import convert, randomise, sources, verify  # noqa: F401
-from converters.sources import timm, torchvision  # noqa: F401
+from .. import convert, randomise, sources, verify  # noqa: F401
+from ..sources import timm, torchvision  # noqa: F401

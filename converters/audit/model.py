@@ -38,8 +38,8 @@ def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connecti
     """Runs in a process of its own and sends the row as far as it is known; the last one has a status."""
     import torch
 
-    from converters import export, sources, verify
-    from converters.randomise import fit_statistics, randomise
+    from .. import export, sources, verify
+    from ..randomise import fit_statistics, randomise
 
     # Threads of several models get into each other's way: torch's float64 convolutions by group take up to sixty
     # times as long with two threads on two busy cores as with one.
@@ -84,8 +84,9 @@ def _compare(
     module: Any, graph: Any, variables: Mapping[str, Any], dtype: str, mixed: bool
 ) -> dict[str, Any]:
     """Columns of a row: errors, dtype, status, message. What is `mixed` may differ as much as float32 does."""
-    from converters import verify
     from vtabjax.runtime.xla_cpu import quick_compilation
+
+    from .. import verify
 
     errors = verify.compare(module, graph, variables, compiler_options=quick_compilation())
     worst = max(errors.values())
@@ -115,7 +116,7 @@ def _has_casts(graph: Any, dtype: str) -> bool:
 
 def _amplification(module: Any, images: Any) -> float:
     """Relative change of torch's own outputs over that of its inputs, for a change in the last digits."""
-    from converters import verify
+    from .. import verify
 
     change = 1e-12 if str(images.dtype) == "torch.float64" else 1e-6
     before, after = (verify.reference(module, x) for x in (images, images * (1 + change)))
@@ -167,7 +168,7 @@ def _text(options: Mapping[str, Any]) -> str:
 
 
 def _make(source: str, name: str, size: int | None, options: dict[str, Any]) -> nn.Module:
-    from converters.sources import timm, torchvision
+    from ..sources import timm, torchvision
 
     if source == "timm":
         return timm.timm.create_model(name, **options)
@@ -176,7 +177,7 @@ def _make(source: str, name: str, size: int | None, options: dict[str, Any]) -> 
 
 def _size(source: str, name: str) -> tuple[int, dict[str, Any]]:
     """The image size, and the options it needs: the model's own size where it is fixed, else the smallest."""
-    from converters.sources import timm, torchvision
+    from ..sources import timm, torchvision
 
     if source == "torchvision":
         own = torchvision.own_size(name)
@@ -198,6 +199,6 @@ def _one_line(error: BaseException) -> str:
 
 def family(source: str, name: str) -> str:
     """The module that defines an architecture, such as "vision_transformer"."""
-    from converters.sources import timm, torchvision
+    from ..sources import timm, torchvision
 
     return (timm if source == "timm" else torchvision).family(name)

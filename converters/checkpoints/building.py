@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from converters.checkpoints import fitting, foreign, layouts, reading, search
-from converters.checkpoints.reading import CheckpointError
-from converters.checkpoints.search import Architecture, Place
-from converters.checkpoints.sobel import put_sobel_first
 from vtabjax.specs import Spec, SpecError, weight_files
+
+from . import fitting, foreign, layouts, reading, search
+from .reading import CheckpointError
+from .search import Architecture, Place
+from .sobel import put_sobel_first
 
 _LISTED = 20  # names in model.json, of any number
 

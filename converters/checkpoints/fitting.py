@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from converters.checkpoints import search
-from converters.checkpoints.reading import CheckpointError, _some
-from converters.checkpoints.search import Architecture, Judgement, State
+from . import search
+from .reading import CheckpointError, _some
+from .search import Architecture, Judgement, State
 
 
 def fill(module: nn.Module, state: State, path: str, architecture: str) -> None:

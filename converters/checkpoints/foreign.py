@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from converters.checkpoints.reading import CheckpointError, Stub
-from converters.checkpoints.search import State
+from .reading import CheckpointError, Stub
+from .search import State
 
 _TRANSFORMERS = re.compile(
     r"(^|\.)(embeddings\.(patch_embeddings|cls_token|position_embeddings?|patch_embedding|class_embedding)|"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from converters.checkpoints.reading import CheckpointError
+from .reading import CheckpointError
 
 State = Mapping[str, torch.Tensor]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from converters.checkpoints.reading import CheckpointError
+from .reading import CheckpointError
 
 State = Mapping[str, torch.Tensor]
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params")  # of batch norms; of a profiler (thop)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from converters.sources import Source
 from vtabjax.bundled import GRID, check, describe, names  # noqa: F401
 from vtabjax.specs import Spec
+
+from . import Source
 
 
 class Pixels(nn.Module):

@@ -6,10 +6,11 @@ import timm
 from safetensors.torch import load_file
 from torch import nn
 
-from converters.sources import Source
 from vtabjax import bundled
 from vtabjax.bundled import check, describe, names  # noqa: F401
 from vtabjax.specs import Spec
+
+from . import Source
 
 
 def build(spec: Spec, input_size: int | None) -> Source:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import fnmatch
 from typing import Any, NamedTuple
 
-from converters.checkpoints import building
-from converters.sources import Source, did_you_mean, torchvision
 from vtabjax.specs import Spec, SpecError
+
+from ..checkpoints import building
+from . import Source, did_you_mean, torchvision
 
 
 class Release(NamedTuple):

@@ -15,12 +15,13 @@ import timm
 import torch
 from torch import nn
 
-from converters.checkpoints import building
-from converters.sources import Source, did_you_mean
-from converters.sources.download import downloading
-from converters.sources.provenance import provenance
-from converters.sources.size import refuse_size, runs_at
 from vtabjax.specs import Spec, SpecError
+
+from ..checkpoints import building
+from . import Source, did_you_mean
+from .download import downloading
+from .provenance import provenance
+from .size import refuse_size, runs_at
 
 
 @functools.cache

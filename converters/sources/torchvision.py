@@ -12,11 +12,12 @@ from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from converters.checkpoints import building
-from converters.sources import Source, did_you_mean
-from converters.sources.download import downloading
-from converters.sources.size import refuse_size, runs_at
 from vtabjax.specs import Spec, SpecError
+
+from ..checkpoints import building
+from . import Source, did_you_mean
+from .download import downloading
+from .size import refuse_size, runs_at
 
 
 @functools.cache

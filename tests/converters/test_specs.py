@@ -74,10 +74,10 @@ def test_patterns():
 
 def test_slug_of_names():
     names = ["timm/resnet50", "timm/resnet50.a1_in1k", "timm/resnet50@random", "timm/resnet50@random:7"]
-    assert specs.slug(names[1]) == "timm--resnet50.a1_in1k"
-    assert len({specs.slug(n) for n in names}) == 4
-    assert all("/" not in specs.slug(n) and ":" not in specs.slug(n) for n in names)
-    assert specs.slug("timm/resnet50@random:0") == specs.slug("timm/resnet50@random")
+    assert specs.file_stem(names[1]) == "timm--resnet50.a1_in1k"
+    assert len({specs.file_stem(n) for n in names}) == 4
+    assert all("/" not in specs.file_stem(n) and ":" not in specs.file_stem(n) for n in names)
+    assert specs.file_stem("timm/resnet50@random:0") == specs.file_stem("timm/resnet50@random")
 
 
 def test_slug_of_files_is_their_content(tmp_path):
@@ -85,20 +85,20 @@ def test_slug_of_files_is_their_content(tmp_path):
     b.parent.mkdir()
     for path, content in ((a, b"1"), (b, b"1"), (c, b"2")):
         path.write_bytes(content)
-    slugs = [specs.slug(f"timm/resnet18@{p}") for p in (a, b, c)]
+    slugs = [specs.file_stem(f"timm/resnet18@{p}") for p in (a, b, c)]
     assert slugs[0] == slugs[1] != slugs[2]
     assert slugs[0] == "timm--resnet18@a.pth-6b86b273" and " " not in slugs[2]
     a.write_bytes(b"3")
-    assert specs.slug(f"timm/resnet18@{a}") != slugs[0]
+    assert specs.file_stem(f"timm/resnet18@{a}") != slugs[0]
     with pytest.raises(SpecError, match="there is no weight file .*/gone.pth"):
-        specs.slug(f"timm/resnet18@{tmp_path}/gone.pth")
-    chosen = specs.slug(f"timm/resnet18@{a}#weights=ema")
-    assert chosen == specs.slug(f"timm/resnet18@{a}") + "+weights=ema"
+        specs.file_stem(f"timm/resnet18@{tmp_path}/gone.pth")
+    chosen = specs.file_stem(f"timm/resnet18@{a}#weights=ema")
+    assert chosen == specs.file_stem(f"timm/resnet18@{a}") + "+weights=ema"
 
 
 @pytest.mark.parametrize("text", ["timm/r@random", "timm/r@random:0", "timm/r@random:00"])
 def test_one_random_model_has_one_name(text):
-    assert str(specs.parse(text)) == "timm/r@random" and specs.slug(text) == "timm--r@random"
+    assert str(specs.parse(text)) == "timm/r@random" and specs.file_stem(text) == "timm--r@random"
 
 
 def test_slugs_of_different_models_never_meet(tmp_path):
@@ -106,7 +106,7 @@ def test_slugs_of_different_models_never_meet(tmp_path):
     file.write_bytes(b"1")
     names = ["a:b", "a-b", "a/b", "a--b", "a b", "a~b", "a:b/c", f"a@{file}", "a@random:6", "a@random"]
     names += [f"a@{file}#weights={value}" for value in ("x.y", "x y", "x-y")]
-    slugs = [specs.slug(f"timm/{name}") for name in names]
+    slugs = [specs.file_stem(f"timm/{name}") for name in names]
     assert len(set(slugs)) == len(names)
     assert all(c not in slug for slug in slugs for c in "/:# ")
 

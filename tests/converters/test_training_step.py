@@ -16,7 +16,7 @@ from timm.layers import DropPath
 
 from converters.export import from_torch
 from converters.randomise import randomise
-from vtabjax.model import Parts, apply, to_state_dict
+from vtabjax.model import SavedModel, apply, to_state_dict
 from vtabjax.runtime.xla_cpu import quick_compilation
 
 pytestmark = pytest.mark.usefixtures("memory_back")
@@ -138,7 +138,7 @@ def test_one_step_equals_torchs_and_goes_back_to_torch(name, whole):
     # There and back: the trained variables load into the architecture and compute what they compute here.
     trained = {**variables, **stepped, **updates}
     other = _create(name, whole).double().eval()
-    state = to_state_dict(Parts(graph, variables, {}), trained)
+    state = to_state_dict(SavedModel(graph, variables, {}), trained)
     other.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
     with jax.enable_x64(True):
         ours = (

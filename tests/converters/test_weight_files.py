@@ -45,16 +45,16 @@ def test_a_file_just_written_is_read_each_time(tmp_path, reads):
 
 def test_the_store_knows_files_of_other_processes_and_files_that_are_gone(tmp_path, reads, monkeypatch):
     path, store = old(tmp_path / "a.pth", b"one"), tmp_path / "cache"
-    first = specs.slug(f"timm/resnet18@{path}", store)
+    first = specs.file_stem(f"timm/resnet18@{path}", store)
     monkeypatch.setattr(weight_files, "_file_digest", lambda stamp: pytest.fail("read again"))
-    assert specs.slug(f"timm/resnet18@{path}", store) == first
+    assert specs.file_stem(f"timm/resnet18@{path}", store) == first
     path.rename(tmp_path / "b.pth")
-    assert specs.slug(f"timm/resnet18@{path}", store) == first
+    assert specs.file_stem(f"timm/resnet18@{path}", store) == first
     with pytest.raises(specs.SpecError, match="there is no weight file"):
-        specs.slug(f"timm/resnet18@{path}")
+        specs.file_stem(f"timm/resnet18@{path}")
     (next(store.iterdir())).write_text("garbage")
     with pytest.raises(specs.SpecError, match="there is no weight file"):
-        specs.slug(f"timm/resnet18@{path}", store)
+        specs.file_stem(f"timm/resnet18@{path}", store)
 
 
 def test_what_is_not_a_regular_file_is_never_opened(tmp_path):
@@ -63,7 +63,7 @@ def test_what_is_not_a_regular_file_is_never_opened(tmp_path):
     server.bind(str(tmp_path / "socket"))
     for path, what in ((tmp_path / "pipe", "pipe"), (tmp_path / "socket", "socket"), ("/dev/zero", "device")):
         with pytest.raises(specs.SpecError, match=f"is not a regular file but a {what}"):
-            specs.slug(f"timm/resnet18@{path}")
+            specs.file_stem(f"timm/resnet18@{path}")
     server.close()
     os.symlink(tmp_path / "loop", tmp_path / "loop")
     with pytest.raises(WeightFileError, match="Too many levels of symbolic links"):

@@ -163,7 +163,7 @@ def test_a_folder_that_is_no_task(tmp_path, make):
     with pytest.raises(tasks.TaskError, match=f"folder:{tmp_path}/root.*{message}"):
         tasks.get(f"folder:{tmp_path}/root")
     with pytest.raises(tasks.TaskError):
-        data.check(f"folder:{tmp_path}/root")
+        data.require_prepared(f"folder:{tmp_path}/root")
 
 
 def test_a_split_without_pictures(tmp_path):

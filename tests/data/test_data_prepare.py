@@ -75,9 +75,9 @@ def test_one_that_fails_does_not_stop_the_others(config, feed, capsys):
     assert "eurosat/rgb failed: ConnectionError: no route to zenodo.org\n" in err
     assert err.count(" failed: ") == 1
     for name in ("svhn", "dsprites_orientation"):
-        data.check(name, config.data_dir)
+        data.require_prepared(name, config.data_dir)
     with pytest.raises(data.NotPreparedError):
-        data.check("eurosat", config.data_dir)
+        data.require_prepared("eurosat", config.data_dir)
     shutil.rmtree(Path(config.data_dir) / "svhn_cropped")
     feed("eurosat")
     assert prepare.main(config, "") == 0  # goes on where it was
@@ -122,7 +122,7 @@ def test_a_damaged_folder_is_moved_aside(config, feed, capsys):
     folder = tfds_tiny.prepare("svhn", config.data_dir, file_format="tfrecord")
     next(folder.glob("*test*")).unlink()
     with pytest.raises(data.NotPreparedError):
-        data.check("svhn", config.data_dir)
+        data.require_prepared("svhn", config.data_dir)
     feed("svhn")
     assert prepare.main(config, "") == 0
     aside = folder.parent / f"{folder.name}.damaged"
@@ -130,7 +130,7 @@ def test_a_damaged_folder_is_moved_aside(config, feed, capsys):
     assert f"was moved to {aside}" in out
     assert "svhn: 1 of 1 files of split test are missing" in out
     assert list(aside.glob("*train*"))  # nothing is deleted
-    data.check("svhn", config.data_dir)
+    data.require_prepared("svhn", config.data_dir)
 
 
 def test_too_little_room(config, feed, capsys, monkeypatch):
@@ -139,7 +139,7 @@ def test_too_little_room(config, feed, capsys, monkeypatch):
     assert prepare.main(config, "") == 1
     err = capsys.readouterr().err
     assert "svhn_cropped failed: OSError: no room in" in err and "1.6 GB needed, 400 MB free" in err
-    data.check("eurosat", config.data_dir)  # 188 MB fit
+    data.require_prepared("eurosat", config.data_dir)  # 188 MB fit
 
 
 @pytest.fixture
@@ -156,8 +156,8 @@ def test_a_disk_that_fills_up(config, feed, disk, capsys, monkeypatch):
     assert prepare.main(config, "") == 1
     out, err = capsys.readouterr()
     assert err.count(" failed: ") == 1 and "dmlab failed: " in err and "o space left on device" in err
-    data.check("svhn", disk)
-    data.check("eurosat", disk)
+    data.require_prepared("svhn", disk)
+    data.require_prepared("eurosat", disk)
     assert not list(disk.glob("dmlab/*"))
 
 

@@ -60,7 +60,7 @@ def _expected(task, ranges):
 @pytest.mark.parametrize("name", tasks.VTAB)
 def test_every_task_from_both_formats(prepared, name, kind):
     task = tasks.get(name)
-    data.check(task, prepared[kind])
+    data.require_prepared(task, prepared[kind])
     for split in ("train800val200", "trainval", "test"):
         examples = data.load(name, split, image_size=SIZE, data_dir=prepared[kind])
         ranges = tasks.ranges(task, split, {s: tfds_tiny.SIZES[s] for s in task.sizes})
@@ -176,7 +176,7 @@ def test_sizes_that_differ_are_said_once(prepared, caplog):
     tfds._warn_sizes.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            data.check("dtd", prepared["array_record"])
+            data.require_prepared("dtd", prepared["array_record"])
     (record,) = caplog.records
     assert "train has 40 examples, not 1,880" in record.message
 
@@ -200,7 +200,7 @@ print([m for m in ("tensorflow", "torch", "jax") if m in sys.modules])
 
 def test_not_prepared(tmp_path):
     with pytest.raises(data.NotPreparedError) as e:
-        data.check("dtd", tmp_path)
+        data.require_prepared("dtd", tmp_path)
     assert f"dtd 3.*.* is not prepared in {tmp_path}" in str(e.value)
     command = "python main.py --config=configs/prepare.py --config.tasks=dtd"
     assert str(e.value).endswith(f"{command} --config.data_dir={tmp_path}")
@@ -215,7 +215,7 @@ def test_not_prepared(tmp_path):
 def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(data.NotPreparedError) as e:
-        data.check("svhn")
+        data.require_prepared("svhn")
     assert str(tmp_path) in str(e.value) and str(e.value).endswith("--config.tasks=svhn")
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert str(tfds.resolve_data_dir("")) == os.path.expanduser("~/tensorflow_datasets")
@@ -226,7 +226,7 @@ def test_default_folder(monkeypatch, tmp_path):
 )
 def test_downloads_by_hand(tmp_path, name, text):
     with pytest.raises(data.NotPreparedError, match="First download by hand") as e:
-        data.check(name, tmp_path)
+        data.require_prepared(name, tmp_path)
     assert text in str(e.value) and f"{tmp_path}/downloads/manual/" in str(e.value)
 
 
@@ -243,7 +243,7 @@ def one(tmp_path, prepared, request):
 def test_another_version(one, tmp_path):
     one.rename(one.parent / "2.0.0")
     with pytest.raises(data.NotPreparedError, match=r"holds version 2\.0\.0, but the task needs 3\.\*\.\*"):
-        data.check("dtd", tmp_path)
+        data.require_prepared("dtd", tmp_path)
 
 
 @pytest.mark.parametrize("one", [("kitti_distance", "array_record"), ("pets", "array_record")], indirect=True)
@@ -251,16 +251,16 @@ def test_versions_that_hold_the_same_examples(one, tmp_path):
     name = "kitti_distance" if "kitti" in str(one) else "pets"
     for version in {"kitti_distance": ("3.1.0", "3.2.0"), "pets": ("3.2.0",)}[name]:
         one = one.rename(one.parent / version)
-        data.check(name, tmp_path)
+        data.require_prepared(name, tmp_path)
     one.rename(one.parent / "1.0.0")
     with pytest.raises(data.NotPreparedError, match="1.0.0"):
-        data.check(name, tmp_path)
+        data.require_prepared(name, tmp_path)
 
 
 def test_an_interrupted_preparation(one, tmp_path):
     one.rename(one.parent / f"incomplete.7KCXAK_{one.name}")
     with pytest.raises(data.NotPreparedError, match="not prepared.*interrupted preparation"):
-        data.check("dtd", tmp_path)
+        data.require_prepared("dtd", tmp_path)
 
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
@@ -273,7 +273,7 @@ def test_half_prepared_metadata(one, tmp_path, file, cut):
     with pytest.raises(
         data.NotPreparedError, match=r"is not a complete data set.*\nPrepare it with: python main.py"
     ):
-        data.check("dtd", tmp_path)
+        data.require_prepared("dtd", tmp_path)
 
 
 def test_half_prepared_files(one, tmp_path):
@@ -281,7 +281,7 @@ def test_half_prepared_files(one, tmp_path):
     with pytest.raises(
         data.NotPreparedError, match="1 of 1 files of split validation are missing.*dtd-validation"
     ):
-        data.check("dtd", tmp_path)
+        data.require_prepared("dtd", tmp_path)
 
 
 @pytest.mark.parametrize("one", [("dtd", "array_record"), ("dtd", "tfrecord")], indirect=True)
@@ -311,7 +311,7 @@ def test_a_file_that_ends_between_two_records(one, tmp_path):
         end += 8 + 4 + int.from_bytes(content[end : end + 8], "little") + 4
     file.write_bytes(content[:end])
     with pytest.raises(data.NotPreparedError, match="-00001 holds 5 examples, and dataset_info.json says 40"):
-        data.check("dtd", tmp_path)
+        data.require_prepared("dtd", tmp_path)
     for read in (data.load, lambda *a, **k: list(data.stream(*a, **k, batch_size=2))):
         with pytest.raises(data.DataError, match=r"cannot read dtd-train.tfrecord-00000-of-00001__5 "):
             read("dtd", "train", image_size=8, data_dir=tmp_path)
@@ -327,12 +327,12 @@ _CUTS = {
 @pytest.mark.parametrize("one", [("dtd", "array_record"), ("dtd", "tfrecord")], indirect=True)
 @pytest.mark.parametrize("cut", _CUTS)
 def test_a_file_that_is_cut_off_is_named_before_any_work(one, tmp_path, cut):
-    data.check("dtd", tmp_path)
+    data.require_prepared("dtd", tmp_path)
     (file,) = one.glob("dtd-train.*")
     file.write_bytes(_CUTS[cut](file.read_bytes()))
     said = f"is damaged: {file.name} (is cut off|holds 0 examples).*\\nPrepare it with: python"
     with pytest.raises(data.NotPreparedError, match=said):
-        data.check("dtd", tmp_path)
+        data.require_prepared("dtd", tmp_path)
 
 
 @pytest.mark.parametrize("one", [("dtd", "array_record"), ("dtd", "tfrecord")], indirect=True)
@@ -352,10 +352,10 @@ def test_metadata_that_were_edited(one, tmp_path, old, new, said):
     assert old in text
     path.write_text(text.replace(old, new))
     if said is None:
-        data.check("dtd", tmp_path)
+        data.require_prepared("dtd", tmp_path)
         return
     with pytest.raises(data.NotPreparedError, match=said):
-        data.check("dtd", tmp_path)
+        data.require_prepared("dtd", tmp_path)
 
 
 def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path, config, converters):
@@ -372,7 +372,7 @@ def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path,
     text, missing = prepare._table(prepare._sets(["dtd", "pets"]), str(tmp_path / "data"), "")
     assert [s.name for s in missing] == ["dtd"] and f"{file.name} is cut off" in text
     assert re.search(r"^dtd +dtd +\S+ +damaged", text, re.M)
-    data.check("pets", config.data_dir)
+    data.require_prepared("pets", config.data_dir)
 
 
 @pytest.mark.parametrize("kind", ["array_record", "tfrecord"])

@@ -51,7 +51,7 @@ def test_the_description_is_what_the_converters_write(tmp_path, spec):
 @pytest.mark.parametrize("spec, size, features", [(BUNDLED[0], 224, 768), (BUNDLED[1], 64, 96)])
 def test_its_own_size_and_what_is_there_stays(tmp_path, spec, size, features):
     path = bundled.write(spec, tmp_path, 0)
-    assert path == tmp_path / f"{specs.slug(spec)}-{size}"
+    assert path == tmp_path / f"{specs.file_stem(spec)}-{size}"
     info = json.loads((path / "model.json").read_text())
     assert info["input_size"] == [3, size, size] and info["num_features"] == features
     (path / "model.json").write_text(json.dumps({**info, "note": "mine"}))

@@ -76,7 +76,7 @@ def test_out_of_memory_halves_the_batch(monkeypatch):
 
     monkeypatch.setattr(extraction, "_batches", small_device)
     parts, x, mesh = conftest.tiny_parts(), images(10), data_mesh(jax.devices()[:1])
-    store = device_images.Images(mesh, room=1e6)
+    store = device_images.DeviceImageCache(mesh, room=1e6)
     store.batch(x, 0, 4)  # of another model
     run = features.extractor(parts, batch_size=16, mesh=mesh, images=store)
     np.testing.assert_allclose(run(x)["features"], direct(parts, x)["features"], rtol=1e-5, atol=1e-6)
@@ -95,7 +95,7 @@ def test_images_stay_on_the_device(monkeypatch):
 
     x, more = images(10).view(Counted), images(3, seed=1).view(Counted)
     mesh = data_mesh(jax.devices()[:1])
-    store = device_images.Images(mesh, room=13 * 16 * 16 * 3)
+    store = device_images.DeviceImageCache(mesh, room=13 * 16 * 16 * 3)
     expected = direct(conftest.tiny_parts(), images(10))["features"]
     for model_number in range(2):
         run = features.extractor(conftest.tiny_parts(), batch_size=4, mesh=mesh, images=store)
@@ -109,7 +109,7 @@ def test_images_stay_on_the_device(monkeypatch):
 
 
 def test_nothing_stays_on_cpus():
-    store = device_images.Images(data_mesh())
+    store = device_images.DeviceImageCache(data_mesh())
     store.batch(images(4), 0, len(jax.devices()))
     assert store.bytes == 0 and not store.give_way()
 

@@ -206,7 +206,7 @@ def test_state_dict_round_trip_is_strict():
     other.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in other.state_dict().items())
     assert state["bn.num_batches_tracked"].dtype == np.int64
-    parts = vm.Parts(graph, variables, INFO)
+    parts = vm.SavedModel(graph, variables, INFO)
     with pytest.raises(ValueError, match="fc.bias"):
         vm.to_state_dict(parts, {k: v for k, v in variables.items() if k != "fc.bias"})
     with pytest.raises(ValueError, match="fc.bias has shape"):

@@ -19,7 +19,7 @@ def settings(**changes):
 
 def trainer(own, *, parts=None, classes=5, capacity=40, **options):
     mesh = devices.data_mesh(jax.devices()[:1])
-    below = finetune.trunk(conv_parts() if parts is None else parts, own)
+    below = finetune.trainable(conv_parts() if parts is None else parts, own)
     return finetune.Trainer(
         below, own, classes=classes, capacity=capacity, mesh=mesh, eval_batch=16, **options
     )
@@ -114,7 +114,7 @@ def test_two_steps_by_hand():
     x, y = rng.normal(size=(6, 4)).astype(np.float32), np.asarray([0, 1, 2, 2, 1, 0], np.int32)
     own = settings(batch_size=6, scope="head", learning_rates=(0.5,), steps=(1000,))
     made = finetune.Trainer(
-        finetune.frozen(4, own), own, classes=7, capacity=6, mesh=devices.data_mesh(jax.devices()[:1])
+        finetune.precomputed(4, own), own, classes=7, capacity=6, mesh=devices.data_mesh(jax.devices()[:1])
     )
     run = finetune.plan(own, learning_rate=0.5, steps=1000, classes=3, seed=0)
     state, losses, hits = made.advance(made.start(), made.data(x, y), run, 2)
@@ -169,7 +169,11 @@ def test_micro_batches():
     for micro in (0, 2):
         own = settings(micro_batch=micro, scope="head")
         made = finetune.Trainer(
-            finetune.frozen(6, own), own, classes=3, capacity=30, mesh=devices.data_mesh(jax.devices()[:1])
+            finetune.precomputed(6, own),
+            own,
+            classes=3,
+            capacity=30,
+            mesh=devices.data_mesh(jax.devices()[:1]),
         )
         run = finetune.plan(own, learning_rate=0.1, steps=12, classes=3, seed=0)
         found.append(made.advance(made.start(), made.data(features, examples(30, 3)[1]), run, 12))

@@ -186,7 +186,7 @@ def trained(parts, classes=4):
     import jax
 
     own = finetune.Settings(learning_rates=(0.05,), steps=(3,), batch_size=8)
-    made = finetune.Trainer(finetune.trunk(parts, own), own, classes=classes, capacity=20, eval_batch=8)
+    made = finetune.Trainer(finetune.trainable(parts, own), own, classes=classes, capacity=20, eval_batch=8)
     channels, height, width = parts.graph.input_size
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (20, height, width, channels), dtype=np.uint8)
@@ -210,7 +210,7 @@ def test_pytorch_loads_the_fine_tuned_model(name, size, options, tmp_path):
     module = timm.create_model(name, num_classes=7, **options)
     graph, variables = converters.from_torch(module, (3, size, size))
     info = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, size, size], "spec": f"timm/{name}@random"}
-    made, state, artefact, images = trained(model.Parts(graph, variables, info))
+    made, state, artefact, images = trained(model.SavedModel(graph, variables, info))
     model.save(tmp_path / "tuned", *artefact)
     assert command_line.main(["export", str(tmp_path / "tuned"), str(tmp_path / "tuned.safetensors")]) == 0
     again = timm.create_model(name, num_classes=4, **options).eval()

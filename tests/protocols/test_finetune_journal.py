@@ -13,7 +13,7 @@ from finetune_models import conv_parts, examples
 
 from vtabjax.protocols import finetune
 from vtabjax.protocols.finetune import journal
-from vtabjax.protocols.finetune.journal import Position
+from vtabjax.protocols.finetune.journal import Progress
 from vtabjax.runtime import files
 
 OWN = finetune.Settings(learning_rates=(0.1,), steps=(8,), batch_size=8, seeds=(0,))
@@ -23,7 +23,7 @@ NAME = "grid learning_rate=0.1 steps=8"
 
 @pytest.fixture(scope="module")
 def trainer():
-    return finetune.Trainer(finetune.trunk(conv_parts(), OWN), OWN, classes=3, capacity=40, eval_batch=16)
+    return finetune.Trainer(finetune.trainable(conv_parts(), OWN), OWN, classes=3, capacity=40, eval_batch=16)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def uninterrupted(trainer):
 def advanced(trainer, steps=3):
     run = finetune.plan(OWN, learning_rate=0.1, steps=8, classes=3, seed=0)
     state, losses, hits = trainer.advance(trainer.start(), trainer.data(*SPLITS[0]), run, steps)
-    return Position(state, losses.tolist(), hits.tolist())
+    return Progress(state, losses.tolist(), hits.tolist())
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def folder(tmp_path, trainer):
     """A cell whose first run was interrupted after three steps."""
     journal = finetune.Journal(tmp_path / "cell", {"weights": "a"}, stop=lambda: True)
     with pytest.raises(SystemExit):
-        journal.tick(NAME, advanced(trainer), trainer)
+        journal.checkpoint_if_due(NAME, advanced(trainer), trainer)
     return tmp_path / "cell"
 
 
@@ -105,7 +105,7 @@ def test_two_at_once_do_not_disturb_each_other(folder, trainer, uninterrupted, m
     one, two = journals
     position = one.restore(NAME, trainer)
     for either in (one, two, one):
-        either.tick(NAME, advanced(trainer, 4), trainer)
+        either.checkpoint_if_due(NAME, advanced(trainer, 4), trainer)
     assert len(list(folder.glob("state-*"))) == 2  # one each
     assert len(position.losses) == 3 and len(two.restore(NAME, trainer).losses) == 4
     one.finish(NAME, {"x": 1})
@@ -151,9 +151,7 @@ print([p["loss"] for p in found.curves], found.grid[0].val_accuracy)
 def test_resumed_on_another_number_of_devices(folder, trainer, uninterrupted, tmp_path):
     """Saved by one device, resumed by four: the same within rounding."""
     paths = [str(conftest.ROOT), str(conftest.ROOT / "tests" / "support")]
-    code = _RESUME.format(
-        paths=paths, folder=str(folder), file=str(tmp_path / "correct.npy")
-    )
+    code = _RESUME.format(paths=paths, folder=str(folder), file=str(tmp_path / "correct.npy"))
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",

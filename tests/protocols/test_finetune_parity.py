@@ -42,7 +42,7 @@ def test_follows_pytorch(name, size, options, rate):
         learning_rates=(rate,), steps=(STEPS,), batch_size=BATCH, warmup=5, dtype="float64", seeds=(3,)
     )
     with jax.enable_x64(True):
-        trunk = finetune.trunk(model.Parts(graph, variables, INFO), settings)
+        trunk = finetune.trainable(model.SavedModel(graph, variables, INFO), settings)
         mesh = devices.data_mesh(jax.devices()[:1])
         trainer = finetune.Trainer(trunk, settings, classes=CLASSES + 4, capacity=EXAMPLES + 3, mesh=mesh)
         plan = finetune.plan(settings, learning_rate=rate, steps=STEPS, classes=CLASSES, seed=3)

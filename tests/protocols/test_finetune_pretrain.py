@@ -48,7 +48,7 @@ def test_a_few_steps_end_in_weights_that_pytorch_loads(tmp_path):
     torch.manual_seed(0)
     graph, variables = converters.from_torch(timm.create_model("test_resnet"), (3, 16, 16))
     said = []
-    parts = model.Parts(
+    parts = model.SavedModel(
         graph, variables, {"mean": [0] * 3, "std": [1] * 3, "family": "resnet", "num_features": 96}
     )
     config.warmup = 0

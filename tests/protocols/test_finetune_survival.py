@@ -29,7 +29,7 @@ _PROTOCOL = """
 journal.CHECKPOINT_SECONDS = 0.0  # after every call
 protocol._pace = lambda n, seconds: 3
 own = finetune.Settings(learning_rates=(0.1, 0.02), steps=(9, 12), batch_size=8, seeds=(0, 1))
-made = finetune.Trainer(finetune.trunk(conv_parts(), own), own, classes=5, capacity=40, eval_batch=16)
+made = finetune.Trainer(finetune.trainable(conv_parts(), own), own, classes=5, capacity=40, eval_batch=16)
 advance = made.advance
 
 def slow(state, data, run, n):
@@ -38,7 +38,7 @@ def slow(state, data, run, n):
     return advance(state, data, run, n)
 
 made.advance = slow
-with finetune.terminations() as stop:
+with finetune.catch_sigterm() as stop:
     record = finetune.Journal({folder!r}, {{"settings": 1}}, stop)
     found = finetune.evaluate(
         made, examples(30, 3), examples(10, 3, 1), examples(100, 3, 2), classes=3, journal=record
@@ -130,16 +130,16 @@ def test_time_is_up_for_a_scheduler():
     from vtabjax.protocols import finetune
 
     got = []
-    with finetune.terminations() as stop:
+    with finetune.catch_sigterm() as stop:
         assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
     before = signal.signal(signal.SIGUSR2, lambda *_: got.append(1))
     try:
-        with pytest.raises(SystemExit) as ended, finetune.terminations() as stop:
+        with pytest.raises(SystemExit) as ended, finetune.catch_sigterm() as stop:
             assert not stop()
             signal.raise_signal(signal.SIGUSR2)
             assert stop() and not got
         assert got == [1] and ended.value.code == 143
-        with finetune.terminations():
+        with finetune.catch_sigterm():
             pass
         assert got == [1]
     finally:
@@ -159,7 +159,7 @@ def test_a_journal_of_other_runs_is_thrown_away(tmp_path):
 
 _TWENTY_STEPS = """
 own = finetune.Settings(learning_rates=(0.1,), steps=(20,), batch_size=8)
-made = finetune.Trainer(finetune.trunk(conv_parts(), own), own, classes=5, capacity=40, eval_batch=12, loop={loop})
+made = finetune.Trainer(finetune.trainable(conv_parts(), own), own, classes=5, capacity=40, eval_batch=12, loop={loop})
 run = finetune.plan(own, learning_rate=0.1, steps=20, classes=3, seed=0)
 state, losses, _ = made.advance(made.start(), made.data(*examples(30, 3)), run, 20)
 found = made.predict(state, examples(50, 3, 1)[0], 3)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vtabjax.graph import Graph, Node, Ref, Variable
-from vtabjax.model import Parts
+from vtabjax.model import SavedModel
 
 SIZE = 8
 INFO = {
@@ -48,7 +48,7 @@ def conv_parts(seed=0):
         for k, v in variables.items()
     }
     values["bn.num_batches_tracked"] = np.asarray(7)
-    return Parts(Graph(nodes, outputs, variables, {}, (3, SIZE, SIZE)), values, dict(INFO))
+    return SavedModel(Graph(nodes, outputs, variables, {}, (3, SIZE, SIZE)), values, dict(INFO))
 
 
 def examples(n, classes, seed=0):

@@ -23,7 +23,7 @@ class Given:
 
     def split(self, name, *, logits=False):
         self.asked.append((name, logits))
-        return inputs.Split(self.features, self.labels, self.logits if logits else None)
+        return inputs.SplitFeatures(self.features, self.labels, self.logits if logits else None)
 
 
 def run(config, given):

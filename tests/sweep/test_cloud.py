@@ -187,7 +187,7 @@ def test_shares_in_a_bucket_need_no_agreement(config, converters, store):
         (shares,) = [w for w in set(store.writes) if "shares-2" in w]
         before = epath.Path(shares).read_text()
         epath.Path(shares).unlink()
-        runner.look(plan.read(config), files.as_path("gs://bucket/w"), plan.Share(i, 2, ""))
+        runner.assess(plan.read(config), files.as_path("gs://bucket/w"), plan.Share(i, 2, ""))
         assert epath.Path(shares).read_text() == before
     assert len(results.collect("gs://bucket/w")) == 3
 

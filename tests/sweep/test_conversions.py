@@ -34,7 +34,7 @@ def test_converters_that_cannot_run(tmp_path, monkeypatch):
     with pytest.raises(
         converters_client.ConversionError, match="converters check: .*No module named 'no_such_torch'"
     ):
-        artefacts.check(["tiny/a"])
+        artefacts.unavailable_models(["tiny/a"])
 
 
 def test_closing_ends_the_converters(tmp_path, converters):

@@ -83,10 +83,10 @@ def test_failures_are_listed_in_the_width_of_the_terminal(monkeypatch, width):
     message = "12 image(s) cannot be decoded; repair or remove them:\n  a/1.png: truncated\n  a/2.png: not a picture"
     path = Path("/runs/w/results/knn/timm--resnet50.a1_in1k/folder-birds-73035fee.a4366a44.error.json")
     failures = [
-        runner.Failure(Cell("knn", "timm/resnet50.a1_in1k", task, {}), "data", message, path)
+        runner.FailedCell(Cell("knn", "timm/resnet50.a1_in1k", task, {}), "data", message, path)
         for task in ("digits", "folder:/data/birds")
     ]
-    failures.append(runner.Failure(Cell("knn", "tiny/bad", "digits", {}), "convert", "no operator", path))
+    failures.append(runner.FailedCell(Cell("knn", "tiny/bad", "digits", {}), "convert", "no operator", path))
     lines = runner.failure_list(failures).splitlines()
     assert lines[0] == "3 cells failed:"
     assert all(len(line) <= width for line in lines if str(path) not in line)

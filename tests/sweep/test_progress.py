@@ -67,8 +67,8 @@ def test_waiting_for_conversions():
         event("convert", 4, 6),
         event("convert", 9, 12),
     ]
-    assert heartbeat.waited(events) == (9, 6)  # 0 to 4 and 10 to 12
-    assert heartbeat.waited([]) == (0, 0)
+    assert heartbeat.conversion_idle_seconds(events) == (9, 6)  # 0 to 4 and 10 to 12
+    assert heartbeat.conversion_idle_seconds([]) == (0, 0)
 
 
 def test_log_lines(capsys):

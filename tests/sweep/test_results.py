@@ -185,6 +185,6 @@ def test_what_dead_processes_left_is_removed(tmp_path):
         (tmp_path / "other.tmp").write_text("")
         (tmp_path / ".a.otherhost.1.tmp").write_text("")
         assert len(list(tmp_path.rglob("*.tmp"))) + len(list(tmp_path.rglob(".*.tmp"))) >= 4
-        assert files.sweep_temporaries(tmp_path) == 1
+        assert files.remove_stale_temporaries(tmp_path) == 1
         assert mine.exists()
     assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"b", "other.tmp", ".a.otherhost.1.tmp"}

@@ -312,7 +312,7 @@ def test_damaged_artefact(config, converters, tmp_path, damaged):
 
 def test_retry_that_succeeds(config, converters, tmp_path, monkeypatch):
     config.models = "tiny/a"
-    monkeypatch.setattr(inputs.Inputs, "examples", lambda *_: 1 / 0)
+    monkeypatch.setattr(inputs.CellContext, "examples", lambda *_: 1 / 0)
     assert runner.run(config, tmp_path) == 1
     ((path, record),) = results.errors(tmp_path)
     assert record["message"] == "ZeroDivisionError: division by zero" and record["stage"] == "knn"

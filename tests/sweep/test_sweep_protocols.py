@@ -101,7 +101,7 @@ def test_what_a_protocol_gets(config, converters, tmp_path, monkeypatch, capsys)
 
     def run(given, settings):
         examples = given.examples("val200")
-        trainer = given.model.once("trainer", lambda: made.append(given.model.spec) or len(made))
+        trainer = given.model.memo("trainer", lambda: made.append(given.model.spec) or len(made))
         given.folder.mkdir(parents=True)
         folders.add(given.folder)
         with given.stages("train"):

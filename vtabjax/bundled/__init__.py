@@ -115,7 +115,7 @@ def write(model: str, models_dir: str | os.PathLike, image_size: int) -> Path:
     check(spec)
     info = describe(spec)
     size = image_size or info["input_size"][1]
-    path = files.as_path(models_dir) / f"{specs.slug(model)}-{size}"
+    path = files.as_path(models_dir) / f"{specs.file_stem(model)}-{size}"
     if (path / "model.json").exists():
         return path
     graph, variables = _pixels(size) if spec.source == "baseline" else _embedded(spec.name, size)

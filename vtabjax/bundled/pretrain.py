@@ -76,7 +76,7 @@ def train(parts, config: Any, say=print):
     )
     parts = parts._replace(info={**parts.info, "mean": list(config.mean), "std": list(config.std)})
     trainer = finetune.Trainer(
-        finetune.trunk(parts, settings), settings, classes=CLASSES, capacity=config.round, eval_batch=256
+        finetune.trainable(parts, settings), settings, classes=CLASSES, capacity=config.round, eval_batch=256
     )
     plan = finetune.plan(
         settings, learning_rate=config.learning_rate, steps=config.steps, classes=CLASSES, seed=config.seed
@@ -154,7 +154,7 @@ def main() -> None:
         converting = ["convert", spec, "--input_size", size, "--out", folder]
         command = [sys.executable, "-m", installation.CONVERTERS_MODULE, *converting]
         subprocess.run(command, check=True)
-        parts = model.load_parts(Path(folder) / f"{specs.slug(spec)}-{size}")
+        parts = model.load_parts(Path(folder) / f"{specs.file_stem(spec)}-{size}")
     trained, accuracy = train(parts, config, lambda line: print(line, flush=True))
     write(trained, accuracy, config, arguments.out)
     print(f"{accuracy:.4f} of {config.test} unseen pictures right -> {arguments.out}")

@@ -3,7 +3,7 @@
 TensorFlow is imported only to prepare data sets and to read those that were prepared as tfrecord files.
 """
 
-from vtabjax.data.loading import check, load, look_through, stream
+from vtabjax.data.loading import load, look_through, require_prepared, stream
 from vtabjax.data.streaming import Batch
 from vtabjax.data.types import BrokenImageError, CacheError, DataError, Examples, NotPreparedError
 
@@ -14,7 +14,7 @@ __all__ = [
     "DataError",
     "Examples",
     "NotPreparedError",
-    "check",
+    "require_prepared",
     "load",
     "look_through",
     "stream",

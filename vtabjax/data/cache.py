@@ -89,7 +89,7 @@ def _lock(path: pathlib.Path) -> Iterator[None]:
 def _sweep(path: pathlib.Path) -> None:
     """Removes what killed processes left: those of this machine, and of this file what nobody wrote to for an hour
     (a worker elsewhere would write to it)."""
-    files.sweep_temporaries(path.parent)
+    files.remove_stale_temporaries(path.parent)
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > 3600:

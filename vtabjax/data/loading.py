@@ -42,7 +42,7 @@ def _open(task: tasks.Task, split: str, data_dir: str | os.PathLike | None) -> S
     return source
 
 
-def check(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> None:
+def require_prepared(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> None:
     """Makes sure that a task's examples can be read, before long work.
 
     Raises:

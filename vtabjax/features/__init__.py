@@ -1,6 +1,6 @@
 """Features: one pass of a model over a split of a task, sharded over the devices and cached on disk."""
 
-from vtabjax.features.cache import Key, NotFiniteError, check, load, save
+from vtabjax.features.cache import Key, NotFiniteError, check_finite, load, save
 from vtabjax.features.extraction import DTYPES, extract, extractor
 
-__all__ = ["DTYPES", "Key", "NotFiniteError", "check", "extract", "extractor", "load", "save"]
+__all__ = ["DTYPES", "Key", "NotFiniteError", "check_finite", "extract", "extractor", "load", "save"]

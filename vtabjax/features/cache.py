@@ -70,7 +70,7 @@ def load(folder: str | os.PathLike, key: Key) -> dict[str, np.ndarray] | None:
         return None
 
 
-def check(features: Mapping[str, np.ndarray]) -> None:
+def check_finite(features: Mapping[str, np.ndarray]) -> None:
     """Makes sure that features are numbers.
 
     Raises:
@@ -91,7 +91,7 @@ def save(folder: str | os.PathLike, key: Key, features: Mapping[str, np.ndarray]
     Raises:
       NotFiniteError: a feature or logit is NaN or infinite.
     """
-    check(features)
+    check_finite(features)
     kept: dict[str, Any] = {
         k: v for k, v in features.items() if k == "features" or v.nbytes <= MAX_LOGITS_BYTES
     }

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 _SHARE = 0.4
 
 
-class Images:
+class DeviceImageCache:
     """Batches of images on the devices, split over the mesh's axis "data".
 
     A batch that has been used stays there as long as there is room; what comes when the room is taken is sent each

@@ -27,12 +27,12 @@ MAX_LOGITS_BYTES = 1 << 30
 
 
 def extractor(
-    parts: model.Parts,
+    parts: model.SavedModel,
     *,
     mesh: jax.sharding.Mesh | None = None,
     batch_size: int = 128,
     dtype: str = "float32",
-    images: device_images.Images | None = None,
+    images: device_images.DeviceImageCache | None = None,
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A model as a function from images to features, compiled once whatever the number of images.
 
@@ -60,7 +60,7 @@ def extractor(
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     mesh = data_mesh() if mesh is None else mesh
-    images = device_images.Images(mesh, room=0) if images is None else images
+    images = device_images.DeviceImageCache(mesh, room=0) if images is None else images
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     expected = tuple(parts.info["input_size"])
     compiler_options = compiling.compiler_options(parts.graph)
@@ -119,7 +119,7 @@ def extractor(
 
 
 def extract(
-    parts: model.Parts,
+    parts: model.SavedModel,
     images: np.ndarray,
     *,
     mesh: jax.sharding.Mesh | None = None,
@@ -142,7 +142,7 @@ def _cast(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _batches(
-    step: Callable, images: device_images.Images, array: np.ndarray, size: int
+    step: Callable, images: device_images.DeviceImageCache, array: np.ndarray, size: int
 ) -> dict[str, np.ndarray]:
     outputs: list[dict[str, np.ndarray]] = []
     pending = None  # one batch runs on the device while the next one is read and the previous one comes back

@@ -3,13 +3,13 @@
 from vtabjax.integrity import DamagedModelError
 from vtabjax.model.module import Model
 from vtabjax.model.running import Array, apply, normalise
-from vtabjax.model.saving import Parts, load, load_parts, save, to_state_dict, weight_hash
+from vtabjax.model.saving import SavedModel, load, load_parts, save, to_state_dict, weight_hash
 
 __all__ = [
     "DamagedModelError",
     "Array",
     "Model",
-    "Parts",
+    "SavedModel",
     "apply",
     "load",
     "load_parts",

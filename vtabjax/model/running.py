@@ -91,7 +91,7 @@ def apply(
                 function = ops.lookup(node.op, node.module)
                 values[node.name] = channels_last.call(name, function, args, kwargs)
         if node.name in shared:
-            values[node.name] = jax.tree.map(xla_cpu.once, values[node.name])
+            values[node.name] = jax.tree.map(xla_cpu.materialise, values[node.name])
     return {name: channels_last.plain(resolve(ref)) for name, ref in graph.outputs.items()}, updates
 
 

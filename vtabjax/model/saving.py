@@ -19,7 +19,7 @@ from vtabjax.model.running import Array
 from vtabjax.runtime import files
 
 
-class Parts(NamedTuple):
+class SavedModel(NamedTuple):
     """A saved model, not yet on a device: graph, {name: numpy array}, model.json."""
 
     graph: Graph
@@ -73,7 +73,7 @@ def save(
     return Path(path).absolute()
 
 
-def load_parts(path: str | os.PathLike) -> Parts:
+def load_parts(path: str | os.PathLike) -> SavedModel:
     """Reads an artefact's graph, variables and model.json, and compares them with the hashes in model.json.
 
     Raises:
@@ -92,7 +92,7 @@ def load_parts(path: str | os.PathLike) -> Parts:
     variables = _restore(path, graph) if graph.variables else {}
     if weight_hash(variables) != info.get("weight_hash"):
         raise DamagedModelError(path, "the weights do not fit the weight_hash in model.json")
-    return Parts(graph, variables, info)
+    return SavedModel(graph, variables, info)
 
 
 def _restore(path: Path, graph: Graph) -> dict[str, np.ndarray]:
@@ -116,7 +116,7 @@ def load(path: str | os.PathLike) -> Model:
 
 
 def to_state_dict(
-    model: Model | Parts, variables: Mapping[str, Array] | None = None
+    model: Model | SavedModel, variables: Mapping[str, Array] | None = None
 ) -> dict[str, np.ndarray]:
     """The PyTorch state_dict as numpy arrays, with its names, order, shapes and dtypes.
 

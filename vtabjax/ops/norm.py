@@ -69,7 +69,7 @@ def layer_norm(
 ) -> jax.Array:
     del cudnn_enable
     axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
-    x = _wide(xla_cpu.once(input))
+    x = _wide(xla_cpu.materialise(input))
     x = x - x.mean(axes, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
     if weight is not None:

@@ -60,7 +60,7 @@ def _check_folder(folder: Path) -> None:
     for name in ("tables", "figures"):
         files.write_text(folder / name / ".writable", "")
         (folder / name / ".writable").unlink()
-    files.sweep_temporaries(folder)
+    files.remove_stale_temporaries(folder)
 
 
 def _reason(e: OSError) -> str:

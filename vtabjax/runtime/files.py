@@ -205,7 +205,7 @@ def download_tree(source: Path, target: Path, last: str) -> None:
                     shutil.copyfileobj(f, g, 1 << 24)
 
 
-def sweep_temporaries(folder: str | os.PathLike) -> int:
+def remove_stale_temporaries(folder: str | os.PathLike) -> int:
     """Removes temporary files and folders that dead processes of this machine left under `folder`; returns how many."""
     removed = 0
     if is_remote(folder):

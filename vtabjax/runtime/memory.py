@@ -8,7 +8,7 @@ import re
 _CGROUP = "/sys/fs/cgroup"
 
 
-def resident(pid: int) -> int:
+def rss(pid: int) -> int:
     """A process's resident memory in bytes; 0 where the system does not tell (outside Linux) or it has ended."""
     try:
         with open(f"/proc/{pid}/statm") as f:

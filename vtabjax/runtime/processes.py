@@ -99,7 +99,7 @@ def count() -> int:
     return jax.process_count() if jax is not None and jax.distributed.is_initialized() else 1
 
 
-def first() -> bool:
+def is_first() -> bool:
     """Whether this is the process that writes and speaks."""
     return _me() == 0
 
@@ -124,7 +124,7 @@ def gather(value: T) -> list[T]:
     return found
 
 
-def from_first(make: Callable[[], T]) -> T:
+def broadcast_from_first(make: Callable[[], T]) -> T:
     """What `make` gives in the first process (JSON), in every process. There it raises what `make` raised.
 
     Raises:
@@ -133,7 +133,7 @@ def from_first(make: Callable[[], T]) -> T:
     if count() == 1:
         return make()
     error, answer = None, None
-    if first():
+    if is_first():
         try:
             answer = [make(), None]
         except Exception as e:
@@ -146,7 +146,7 @@ def from_first(make: Callable[[], T]) -> T:
     return value
 
 
-def together(make: Callable[[], T]) -> T:
+def all_or_none(make: Callable[[], T]) -> T:
     """What `make` gives in each process; if it raises in one of them, all raise.
 
     Raises:

@@ -10,7 +10,7 @@ def quick_compilation() -> dict[str, int]:
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
-def once(x: jax.Array) -> jax.Array:
+def materialise(x: jax.Array) -> jax.Array:
     """`x`, computed a single time on CPUs, under `compiler_options`.
 
     XLA's CPU backend fuses what is cheap by the number into each of its uses. So it computes the input of layer norm

@@ -156,7 +156,7 @@ def file_hash(path: str, store: str | os.PathLike | None = None) -> str:
     return weight_files.digest(path, store)
 
 
-def slug(text: str, store: str | os.PathLike | None = None) -> str:
+def file_stem(text: str, store: str | os.PathLike | None = None) -> str:
     """A spec as a file name: the same weights have the same, different weights different ones.
 
     ``timm/resnet50.a1_in1k`` -> ``timm--resnet50.a1_in1k``; a checkpoint file is named by its file name and the

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 def folder(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path:
     """Where a model converted at that image size lies."""
     models_dir = files.as_path(models_dir)
-    return models_dir / f"{specs.slug(spec, models_dir / weight_files.STORE)}-{image_size}"
+    return models_dir / f"{specs.file_stem(spec, models_dir / weight_files.STORE)}-{image_size}"
 
 
 def find(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path | None:
@@ -51,7 +51,7 @@ def local(path: Path) -> Path:
     digest = hashlib.sha256((path / "model.json").read_text().encode()).hexdigest()[:16]
     here = local_cache() / "models" / f"{path.name}-{digest}"
     if not here.is_dir():
-        files.sweep_temporaries(here.parent)
+        files.remove_stale_temporaries(here.parent)
         files.download_tree(path, here, last="model.json")
     return here
 
@@ -99,7 +99,7 @@ def notes(info: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def check(models: Sequence[str]) -> dict[str, str]:
+def unavailable_models(models: Sequence[str]) -> dict[str, str]:
     """Models that cannot be had, each with a line that says why; loads no weights.
 
     Raises:

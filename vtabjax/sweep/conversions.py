@@ -24,7 +24,7 @@ _TO_END = 60.0  # seconds a process has that has nothing more to say
 _POLL = 0.25  # seconds between two looks at a process's memory
 
 
-class Converted(NamedTuple):
+class Conversion(NamedTuple):
     """A converted model.
 
     Attributes:
@@ -101,7 +101,7 @@ class Conversions:
             return
         if files.is_remote(self._dir):  # converted here, then sent there
             self._staging = tempfile.TemporaryDirectory(prefix="vtabjax-models-")
-        files.sweep_temporaries(self._dir)  # it may lie outside of the workdir
+        files.remove_stale_temporaries(self._dir)  # it may lie outside of the workdir
         self._out = Path(self._staging.name) if self._staging else self._dir
         self.log = self._out / "logs" / f"{files.host()}.{os.getpid()}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ class Conversions:
         """Whether `result` would return (or raise) at once."""
         return self._futures[model].done()
 
-    def result(self, model: str) -> Converted:
+    def result(self, model: str) -> Conversion:
         """The converted model, waiting for it where needed.
 
         Raises:
@@ -236,7 +236,7 @@ class Conversions:
             future.set_exception(ConversionError(problem))
         else:
             seconds = 0.0 if line["status"] == "present" else float(line.get("seconds") or 0)
-            future.set_result(Converted(path, seconds))
+            future.set_result(Conversion(path, seconds))
 
     def _send(self, here: Path) -> Path:
         """Moves a converted model into the object store; what fails is tried once more."""
@@ -276,7 +276,7 @@ class _Guard:
 
     def _watch(self) -> None:
         while not self._stopped.wait(_POLL):
-            used = memory.resident(self._process.pid)
+            used = memory.rss(self._process.pid)
             if used > self._bytes:
                 self.reason = (
                     f"stopped at {used / 1e9:.1f} GB of memory, {self._bytes / 1e9:.1f} GB are allowed "

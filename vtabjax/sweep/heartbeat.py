@@ -124,7 +124,7 @@ class Worker:
                 pass
 
 
-def waited(events: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def conversion_idle_seconds(events: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Seconds that conversions took, and seconds of them in which nothing was computed.
 
     Args:

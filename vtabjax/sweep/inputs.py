@@ -76,11 +76,11 @@ class Run(NamedTuple):
     examples: Callable[[str, str, int], data.Examples]
     batch_size: int
     dtype: str
-    images: device_images.Images | None = None
+    images: device_images.DeviceImageCache | None = None
     told: set[str] | None = None
 
 
-class Converted:
+class LoadedModel:
     """A converted model in a run. Weights are read and programs compiled when a feature is missing.
 
     Attributes:
@@ -93,14 +93,14 @@ class Converted:
         self.seen = 0
         self._made: dict[Hashable, Any] = {}
 
-    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+    def memo(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """``make()`` at the first call with `key`, its result afterwards: a trainer that serves all tasks."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     @functools.cached_property
-    def parts(self) -> model.Parts:
+    def parts(self) -> model.SavedModel:
         """Graph, variables and info."""
         from vtabjax import model
 
@@ -120,7 +120,7 @@ class Converted:
         )
 
 
-class Split(NamedTuple):
+class SplitFeatures(NamedTuple):
     """A split as a model sees it.
 
     Attributes:
@@ -134,7 +134,7 @@ class Split(NamedTuple):
     logits: np.ndarray | None
 
 
-class Inputs:
+class CellContext:
     """The inputs of one cell.
 
     Attributes:
@@ -150,7 +150,7 @@ class Inputs:
     def __init__(
         self,
         cell: Cell,
-        converted: Converted,
+        converted: LoadedModel,
         stages: Stages,
         say: Callable[[str], None] = lambda text: None,
     ):
@@ -181,7 +181,7 @@ class Inputs:
         """Images [N, S, S, 3] at the model's input size, labels, ids."""
         with self.stages("data"):
             # Where one process cannot read them, the others must not begin to compute without it.
-            examples = processes.together(lambda: self._examples(split))
+            examples = processes.all_or_none(lambda: self._examples(split))
         self.fingerprints[split] = examples.fingerprint
         if examples.hashes is not None and split not in self._pictures:
             self._pictures[split] = copies.Pictures(examples.hashes, examples.labels)
@@ -225,11 +225,13 @@ class Inputs:
             )
         return examples
 
-    def split(self, name: str, *, logits: bool = False) -> Split:
+    def split(self, name: str, *, logits: bool = False) -> SplitFeatures:
         """Features and labels of a split, from the cache or from a pass of the model over it."""
         if name in UNIONS:
             pieces = [self.split(piece, logits=logits) for piece in UNIONS[name]]
-            return Split(*(None if p[0] is None else np.concatenate(p) for p in zip(*pieces, strict=True)))
+            return SplitFeatures(
+                *(None if p[0] is None else np.concatenate(p) for p in zip(*pieces, strict=True))
+            )
         from vtabjax import features
 
         examples, info = self.examples(name), self.model.info
@@ -247,7 +249,7 @@ class Inputs:
             wanted = logits and info.get("num_classes") is not None
             if not all(processes.gather(found is not None and (not wanted or "logits" in found))):
                 with self.stages("load"):
-                    extract = processes.together(lambda: self.model.extract)
+                    extract = processes.all_or_none(lambda: self.model.extract)
                 since = time.monotonic()
                 found = extract(examples.images)
                 self.passes[name] = {
@@ -255,7 +257,7 @@ class Inputs:
                     "seconds": round(time.monotonic() - since, 4),
                 }
                 self.model.seen += len(examples.images)
-                features.check(found)  # in all processes: none goes on alone
-                if processes.first():
+                features.check_finite(found)  # in all processes: none goes on alone
+                if processes.is_first():
                     features.save(folder, key, found)
-        return Split(found["features"], examples.labels, found.get("logits") if wanted else None)
+        return SplitFeatures(found["features"], examples.labels, found.get("logits") if wanted else None)

@@ -91,7 +91,7 @@ def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
     if not run.dry_run:
         _check_workdir(workdir)
     try:
-        models = processes.from_first(lambda: _expand(models, workdir, run.dry_run))
+        models = processes.broadcast_from_first(lambda: _expand(models, workdir, run.dry_run))
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     by_task = {task: _cell_settings(settings, task, run) for task in names}

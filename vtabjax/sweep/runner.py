@@ -31,7 +31,7 @@ _MESSAGE_LINES = 5  # of a failure that are shown; the file has all
 _MESSAGE_WIDTH = 400
 
 
-class Failure(NamedTuple):
+class FailedCell(NamedTuple):
     """A cell that failed, now or before."""
 
     cell: Cell
@@ -40,7 +40,7 @@ class Failure(NamedTuple):
     path: Path
 
 
-class State(NamedTuple):
+class WorkerShare(NamedTuple):
     """Where a worker's part of a sweep stands when it starts.
 
     Attributes:
@@ -75,17 +75,17 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     asked = plan.read(config)
     workdir = files.as_path(workdir)
     connect(asked.run.distributed)
-    mine = plan.which_share(share, _array())
-    state = look(asked, workdir, mine)
+    mine = plan.which_share(share, _share_environment())
+    state = assess(asked, workdir, mine)
     if state.todo and not asked.run.dry_run:
-        check(state.todo, asked.run, workdir)
+        preflight(state.todo, asked.run, workdir)
         _run(state, asked.run, workdir, mine)
     elif not asked.run.dry_run:
         _say("nothing to do: every cell has a result" if not state.failed else "nothing to do")
-    return finish(state, asked.run, workdir)
+    return conclude(state, asked.run, workdir)
 
 
-def finish(state: State, run: RunOptions, workdir: Path) -> int:
+def conclude(state: WorkerShare, run: RunOptions, workdir: Path) -> int:
     """Shows and writes the tables and what failed (in a dry run: what would run). Returns the exit status.
 
     Raises:
@@ -93,9 +93,11 @@ def finish(state: State, run: RunOptions, workdir: Path) -> int:
     """
     try:
         if run.dry_run:
-            processes.from_first(lambda: _foretell(state, run, workdir))
+            processes.broadcast_from_first(lambda: _print_dry_run(state, run, workdir))
             return 0
-        return processes.from_first(lambda: _close(state.mine, state.everything, run.protocol, workdir))
+        return processes.broadcast_from_first(
+            lambda: _report(state.mine, state.everything, run.protocol, workdir)
+        )
     except processes.OtherProcessError as e:
         raise UsageError(str(e)) from e
 
@@ -111,7 +113,7 @@ def connect(wanted: bool) -> None:
         raise UsageError(str(e)) from e
 
 
-def _array() -> dict[str, str]:
+def _share_environment() -> dict[str, str]:
     """The environment's variables that may name a share."""
     names = dict(os.environ)
     if processes.count() > 1:  # then the index is the number of the process
@@ -119,7 +121,7 @@ def _array() -> dict[str, str]:
     return names
 
 
-def look(asked: plan.SweepPlan, workdir: Path, share: plan.Share | None) -> State:
+def assess(asked: plan.SweepPlan, workdir: Path, share: plan.Share | None) -> WorkerShare:
     """What a worker has to do, and tells it.
 
     Raises:
@@ -144,13 +146,15 @@ def look(asked: plan.SweepPlan, workdir: Path, share: plan.Share | None) -> Stat
         return [[number[id(cell)] for cell in group] for group in groups]
 
     try:
-        mine, missing, failed = processes.from_first(numbers)
+        mine, missing, failed = processes.broadcast_from_first(numbers)
     except (ValueError, processes.OtherProcessError) as e:  # a weight file or a result that cannot be read
         raise UsageError(str(e)) from e
     skipped = set(failed)
     todo = [everything[i] for i in missing if i not in skipped]
-    state = State(everything, [everything[i] for i in mine], len(mine) - len(missing), len(failed), todo)
-    _tell(state, run.protocol, workdir, share)
+    state = WorkerShare(
+        everything, [everything[i] for i in mine], len(mine) - len(missing), len(failed), todo
+    )
+    _print_summary(state, run.protocol, workdir, share)
     return state
 
 
@@ -161,7 +165,7 @@ def _costs(everything: Sequence[Cell], workdir: Path) -> costs.Costs:
     return costs.Costs(records, protocol, everything[0].settings)
 
 
-def _tell(state: State, protocol: str, workdir: Path, share: plan.Share | None) -> None:
+def _print_summary(state: WorkerShare, protocol: str, workdir: Path, share: plan.Share | None) -> None:
     models, names = ({getattr(c, what) for c in state.everything} for what in ("model", "task"))
     source = f" ({share.source})" if share and share.source != "--cells" else ""
     _say(
@@ -173,7 +177,7 @@ def _tell(state: State, protocol: str, workdir: Path, share: plan.Share | None) 
         + (f", {processes.count()} processes" if processes.count() > 1 else "")
         + f" ({workdir})"
     )
-    if processes.first():
+    if processes.is_first():
         beside = sum(results.has_other_settings(cell, workdir) for cell in state.todo)
         if beside:
             _say(
@@ -181,15 +185,15 @@ def _tell(state: State, protocol: str, workdir: Path, share: plan.Share | None) 
             )
 
 
-def check(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
+def preflight(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
     """Makes sure that folders can be written, data sets are prepared and models exist, before long work.
 
     Raises:
       UsageError: some are not.
     """
     try:
-        processes.from_first(lambda: plan.check_folders(run, workdir))
-        processes.together(lambda: _check_tasks(todo, run.data_dir))
+        processes.broadcast_from_first(lambda: plan.check_folders(run, workdir))
+        processes.all_or_none(lambda: _check_tasks(todo, run.data_dir))
         folders.look_through(
             todo,
             _say,
@@ -198,7 +202,9 @@ def check(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
             skip_broken=run.skip_broken,
             cache_dir=worker.image_cache(run, workdir),
         )
-        unknown = processes.from_first(lambda: artefacts.check(worker.to_convert(todo, run, workdir)))
+        unknown = processes.broadcast_from_first(
+            lambda: artefacts.unavailable_models(worker.to_convert(todo, run, workdir))
+        )
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
@@ -212,7 +218,7 @@ def _check_tasks(todo: Sequence[Cell], data_dir: str) -> None:
     missing = {}
     for task in names:
         try:
-            data.check(task, data_dir or None)
+            data.require_prepared(task, data_dir or None)
         except data.NotPreparedError as e:
             missing[task] = str(e)
         except (data.DataError, ValueError) as e:
@@ -231,19 +237,19 @@ def _check_tasks(todo: Sequence[Cell], data_dir: str) -> None:
         )
 
 
-def _run(state: State, run: RunOptions, workdir: Path, share: plan.Share | None) -> None:
+def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: plan.Share | None) -> None:
     from vtabjax.runtime import devices
 
     place = heartbeat.folder(workdir, run.protocol, plan.digest(state.everything))
-    first = processes.first()
+    first = processes.is_first()
     if first:
-        files.sweep_temporaries(workdir)
+        files.remove_stale_temporaries(workdir)
         heartbeat.describe(place, state.everything)
     about = {"share": str(share or ""), "device": devices.describe_devices(), "todo": len(state.todo)}
     worker = heartbeat.Worker(place, about, enabled=first)
     status = "interrupted"
     try:
-        worker.work(state.todo, run, workdir, worker)
+        worker.run(state.todo, run, workdir, worker)
         status = "ended"
     finally:
         worker.close(status)
@@ -253,7 +259,7 @@ def _run(state: State, run: RunOptions, workdir: Path, share: plan.Share | None)
 
 
 def _say(text: str) -> None:
-    if processes.first():
+    if processes.is_first():
         print(text, file=sys.stderr, flush=True)
 
 
@@ -261,7 +267,7 @@ def _count(n: int, thing: str) -> str:
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
-def _foretell(state: State, run: RunOptions, workdir: Path) -> None:
+def _print_dry_run(state: WorkerShare, run: RunOptions, workdir: Path) -> None:
     """What would run, and how long it would take by what such cells took here."""
     todo = state.todo
     folders.foretell(todo, _say)
@@ -300,7 +306,7 @@ def _foretell(state: State, run: RunOptions, workdir: Path) -> None:
     _say("dry run: nothing was done")
 
 
-def _close(mine: Sequence[Cell], everything: Sequence[Cell], protocol: str, workdir: Path) -> int:
+def _report(mine: Sequence[Cell], everything: Sequence[Cell], protocol: str, workdir: Path) -> int:
     """Tables, failures, exit status."""
     keys = [(cell.model, cell.task) for cell in everything]
     damaged: list[str] = []
@@ -323,19 +329,19 @@ def _close(mine: Sequence[Cell], everything: Sequence[Cell], protocol: str, work
     return 1 if failures else 0
 
 
-def _failure(cell: Cell, workdir: Path) -> Failure:
+def _failure(cell: Cell, workdir: Path) -> FailedCell:
     path = cell.error_path(workdir)
     try:
         record = results.read(path) or {"stage": "?", "message": "no result and no error file; run again"}
     except ValueError as e:
         record = {"stage": "?", "message": f"{e} with --config.retry_failed=true"}
-    return Failure(cell, record["stage"], record["message"], path)
+    return FailedCell(cell, record["stage"], record["message"], path)
 
 
-def failure_list(failures: Sequence[Failure]) -> str:
+def failure_list(failures: Sequence[FailedCell]) -> str:
     """What failed, where, why, and where the traceback is; cells of a model that failed alike are listed once."""
     width = max(40, shutil.get_terminal_size((100, 24)).columns)
-    alike: dict[tuple[str, str, str], list[Failure]] = collections.defaultdict(list)
+    alike: dict[tuple[str, str, str], list[FailedCell]] = collections.defaultdict(list)
     for failure in failures:
         alike[failure.cell.model, failure.stage, failure.message].append(failure)
     lines = [f"{_count(len(failures), 'cell')} failed:"]

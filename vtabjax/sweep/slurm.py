@@ -78,13 +78,13 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
         )
     if not asked.run.dry_run:
         _check_commands(own.requeues)
-    state = runner.look(asked, workdir, None)
+    state = runner.assess(asked, workdir, None)
     if asked.run.dry_run:
-        return runner.finish(state, asked.run, workdir)
+        return runner.conclude(state, asked.run, workdir)
     if not state.todo:
         print("nothing to submit: every cell has a result or has failed before")
-        return runner.finish(state, asked.run, workdir)
-    runner.check(state.todo, asked.run, workdir)
+        return runner.conclude(state, asked.run, workdir)
+    runner.preflight(state.todo, asked.run, workdir)
     jobs = min(own.jobs, len(state.todo))
     submitted = _submit([Job(config, str(workdir), f"{i}/{jobs}") for i in range(jobs)], own, folder)
     number = submitted[0].job_id.partition("_")[0]
@@ -99,7 +99,7 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
         error = job.exception() if job.done() else "it left the queue without a word; its log may say why"
         if error is not None:
             print(f"job {job.job_id} failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}")
-    return runner.finish(state, asked.run, workdir)
+    return runner.conclude(state, asked.run, workdir)
 
 
 def _submit(calls: Sequence[Job], own: SlurmOptions, folder: Path) -> list[Any]:

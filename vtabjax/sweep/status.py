@@ -245,7 +245,7 @@ def _worker_row(worker: Mapping[str, Any]) -> tuple[str, ...]:
     computing = sum(e["ended"] - e["began"] for e in worker["events"] if e["what"] == "compute")
     rate = f"{worker['images'] / computing:,.0f}" if worker["images"] and computing else ""
     state = worker["state"] if worker["state"] != "gone" else f"gone, silent for {duration(worker['silent'])}"
-    converting, idle = heartbeat.waited(worker["events"])
+    converting, idle = heartbeat.conversion_idle_seconds(worker["events"])
     waited = f"{duration(idle)} of {duration(converting)}" if converting else ""
     name = f"{worker['host']} {worker['pid']}"
     ran = duration(end - worker["started"])

@@ -25,7 +25,7 @@ from vtabjax.sweep import adapters, artefacts, conversions, converters_client, h
 from vtabjax.sweep.progress import Progress, duration
 
 
-class Fault(NamedTuple):
+class Failure(NamedTuple):
     """Why a cell failed."""
 
     stage: str
@@ -71,7 +71,7 @@ def converted_sizes(model: str, run: RunOptions, workdir: Path) -> list[int]:
     return sorted(int(size) for size in sizes if size.isdecimal())
 
 
-def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat.Worker) -> None:
+def run(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat.Worker) -> None:
     """Runs cells.
 
     Args:
@@ -83,8 +83,8 @@ def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
     for cell in todo:
         by_model[cell.model].append(cell)
-    converting = processes.from_first(lambda: to_convert(todo, run, workdir))
-    progress = Progress(len(todo), models=len(by_model), enabled=processes.first())
+    converting = processes.broadcast_from_first(lambda: to_convert(todo, run, workdir))
+    progress = Progress(len(todo), models=len(by_model), enabled=processes.is_first())
 
     def told(model: str, began: float, ended: float, well: bool) -> None:
         worker.event("convert", model, began, ended, ok=well)
@@ -94,14 +94,14 @@ def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat
     )
     # Converting starts before anything else does; models that are there already are computed meanwhile.
     with conversions.Conversions(
-        converting if processes.first() else [],
+        converting if processes.is_first() else [],
         models_dir(run, workdir),
         run.image_size,
         limits,
         ahead=run.convert_ahead,
         told=told,
     ) as queue:
-        session = Session(run, workdir, prepare(run, workdir), queue, progress, worker)
+        session = Session(run, workdir, make_context(run, workdir), queue, progress, worker)
         try:
             for model in sorted(by_model, key=set(converting).__contains__):
                 run_model(model, by_model[model], session)
@@ -110,7 +110,7 @@ def work(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat
             progress.close()
 
 
-def prepare(run: RunOptions, workdir: Path) -> inputs.Run:
+def make_context(run: RunOptions, workdir: Path) -> inputs.Run:
     """What the cells share: devices, images, the compilation cache."""
     from vtabjax import data
     from vtabjax.features import device_images
@@ -136,7 +136,7 @@ def prepare(run: RunOptions, workdir: Path) -> inputs.Run:
 
     mesh = devices.data_mesh()
     room = None if run.device_images_gb < 0 else run.device_images_gb * 1e9
-    images = device_images.Images(mesh, room)
+    images = device_images.DeviceImageCache(mesh, room)
     return inputs.Run(workdir, mesh, examples, run.batch_size, run.dtype, images, told=set())
 
 
@@ -147,9 +147,9 @@ def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
     stages = inputs.Stages()
     try:
         with stages("convert"):
-            path, converting = processes.from_first(lambda: _converted(model, session))
+            path, converting = processes.broadcast_from_first(lambda: _converted(model, session))
         with stages("load"):
-            converted = processes.together(lambda: _open(model, path, session.shared))
+            converted = processes.all_or_none(lambda: _load(model, path, session.shared))
     except Exception as e:
         for cell in todo:
             _fail(cell, _fault(e, stages.failed or "convert"), session)
@@ -162,7 +162,7 @@ def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
         if converting:
             stages.seconds["convert"] = converting  # charged to the model's first cell
         try:
-            there = processes.from_first(lambda cell=cell: results.find(cell, workdir) is not None)
+            there = processes.broadcast_from_first(lambda cell=cell: results.find(cell, workdir) is not None)
         except (
             ValueError,
             processes.OtherProcessError,
@@ -209,9 +209,9 @@ def _converted(model: str, session: Session) -> tuple[str, float]:
     return str(found.path), found.seconds
 
 
-def _open(model: str, path: str, shared: inputs.Run) -> inputs.Converted:
+def _load(model: str, path: str, shared: inputs.Run) -> inputs.LoadedModel:
     try:
-        return inputs.Converted(model, artefacts.local(files.as_path(path)), shared)
+        return inputs.LoadedModel(model, artefacts.local(files.as_path(path)), shared)
     except (OSError, ValueError) as e:
         raise ValueError(
             f"{path} is not a complete converted model ({e}); remove the folder and run again with "
@@ -219,17 +219,17 @@ def _open(model: str, path: str, shared: inputs.Run) -> inputs.Converted:
         ) from e
 
 
-def run_cell(cell: Cell, converted: inputs.Converted, stages: inputs.Stages, session: Session) -> bool:
+def run_cell(cell: Cell, converted: inputs.LoadedModel, stages: inputs.Stages, session: Session) -> bool:
     """One cell; whether it is done."""
-    given = inputs.Inputs(cell, converted, stages, session.progress.say)
+    given = inputs.CellContext(cell, converted, stages, session.progress.say)
     fault = outcome = None
     try:
         with stages(cell.protocol):
             outcome = adapters.PROTOCOLS[cell.protocol].run(given, cell.settings)
     except Exception as e:
         fault = _fault(e, stages.failed or cell.protocol)
-    fault = next((Fault(*f) for f in processes.gather(fault) if f is not None), None)
-    if fault is None and processes.first():
+    fault = next((Failure(*f) for f in processes.gather(fault) if f is not None), None)
+    if fault is None and processes.is_first():
         try:
             with stages("write"):
                 _save(cell, outcome, given, stages, session)
@@ -247,7 +247,7 @@ def run_cell(cell: Cell, converted: inputs.Converted, stages: inputs.Stages, ses
 
 
 def _save(
-    cell: Cell, outcome: protocols.Outcome, given: inputs.Inputs, stages: inputs.Stages, session: Session
+    cell: Cell, outcome: protocols.Outcome, given: inputs.CellContext, stages: inputs.Stages, session: Session
 ) -> None:
     from vtabjax.runtime import devices
 
@@ -293,15 +293,15 @@ def _data_notes(cell: Cell, session: Session) -> dict[str, Any]:
     }
 
 
-def _fault(error: Exception, stage: str) -> Fault:
+def _fault(error: Exception, stage: str) -> Failure:
     message = f"{error}" if str(error) else type(error).__name__
     if not isinstance(error, (ValueError, converters_client.ConversionError)):
         message = f"{type(error).__name__}: {message}"
-    return Fault(stage, message, "".join(traceback.format_exception(error)))
+    return Failure(stage, message, "".join(traceback.format_exception(error)))
 
 
-def _fail(cell: Cell, fault: Fault, session: Session) -> None:
-    if processes.first():
+def _fail(cell: Cell, fault: Failure, session: Session) -> None:
+    if processes.is_first():
         try:
             results.save_error(cell, session.workdir, **fault._asdict())
         except OSError as e:  # a full disk takes the error file, too; the rest of the sweep may still fit

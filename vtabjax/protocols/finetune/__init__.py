@@ -1,43 +1,28 @@
-"""Fine-tuning by VTAB-1k's protocol; see `vtabjax.protocols.finetune.protocol`."""
+"""Fine-tuning by VTAB-1k's protocol: `evaluate` trains a grid, chooses on validation examples, trains again and tests once."""
 
-from vtabjax.protocols.finetune.protocol import (
-    Data,
-    DivergedError,
-    Final,
-    GridPoint,
-    Journal,
-    Plan,
-    Result,
-    Settings,
-    State,
-    Trainer,
-    Trunk,
-    evaluate,
-    frozen,
-    plan,
-    sample,
-    schedule,
-    terminations,
-    trunk,
-)
+from vtabjax.protocols.finetune.backbone import Backbone, precomputed, trainable
+from vtabjax.protocols.finetune.journal import Journal, catch_sigterm
+from vtabjax.protocols.finetune.protocol import DivergedError, Final, GridPoint, Result, evaluate
+from vtabjax.protocols.finetune.settings import Settings, schedule
+from vtabjax.protocols.finetune.training import Schedule, State, Trainer, TrainingSet, plan, sample
 
 __all__ = [
-    "Data",
+    "Backbone",
     "DivergedError",
     "Final",
     "GridPoint",
     "Journal",
-    "Plan",
     "Result",
+    "Schedule",
     "Settings",
     "State",
     "Trainer",
-    "Trunk",
+    "TrainingSet",
+    "catch_sigterm",
     "evaluate",
-    "frozen",
     "plan",
+    "precomputed",
     "sample",
     "schedule",
-    "terminations",
-    "trunk",
+    "trainable",
 ]

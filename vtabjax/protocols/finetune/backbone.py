@@ -16,7 +16,7 @@ from vtabjax.model import compiling
 from vtabjax.protocols.finetune.settings import Settings
 
 
-class Trunk(NamedTuple):
+class Backbone(NamedTuple):
     """What lies below the head.
 
     Attributes:
@@ -64,10 +64,10 @@ def _saved(primitive, *_, **params) -> bool:
     return primitive.name == "conv_general_dilated"
 
 
-def trunk(parts: model.Parts, settings: Settings) -> Trunk:
+def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
     """A converted model as a trunk whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
     graph = needed(parts.graph)
-    wide, compute = settings.wide, jnp.dtype(settings.dtype)
+    wide, compute = settings.param_dtype, jnp.dtype(settings.dtype)
 
     def wide_array(name: str) -> np.ndarray:
         value = np.asarray(parts.variables[name])
@@ -91,7 +91,7 @@ def trunk(parts: model.Parts, settings: Settings) -> Trunk:
     if settings.remat:
         forward = jax.checkpoint(forward, policy=_saved, static_argnums=3)
     channels, height, width = graph.input_size
-    return Trunk(
+    return Backbone(
         forward,
         {k: wide_array(k) for k in trained},
         {k: wide_array(k) for k in others},
@@ -102,7 +102,7 @@ def trunk(parts: model.Parts, settings: Settings) -> Trunk:
     )
 
 
-def _features(parts: model.Parts) -> int:
+def _features(parts: model.SavedModel) -> int:
     channels, height, width = parts.graph.input_size
     images = jax.ShapeDtypeStruct((2, height, width, channels), np.dtype(parts.graph.dtype))
     return jax.eval_shape(lambda v, x: model.apply(parts.graph, v, x)[0], dict(parts.variables), images)[
@@ -110,10 +110,10 @@ def _features(parts: model.Parts) -> int:
     ].shape[1]
 
 
-def frozen(width: int, settings: Settings) -> Trunk:
+def precomputed(width: int, settings: Settings) -> Backbone:
     """No trunk at all: inputs are features [B, D] that were computed once."""
 
     def forward(parameters: Mapping, buffers: Mapping, inputs: jax.Array, train: bool):
-        return inputs.astype(settings.wide), {}
+        return inputs.astype(settings.param_dtype), {}
 
-    return Trunk(forward, {}, {}, width, (width,), settings.wide)
+    return Backbone(forward, {}, {}, width, (width,), settings.param_dtype)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vtabjax.graph import Graph, Node, Ref, Variable
-from vtabjax.model import Parts
+from vtabjax.model import SavedModel
 
 # What may lie between the features and the classifier without changing anything in evaluation mode.
 _TRANSPARENT = ("dropout", "flatten", "identity")
@@ -33,12 +33,12 @@ def classifier(graph: Graph) -> tuple[str, str] | None:
 
 
 def with_head(
-    parts: Parts,
+    parts: SavedModel,
     trained: Mapping[str, np.ndarray],
     weight: np.ndarray,
     bias: np.ndarray,
     info: Mapping[str, object] | None = None,
-) -> Parts:
+) -> SavedModel:
     """A model with trained weights and a head for its task.
 
     Where the source's classifier is a linear layer on the features, the head takes its place and its names, and the
@@ -70,7 +70,7 @@ def with_head(
     for name, value in zip(names, (weight, bias), strict=True):
         described[name] = Variable(tuple(value.shape), dtypes[name], "parameter")
         variables[name] = value
-    return Parts(
+    return SavedModel(
         dataclasses.replace(graph, nodes=tuple(nodes), outputs=outputs, variables=described),
         {k: np.asarray(variables[k]).astype(v.dtype) for k, v in described.items() if k in variables},
         {**parts.info, "num_classes": len(bias), **(info or {})},

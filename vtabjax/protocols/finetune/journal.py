@@ -26,7 +26,7 @@ _DEAD_SECONDS = 24 * 3600.0  # without a sign of life: a worker of another machi
 TERMINATED = 128 + signal.SIGTERM
 
 
-class Position(NamedTuple):
+class Progress(NamedTuple):
     """Where a run stands: the state after so many steps, and what was measured in each."""
 
     state: State
@@ -59,9 +59,11 @@ class Journal:
     ):
         self._folder = None if folder is None else Path(folder).absolute()
         self._stop, self._say, self._saved = stop, say, time.monotonic()
-        self._owner = processes.from_first(files.owner)
+        self._owner = processes.broadcast_from_first(files.owner)
         fresh = {"identity": json.loads(json.dumps(identity)), "finished": {}, "current": None}
-        found = processes.from_first(self._read)  # another process may not see the latest file, or no longer
+        found = processes.broadcast_from_first(
+            self._read
+        )  # another process may not see the latest file, or no longer
         if found is None or found["identity"] != fresh["identity"]:
             if found is not None and found["current"] is not None:
                 self._remove(found["current"]["state"])
@@ -115,7 +117,7 @@ class Journal:
         if current is not None:
             self._remove(current["state"])
 
-    def restore(self, run: str, trainer: Trainer) -> Position | None:
+    def restore(self, run: str, trainer: Trainer) -> Progress | None:
         """Where the run was when it was last saved, or None.
 
         The trainer goes on with no more examples at once than then; with fewer where it had to halve them since.
@@ -130,7 +132,7 @@ class Journal:
             return None
         if current["micro_batch"] < trainer.micro_batch and trainer.can_use(current["micro_batch"]):
             trainer.use_micro_batch(current["micro_batch"])
-        return Position(state, list(current["losses"]), list(current["hits"]))
+        return Progress(state, list(current["losses"]), list(current["hits"]))
 
     def _restored(self, current: Mapping[str, Any], trainer: Trainer) -> State | None:
         import orbax.checkpoint as ocp
@@ -148,20 +150,20 @@ class Journal:
             return None
         return state if _state_hash(state) == current["hash"] else None
 
-    def tick(self, run: str, position: Position, trainer: Trainer) -> None:
+    def checkpoint_if_due(self, run: str, position: Progress, trainer: Trainer) -> None:
         """Between two calls of the device: saves when it is time to, or when the process has been asked to end.
 
         Raises:
           SystemExit: the latter, after saving.
         """
         due = time.monotonic() - self._saved > CHECKPOINT_SECONDS
-        due, stop = _agree(due, self._stop())
+        due, stop = any_process(due, self._stop())
         if due or stop:
             self._save(run, position, trainer)
         if stop:
             raise SystemExit(TERMINATED)
 
-    def _save(self, run: str, position: Position, trainer: Trainer) -> None:
+    def _save(self, run: str, position: Progress, trainer: Trainer) -> None:
         self._saved = time.monotonic()
         if self._folder is None:
             return
@@ -201,7 +203,7 @@ def _first() -> bool:
     return jax.process_index() == 0
 
 
-def _agree(due: bool, stop: bool) -> tuple[bool, bool]:
+def any_process(due: bool, stop: bool) -> tuple[bool, bool]:
     """The same decision on every process: clocks and signals differ, collective operations must not."""
     if jax.process_count() == 1:
         return due, stop
@@ -211,7 +213,7 @@ def _agree(due: bool, stop: bool) -> tuple[bool, bool]:
 
 
 @contextlib.contextmanager
-def terminations() -> Iterator[Callable[[], bool]]:
+def catch_sigterm() -> Iterator[Callable[[], bool]]:
     """Catches SIGTERM within the block; yields a function that tells whether it came.
 
     A block that ends well in spite of it is followed by SystemExit. SIGUSR2 is caught likewise where somebody waits

@@ -17,42 +17,17 @@ import jax
 import numpy as np
 
 from vtabjax import results
-from vtabjax.protocols.finetune.backbone import Trunk, frozen, trunk
-from vtabjax.protocols.finetune.journal import Journal, Position, terminations
+from vtabjax.protocols.finetune.journal import Journal, Progress
 from vtabjax.protocols.finetune.meter import Meter
 from vtabjax.protocols.finetune.settings import Settings, schedule
 from vtabjax.protocols.finetune.training import (
     STEPS_PER_CALL,
-    Data,
-    Plan,
     State,
     Trainer,
+    TrainingSet,
     plan,
-    sample,
 )
 from vtabjax.runtime import devices
-
-__all__ = [
-    "Data",
-    "DivergedError",
-    "Final",
-    "GridPoint",
-    "Journal",
-    "Plan",
-    "Result",
-    "Settings",
-    "State",
-    "Trainer",
-    "Trunk",
-    "evaluate",
-    "frozen",
-    "plan",
-    "sample",
-    "schedule",
-    "terminations",
-    "trunk",
-]
-
 
 # A call of the device is at most so long: what SIGTERM waits for, and progress.
 _SECONDS_PER_CALL = 5.0
@@ -221,7 +196,7 @@ def evaluate(
 
 def _final(
     trainer: Trainer,
-    data: Callable[[], Data],
+    data: Callable[[], TrainingSet],
     test: Callable[[], Examples],
     ranked: Sequence[GridPoint],
     seed: int,
@@ -283,7 +258,7 @@ class _Fitted(NamedTuple):
 
 def _fit(
     trainer: Trainer,
-    data: Data,
+    data: TrainingSet,
     name: str,
     rate: float,
     steps: int,
@@ -297,7 +272,7 @@ def _fit(
     position, n = None, 1  # the first call compiles
     while True:
         try:
-            position = journal.restore(name, trainer) or Position(trainer.start(), [], [])
+            position = journal.restore(name, trainer) or Progress(trainer.start(), [], [])
             meter.run(name, len(position.losses))
             state, losses, hits = position
             del position  # the state is used up by the next call
@@ -315,14 +290,14 @@ def _fit(
                     meter.skip(steps - len(losses))
                     return _Fitted(None, losses[:first], hits[:first], first)
                 if len(losses) < steps:
-                    journal.tick(name, Position(state, losses, hits), trainer)
+                    journal.checkpoint_if_due(name, Progress(state, losses, hits), trainer)
                 n = _pace(n, time.monotonic() - since)
             return _Fitted(state, losses, hits, None)
         except (jax.errors.JaxRuntimeError, MemoryError) as e:
             if not devices.out_of_memory(e):
                 raise
             before = trainer.micro_batch
-            trainer.halve()
+            trainer.halve_micro_batch()
             meter.say(
                 f"out of memory with {before} examples at once: going on with {trainer.micro_batch}; batch "
                 "statistics are then those of each micro-batch"

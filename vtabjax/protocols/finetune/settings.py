@@ -92,7 +92,7 @@ class Settings:
         )
 
     @property
-    def wide(self) -> Any:
+    def param_dtype(self) -> Any:
         """dtype of parameters, running statistics, head and loss."""
         return np.dtype("float64" if self.dtype == "float64" else "float32")
 

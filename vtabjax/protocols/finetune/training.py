@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax.protocols.finetune.backbone import Trunk
+from vtabjax.protocols.finetune.backbone import Backbone
 from vtabjax.protocols.finetune.settings import Settings, schedule
 from vtabjax.runtime import devices
 
@@ -32,7 +32,7 @@ class State(NamedTuple):
     buffers: dict[str, jax.Array]
 
 
-class Data(NamedTuple):
+class TrainingSet(NamedTuple):
     """Training examples on the devices: inputs [M, ...], labels int32 [M], of which the first `count` count."""
 
     inputs: jax.Array
@@ -40,7 +40,7 @@ class Data(NamedTuple):
     count: jax.Array
 
 
-class Plan(NamedTuple):
+class Schedule(NamedTuple):
     """What distinguishes one run from another; see `plan`."""
 
     learning_rate: np.ndarray
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
     key: jax.Array
 
 
-def plan(settings: Settings, *, learning_rate: float, steps: int, classes: int, seed: int) -> Plan:
+def plan(settings: Settings, *, learning_rate: float, steps: int, classes: int, seed: int) -> Schedule:
     """The inputs of a run of `steps` steps.
 
     Args:
@@ -60,8 +60,8 @@ def plan(settings: Settings, *, learning_rate: float, steps: int, classes: int, 
       classes: of the task; logits beyond are masked.
       seed: of the order of the examples.
     """
-    return Plan(
-        settings.wide.type(learning_rate),
+    return Schedule(
+        settings.param_dtype.type(learning_rate),
         settings.boundaries(steps),
         np.int32(settings.warmup),
         np.int32(classes),
@@ -124,7 +124,7 @@ class Trainer:
 
     def __init__(
         self,
-        trunk: Trunk,
+        trunk: Backbone,
         settings: Settings,
         *,
         classes: int,
@@ -176,7 +176,7 @@ class Trainer:
         """Host arrays, the same on every process, to all devices."""
         return jax.tree.map(functools.partial(_put, sharding=self._replicated), tree)
 
-    def data(self, inputs: np.ndarray, labels: np.ndarray) -> Data:
+    def data(self, inputs: np.ndarray, labels: np.ndarray) -> TrainingSet:
         """Training examples on the devices, filled up to the trainer's capacity.
 
         Raises:
@@ -194,14 +194,16 @@ class Trainer:
             )
         padded = np.zeros((self.capacity, *shape), self.trunk.input_dtype)
         padded[:n] = inputs
-        return self.put(Data(padded, np.resize(np.asarray(labels, np.int32), self.capacity), np.int32(n)))
+        return self.put(
+            TrainingSet(padded, np.resize(np.asarray(labels, np.int32), self.capacity), np.int32(n))
+        )
 
     def start(self) -> State:
         """The model as it came, with a head of zeros."""
-        wide = self.settings.wide
+        param_dtype = self.settings.param_dtype
         head = {
-            "weight": np.zeros((self.classes, self.trunk.width), wide),
-            "bias": np.zeros(self.classes, wide),
+            "weight": np.zeros((self.classes, self.trunk.width), param_dtype),
+            "bias": np.zeros(self.classes, param_dtype),
         }
         trained = dict(self.trunk.parameters)
         momentum = jax.tree.map(np.zeros_like, (trained, head))
@@ -209,7 +211,9 @@ class Trainer:
 
     # Training.
 
-    def advance(self, state: State, data: Data, plan: Plan, n: int) -> tuple[State, np.ndarray, np.ndarray]:
+    def advance(
+        self, state: State, data: TrainingSet, plan: Schedule, n: int
+    ) -> tuple[State, np.ndarray, np.ndarray]:
         """Takes `n` steps, or fewer if the loss stops being finite.
 
         Args:
@@ -235,8 +239,8 @@ class Trainer:
             losses, hits = (np.asarray(jax.device_get([d[i] for d in done])) for i in range(2))
             return state, losses, hits
 
-    def _steps(self, state: State, data: Data, plan: Plan, n: jax.Array):
-        nothing = jnp.full(STEPS_PER_CALL, jnp.nan, self.settings.wide)
+    def _steps(self, state: State, data: TrainingSet, plan: Schedule, n: jax.Array):
+        nothing = jnp.full(STEPS_PER_CALL, jnp.nan, self.settings.param_dtype)
 
         def go_on(carry):
             i, _, losses, _ = carry
@@ -251,11 +255,11 @@ class Trainer:
         _, state, losses, hits = jax.lax.while_loop(go_on, body, (jnp.int32(0), state, nothing, nothing))
         return state, losses, hits
 
-    def _one_step(self, state: State, data: Data, plan: Plan):
+    def _one_step(self, state: State, data: TrainingSet, plan: Schedule):
         self.traces += 1
         return self._step(state, data, plan)
 
-    def _step(self, state: State, data: Data, plan: Plan) -> tuple[State, jax.Array, jax.Array]:
+    def _step(self, state: State, data: TrainingSet, plan: Schedule) -> tuple[State, jax.Array, jax.Array]:
         s = self.settings
         index = sample(
             plan.key, state.step, data.count, size=self.capacity, batch=s.batch_size, sampling=s.sampling
@@ -273,7 +277,7 @@ class Trainer:
             return (buffers, jax.tree.map(jnp.add, total, gradient), loss + here, hits + hit), None
 
         weights = (state.trunk, state.head)
-        zero = jnp.zeros((), s.wide)
+        zero = jnp.zeros((), s.param_dtype)
         start = (state.buffers, jax.tree.map(jnp.zeros_like, weights), zero, zero)
         if parts == 1:
             carry, _ = micro(start, index[0])
@@ -329,7 +333,7 @@ class Trainer:
         features, _ = self.trunk.forward(trunk, buffers, inputs, False)
         return self._logits(head, features, classes).argmax(1).astype(jnp.int32)
 
-    def halve(self) -> None:
+    def halve_micro_batch(self) -> None:
         """Passes half as many examples through the model at once from now on.
 
         Raises:

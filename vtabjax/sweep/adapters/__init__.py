@@ -9,7 +9,7 @@ from vtabjax.protocols import Outcome
 from vtabjax.sweep.adapters import knn, linear, transferability
 
 if TYPE_CHECKING:
-    from vtabjax.sweep.inputs import Inputs
+    from vtabjax.sweep.inputs import CellContext
 
 __all__ = ["PROTOCOLS", "Protocol"]
 
@@ -24,7 +24,7 @@ class Protocol(NamedTuple):
     """
 
     settings: Callable[[Any], dict[str, Any]]
-    run: Callable[[Inputs, Mapping[str, Any]], Outcome]
+    run: Callable[[CellContext, Mapping[str, Any]], Outcome]
 
 
 # `adapters.finetune` imports JAX and the whole of fine-tuning, which a finished sweep does without.
@@ -36,7 +36,7 @@ def _finetune_settings(config: Any) -> dict[str, Any]:
     return finetune.settings(config)
 
 
-def _finetune(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+def _finetune(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     from vtabjax.sweep.adapters import finetune
 
     return finetune.run(inputs, settings)

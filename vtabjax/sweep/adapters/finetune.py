@@ -23,7 +23,7 @@ from vtabjax.protocols.finetune import head
 from vtabjax.runtime import files
 
 if TYPE_CHECKING:
-    from vtabjax.sweep.inputs import Converted, Inputs
+    from vtabjax.sweep.inputs import CellContext, LoadedModel
 
 # The training examples of VTAB-1k: every task of a run shares a program that has room for so many.
 _CAPACITY = 1000
@@ -54,7 +54,7 @@ def settings(config: Any) -> dict[str, Any]:
     }
 
 
-def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     """Runs the protocol on one (model, task).
 
     Raises:
@@ -66,7 +66,7 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
     task, converted = tasks.get(inputs.task), inputs.model
     folder = inputs.folder
     relative = folder.relative_to(converted.run.workdir)
-    with finetune.terminations() as stop:
+    with finetune.catch_sigterm() as stop:
         if own.scope == "all":
             train, val = ((e.images, e.labels) for e in map(inputs.examples, ("train800", "val200")))
             test = _Ahead(inputs)
@@ -142,21 +142,21 @@ def _notes(own: finetune.Settings, trainer: finetune.Trainer) -> dict[str, str]:
 
 
 def _trainer(
-    converted: Converted, own: finetune.Settings, task: tasks.Task, capacity: int
+    converted: LoadedModel, own: finetune.Settings, task: tasks.Task, capacity: int
 ) -> finetune.Trainer:
     """The model's trainer, compiled once for all of its tasks."""
     run, width = converted.run, _head_width(task)
 
     def make() -> finetune.Trainer:
         if own.scope == "all":
-            below = finetune.trunk(converted.parts, own)
+            below = finetune.trainable(converted.parts, own)
         else:
-            below = finetune.frozen(converted.info["num_features"], own)
+            below = finetune.precomputed(converted.info["num_features"], own)
         return finetune.Trainer(
             below, own, classes=width, capacity=capacity, mesh=run.mesh, eval_batch=run.batch_size
         )
 
-    return converted.once(("finetune", own, width, capacity), make)
+    return converted.memo(("finetune", own, width, capacity), make)
 
 
 def _head_width(task: tasks.Task) -> int:
@@ -167,11 +167,11 @@ def _head_width(task: tasks.Task) -> int:
 
 
 def _save(
-    parts: model.Parts,
+    parts: model.SavedModel,
     state: finetune.State,
     task: tasks.Task,
     path: Path,
-    inputs: Inputs,
+    inputs: CellContext,
     own: finetune.Settings,
 ) -> None:
     """Writes a fine-tuned model as an artefact, its head cut to the task's classes."""
@@ -191,7 +191,7 @@ def _save(
 class _Ahead:
     """The test examples, decoded by a thread while the grid is trained."""
 
-    def __init__(self, inputs: Inputs):
+    def __init__(self, inputs: CellContext):
         self._inputs = inputs
         self._thread = threading.Thread(target=self._read, name="test examples", daemon=True)
         self._thread.start()

@@ -12,7 +12,7 @@ from vtabjax.protocols import Outcome
 from vtabjax.sweep.adapters._splits import train_split
 
 if TYPE_CHECKING:
-    from vtabjax.sweep.inputs import Inputs, Split
+    from vtabjax.sweep.inputs import CellContext, SplitFeatures
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def settings(config: Any) -> dict[str, Any]:
     return {"splits": [train_split(config)], "k": own.k, "metric": list(own.metric)}
 
 
-def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     """From a cell's inputs to its outcome."""
     from vtabjax.protocols import knn
 
@@ -41,7 +41,7 @@ def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
     return Outcome(metrics, correct, notes=notes)
 
 
-def _zero_distances(split: Split, neighbours: np.ndarray) -> dict[str, str]:
+def _zero_distances(split: SplitFeatures, neighbours: np.ndarray) -> dict[str, str]:
     from vtabjax.protocols import knn
 
     zero = knn.at_distance_zero(split.features, neighbours)

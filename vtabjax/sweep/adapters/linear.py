@@ -11,7 +11,7 @@ from vtabjax import options
 from vtabjax.protocols import Outcome
 
 if TYPE_CHECKING:
-    from vtabjax.sweep.inputs import Inputs
+    from vtabjax.sweep.inputs import CellContext
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def settings(config: Any) -> dict[str, Any]:
     }
 
 
-def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     """From a cell's inputs to its outcome."""
     from vtabjax.protocols import linear
 

@@ -12,7 +12,7 @@ from vtabjax.protocols import Outcome
 from vtabjax.sweep.adapters._splits import train_split
 
 if TYPE_CHECKING:
-    from vtabjax.sweep.inputs import Inputs
+    from vtabjax.sweep.inputs import CellContext
 
 # vtabjax.protocols.transferability.UNSAFE_WHEN_WIDE, without importing it: settings are made for finished sweeps too.
 _UNSAFE_WHEN_WIDE = ("h_score", "transrate", "sfda")
@@ -35,7 +35,7 @@ def settings(config: Any) -> dict[str, Any]:
     return chosen
 
 
-def run(inputs: Inputs, settings: Mapping[str, Any]) -> Outcome:
+def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     """From a cell's inputs to its outcome."""
     import scipy.special
 
