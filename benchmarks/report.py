@@ -4,8 +4,8 @@
     python benchmarks/report.py
 
 The results are made up (tests/support/report_data.py), 400 test examples each. Measured: seconds until the files are
-written, the page's size, its first paint and load, and how long sorting and filtering the table of models and tasks takes
-until the next frame is drawn; and the bootstrap of the strengths alone. There is no rival; the figures are for
+written, the page's size, its first paint and load, and how long sorting and filtering the table of models and tasks
+takes until the next frame is drawn; and the bootstrap of the strengths alone. There is no rival; the figures are for
 docs/report.md.
 """
 

@@ -1,4 +1,4 @@
-"""Fine-tuning by VTAB-1k's protocol: `evaluate` trains a grid, chooses on validation examples, trains again and tests once."""
+"""Fine-tuning by VTAB-1k's protocol: `evaluate` trains a grid, chooses, trains again and tests once."""
 
 from vtabjax.protocols.finetune.backbone import Backbone, precomputed, trainable
 from vtabjax.protocols.finetune.journal import Journal, catch_sigterm
