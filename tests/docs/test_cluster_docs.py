@@ -5,7 +5,7 @@ import re
 import conftest
 import yaml
 
-from vtabjax.sweep import plan
+from vtabjax.sweep import shares
 
 
 def test_kubernetes_manifest(main, tmp_path):
@@ -16,11 +16,11 @@ def test_kubernetes_manifest(main, tmp_path):
     assert spec["template"]["spec"]["restartPolicy"] == "Never"  # backoffLimitPerIndex asks for that
     (container,) = spec["template"]["spec"]["containers"]
     environment = {e["name"]: e["value"] for e in container["env"]}
-    shares = {
-        str(plan.which_share("", {**environment, "JOB_COMPLETION_INDEX": str(i)}))
+    found = {
+        str(shares.which_share("", {**environment, "JOB_COMPLETION_INDEX": str(i)}))
         for i in range(spec["completions"])
     }
-    assert shares == {f"{i}/16" for i in range(16)}
+    assert found == {f"{i}/16" for i in range(16)}
     mounts = [m["mountPath"] for m in container["volumeMounts"]]
     # The command as it stands there, but for what a test does not have.
     changed = {"--workdir": tmp_path, "--config.models": "tiny/m*", "--config.cache_dir": tmp_path / "images"}

@@ -10,7 +10,7 @@ import pytest
 
 import vtabjax
 from vtabjax import features, model
-from vtabjax.features import device_images, extraction
+from vtabjax.features import cache, device_images, extraction
 from vtabjax.runtime.devices import data_mesh, round_up
 
 
@@ -124,7 +124,7 @@ def test_out_of_memory_for_one_image_is_an_error(monkeypatch):
 
 
 _DEVICES = """
-import sys; sys.path[:0] = ["tests/support", "tests", "."]
+import sys; sys.path[:0] = ["tests/support", "tests/model", "tests", "."]
 import conftest, jax, numpy as np
 from test_features import images
 from vtabjax import features
@@ -241,7 +241,7 @@ def test_features_that_are_no_numbers_are_not_kept(tmp_path, value):
 
 
 def test_huge_logits_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "MAX_LOGITS_BYTES", 8)
+    monkeypatch.setattr(cache, "MAX_LOGITS_BYTES", 8)
     features.save(
         tmp_path, KEY, {"features": np.zeros((1, 9), np.float32), "logits": np.zeros((1, 3), np.float32)}
     )

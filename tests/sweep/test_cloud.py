@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from configs import finetune
 from vtabjax import results
 from vtabjax.runtime import files
-from vtabjax.sweep import artefacts, conversions, converters_client, plan, runner, status
+from vtabjax.sweep import artefacts, conversions, converters_client, plan, runner, shares, status
 
 
 class Store(backend.Backend):
@@ -184,11 +184,11 @@ def test_shares_in_a_bucket_need_no_agreement(config, converters, store):
     config.models = "tiny/a,tiny/b,tiny/c"
     for i in range(2):
         assert runner.run(config, "gs://bucket/w", f"{i}/2") == 0
-        (shares,) = [w for w in set(store.writes) if "shares-2" in w]
-        before = epath.Path(shares).read_text()
-        epath.Path(shares).unlink()
-        runner.assess(plan.read(config), files.as_path("gs://bucket/w"), plan.Share(i, 2, ""))
-        assert epath.Path(shares).read_text() == before
+        (written,) = [w for w in set(store.writes) if "shares-2" in w]
+        before = epath.Path(written).read_text()
+        epath.Path(written).unlink()
+        runner.assess(plan.read(config), files.as_path("gs://bucket/w"), shares.Share(i, 2, ""))
+        assert epath.Path(written).read_text() == before
     assert len(results.collect("gs://bucket/w")) == 3
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vtabjax import report, results
 from vtabjax.options import UsageError
-from vtabjax.sweep import plan, runner, status
+from vtabjax.sweep import plan, runner, shares, status
 
 GARBAGE = ["", "\0\1garbage", "null", "{}", "[]", "3", '"x"', "{", "NaN", "[" * 100_000]
 
@@ -143,7 +143,7 @@ def test_another_workers_damaged_result_is_left_out_of_the_table(copy, finished,
 def _has(workdir, config, i, model):
     asked = plan.read(config)
     cells = plan.all_cells(asked, workdir)
-    numbers = plan.assign(cells, 4, lambda cell: None)
+    numbers = shares.assign(cells, 4, lambda cell: None)
     return dict(zip([c.model for c in cells], numbers, strict=True))[model] == i
 
 
@@ -198,7 +198,7 @@ def test_a_weight_file_that_was_moved_away(converters, tmp_path, capsys):
     )
     from vtabjax.sweep import heartbeat
 
-    heartbeat.describe(heartbeat.folder(workdir, "knn", plan.digest([cell])), [cell])
+    heartbeat.describe(heartbeat.folder(workdir, "knn", shares.digest([cell])), [cell])
     file.unlink()
     results.slug.cache_clear()
     assert runner.run(c, workdir) == 0
