@@ -256,13 +256,13 @@ def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: shares.Share
         files.remove_stale_temporaries(workdir)
         heartbeat.describe(place, state.everything)
     about = {"share": str(share or ""), "device": devices.describe_devices(), "todo": len(state.todo)}
-    worker = heartbeat.Worker(place, about, enabled=first)
+    me = heartbeat.Worker(place, about, enabled=first)
     status = "interrupted"
     try:
-        worker.run(state.todo, run, workdir, worker)
+        worker.run(state.todo, run, workdir, me)
         status = "ended"
     finally:
-        worker.close(status)
+        me.close(status)
 
 
 # What is told.
