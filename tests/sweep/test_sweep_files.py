@@ -18,7 +18,7 @@ def test_results_stay_readable_when_the_file_was_moved_away(config, converters, 
     before = results.collect(workdir)
     weights.unlink()
     converters.forget()
-    results._slug.cache_clear()  # as in another process
+    results.slug.cache_clear()  # as in another process
     assert status.main(config, workdir) == 0
     assert runner.run(config, workdir) == 0
     assert converters.calls() == [] and results.collect(workdir).equals(before)
@@ -27,7 +27,7 @@ def test_results_stay_readable_when_the_file_was_moved_away(config, converters, 
     assert runner.run(config, workdir) == 0
     assert converters.calls() == [] and len(results.collect(workdir)) == 2
     shutil.rmtree(workdir / "cache" / "files")
-    results._slug.cache_clear()
+    results.slug.cache_clear()
     with pytest.raises(UsageError, match="there is no weight file"):
         runner.run(config, workdir)
 
