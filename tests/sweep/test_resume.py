@@ -150,8 +150,7 @@ def test_interrupted(converters, tmp_path):
     arguments = ["--config=configs/knn.py", "--config.models=tiny/a,tiny/hang", "--config.tasks=digits"]
     process = subprocess.Popen(
         [
-            sys.executable,
-            str(converters.driver),
+            *converters.main,
             *arguments,
             "--config.image_size=16",
             f"--workdir={tmp_path}",
