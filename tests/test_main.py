@@ -206,23 +206,10 @@ def test_four_devices_give_the_same_results(run_main, tmp_path, monkeypatch):
     assert found[1]["config_hash"] == found[4]["config_hash"]
 
 
-_LOOKS = """
-import sys, subprocess
-before = set(sys.modules)
-sys.argv = ["main.py", "--config=configs/knn.py", *sys.argv[1:]]
-from absl import app
-from vtabjax import cli
-try:
-    app.run(cli.main, flags_parser=cli.parse_flags)
-except SystemExit as e:
-    print("status", e.code)
-print("loaded", *sorted({"jax", "torch", "tensorflow", "orbax", "timm"} & set(sys.modules)))
-"""
-
-
 def test_a_finished_sweep_is_looked_at_without_loading_anything_heavy(run_main, tmp_path):
     said(run_main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
-    look = [sys.executable, "-c", _LOOKS, *TINY, f"--workdir={tmp_path}"]
+    program = conftest.PROGRAMS / "main_and_what_it_loaded.py"
+    look = [sys.executable, str(program), KNN, *TINY, f"--workdir={tmp_path}"]
     out = subprocess.run(look, cwd=conftest.ROOT, capture_output=True, text=True)
     assert "nothing to do" in out.stderr, out.stderr
     assert out.stdout.splitlines()[-2:] == ["status 0", "loaded"]

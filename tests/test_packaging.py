@@ -131,15 +131,6 @@ def test_converting_says_what_is_missing(bare, config, fake_converters, tmp_path
     assert second.endswith("needs no_such_convert, which is not installed: pip install 'vtabjax[convert]'")
 
 
-_BARE = """
-import sys
-sys.argv[0] = "main.py"
-from vtabjax import cli, installation
-installation._EXTRAS = {extra: ("no_such_module",) for extra in installation._EXTRAS}
-cli.run()
-"""
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -162,7 +153,8 @@ cli.run()
     ],
 )
 def test_a_missing_extra_is_one_line(tmp_path, arguments, message):
-    command = [sys.executable, "-c", _BARE, *(a.format(folder=tmp_path) for a in arguments)]
+    program = conftest.PROGRAMS / "main_without_extras.py"
+    command = [sys.executable, str(program), *(a.format(folder=tmp_path) for a in arguments)]
     done = subprocess.run(command, cwd=conftest.ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr

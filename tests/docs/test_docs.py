@@ -276,36 +276,6 @@ def test_converters(command):
         assert sources.list_models(spec)
 
 
-_PARSE = """
-import argparse, importlib.abc, importlib.machinery, json, runpy, sys, unittest.mock
-class Parsed(BaseException):
-    pass
-class Missing(importlib.abc.MetaPathFinder, importlib.abc.Loader):  # what only requirements-bench.txt installs
-    def find_spec(self, name, path, target=None):
-        if name.split(".")[0] in ("faiss", "torchax", "playwright"):
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-    def create_module(self, spec):
-        return unittest.mock.MagicMock(__path__=[], __spec__=spec)
-    def exec_module(self, module):
-        pass
-sys.meta_path.append(Missing())
-really = argparse.ArgumentParser.parse_args
-def parse(self, args=None, namespace=None):
-    really(self, args, namespace)
-    raise Parsed
-argparse.ArgumentParser.parse_args = parse
-path = list(sys.path)
-for argv in json.loads(sys.argv[1]):
-    sys.argv = argv
-    sys.path[:] = [argv[0].rpartition("/")[0], *path]
-    try:
-        runpy.run_path(argv[0], run_name="__main__")
-    except Parsed:
-        continue
-    sys.exit(f"{argv}: parses nothing")
-"""
-
-
 def test_benchmarks():
     argvs = [shlex.split(command)[1:] for command in of("benchmarks")]
     assert argvs
@@ -315,7 +285,7 @@ def test_benchmarks():
     argvs = [argv for argv in argvs if argv not in plain]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.run(
-        [sys.executable, "-c", _PARSE, json.dumps(argvs)],
+        [sys.executable, str(ROOT / "tests" / "programs" / "parse_arguments.py"), json.dumps(argvs)],
         cwd=ROOT,
         env=environment,
         text=True,

@@ -88,13 +88,13 @@ def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
     for task in names:
         if not task.startswith("folder:"):  # those are looked at with their own words below
             _check_sizes(task, settings)
+    by_task = {task: _cell_settings(settings, task, run) for task in names}
     if not run.dry_run:
         _check_workdir(workdir)
     try:
         models = processes.broadcast_from_first(lambda: _expand(models, workdir, run.dry_run))
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
-    by_task = {task: _cell_settings(settings, task, run) for task in names}
     return [Cell(run.protocol, model, task, by_task[task]) for model in models for task in names]
 
 
