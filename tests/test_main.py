@@ -56,7 +56,7 @@ def said(process, status):
             [KNN, "--config.models=tiny/unknown,tiny/a"],
             "error: config.models: model 'tiny/unknown' does not exist; near",
         ),
-        ([KNN, "--config.models=timm/resnet18@/no/such.pth"], "cannot read the weight file /no/such.pth"),
+        ([KNN, "--config.models=timm/resnet18@/no/such.pth"], "there is no weight file /no/such.pth"),
         ([KNN, "--config.tasks=digit"], "error: config.tasks: unknown task 'digit'; did you mean digits"),
         ([KNN, "--config.tasks="], "error: config.tasks is empty"),
         ([KNN, "--config.tasks=folder:/no/such/folder"], "/no/such/folder"),
