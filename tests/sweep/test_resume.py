@@ -24,7 +24,7 @@ converters_client.COMMAND = {command!r}
 def run(inputs, settings):
     given = inputs.split("val200")
     with open({log!r}, "a") as log:
-        log.write(f"{{inputs.model.spec}} {{inputs.task}}\\n")
+        log.write(f"{{inputs.loaded.spec}} {{inputs.task}}\\n")
     return protocols.Outcome({{"accuracy": float(given.features.mean())}}, np.asarray(given.labels) % 2 == 0)
 
 adapters.PROTOCOLS["knn"] = adapters.Protocol(lambda config: {{"splits": ["val200"]}}, run)
