@@ -107,7 +107,7 @@ def tiny_parts(head: bool = False, size: int = 16, seed: int = 0):
 
 
 class FakeConverters:
-    """`command`: what to put in place of converters_client.COMMAND, `main`: main.py with that; `calls()`: what was asked."""
+    """`command` stands for converters_client.COMMAND; `main` is main.py with it; `calls()`: what it was asked."""
 
     def __init__(self, folder: Path):
         from vtabjax import model

@@ -14,25 +14,10 @@ import pytest
 from vtabjax import results
 from vtabjax.sweep import runner
 
-_SWEEPS = """
-import importlib, json, sys
-sys.path.insert(0, {root!r})
-from vtabjax.sweep import converters_client, runner
-converters_client.COMMAND = {command!r}
-{extra}
-status = 0
-for protocol, changes in json.loads(sys.argv[1]):
-    config = importlib.import_module("configs." + protocol).get_config()
-    config.tasks, config.image_size, config.batch_size = "digits,sprites_location", 16, 64
-    config.update(changes)
-    status = max(status, runner.run(config, sys.argv[2]))
-sys.exit(status)
-"""
 
-
-def run_two(converters, workdir, sweeps, devices=1, extra=""):
+def run_two(converters, workdir, sweeps, devices=1, broken=""):
     """Runs sweeps in two processes; the exit status and what each process said."""
-    code = _SWEEPS.format(root=str(conftest.ROOT), command=converters.command, extra=extra)
+    program = conftest.PROGRAMS / "sweeps_as_one_worker.py"
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -42,7 +27,7 @@ def run_two(converters, workdir, sweeps, devices=1, extra=""):
     }
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, json.dumps(sweeps), str(workdir)],
+            [sys.executable, str(program), str(converters.folder), json.dumps(sweeps), str(workdir), broken],
             env={**environment, "JAX_PROCESS_ID": str(i)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -115,17 +100,7 @@ def test_two_processes_agree_on_what_fails(converters, tmp_path):
 
 def test_one_process_that_cannot_read_stops_both(converters, tmp_path):
     """What only one of them meets is the end of the cell on both, not a process that waits forever."""
-    broken = """
-import os
-from vtabjax.sweep import inputs
-whole = inputs.Inputs._examples
-def examples(self, split):
-    if os.environ["JAX_PROCESS_ID"] == "1" and self.task == "digits":
-        raise OSError("a disk of its own")
-    return whole(self, split)
-inputs.Inputs._examples = examples
-"""
-    status, said = run_two(converters, tmp_path, [("knn", {"models": "tiny/a"})], extra=broken)
+    status, said = run_two(converters, tmp_path, [("knn", {"models": "tiny/a"})], broken="digits")
     assert status == 1, said
     assert [key[1:3] for key in numbers(tmp_path)] == [("tiny/a", "sprites_location")]
     ((_, record),) = results.errors(tmp_path)

@@ -12,44 +12,13 @@ import pytest
 
 from vtabjax import results
 
-_SWEEP = """
-import sys
-sys.path.insert(0, {root!r})
-import numpy as np
-from configs import knn
-from vtabjax import protocols
-from vtabjax.sweep import adapters, converters_client, runner
-converters_client.COMMAND = {command!r}
-
-def run(inputs, settings):
-    given = inputs.split("val200")
-    with open({log!r}, "a") as log:
-        log.write(f"{{inputs.loaded.spec}} {{inputs.task}}\\n")
-    return protocols.Outcome({{"accuracy": float(given.features.mean())}}, np.asarray(given.labels) % 2 == 0)
-
-adapters.PROTOCOLS["knn"] = adapters.Protocol(lambda config: {{"splits": ["val200"]}}, run)
-config = knn.get_config()
-config.models = {models!r}
-config.tasks = "digits,sprites_location,sprites_orientation"
-config.image_size = 16
-print("started", flush=True)
-sys.exit(runner.run(config, {workdir!r}, {share!r}))
-"""
-
 
 def start(converters, workdir, log, models, share=""):
-    script = _SWEEP.format(
-        root=str(conftest.ROOT),
-        command=converters.command,
-        log=str(log),
-        models=models,
-        workdir=str(workdir),
-        share=share,
-    )
+    program = conftest.PROGRAMS / "logged_sweep.py"
     # Compiled programs go to the workdir: a sweep that is killed may leave half of one.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     return subprocess.Popen(
-        [sys.executable, "-c", script],
+        [sys.executable, str(program), str(converters.folder), str(log), models, str(workdir), share],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
