@@ -135,8 +135,8 @@ def _converters(tmp_path_factory):
 
 
 @pytest.fixture
-def converters(_converters, monkeypatch):
-    """Converters that only copy, for this process and for `main`."""
+def fake_converters(_converters, monkeypatch):
+    """Converters that only copy, for this process and for `run_main`."""
     from vtabjax.sweep import converters_client
 
     _converters.forget()
@@ -145,13 +145,13 @@ def converters(_converters, monkeypatch):
 
 
 @pytest.fixture
-def main(converters, tmp_path):
-    """Runs main.py with the copying converters in a process of its own, as a user would: `main("--config=...")`."""
+def run_main(fake_converters, tmp_path):
+    """Runs main.py with the copying converters in a process of its own, as a user would: `run_main("--config=...")`."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.run(
-            [*converters.main, *arguments],
+            [*fake_converters.main, *arguments],
             cwd=ROOT,
             env=environment,
             text=True,

@@ -8,7 +8,7 @@ import yaml
 from vtabjax.sweep import shares
 
 
-def test_kubernetes_manifest(main, tmp_path):
+def test_kubernetes_manifest(run_main, tmp_path):
     text = (conftest.ROOT / "docs" / "cluster.md").read_text()
     job = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
     spec = job["spec"]
@@ -29,6 +29,6 @@ def test_kubernetes_manifest(main, tmp_path):
         name, value = argument.split("=", 1)
         assert not value.startswith("/") or any(value.startswith(f"{m}/") for m in mounts)
         arguments.append(f"{name}={changed.get(name, value)}")
-    process = main(*arguments, "--config.tasks=digits", "--config.image_size=16", "--config.dry_run=true")
+    process = run_main(*arguments, "--config.tasks=digits", "--config.image_size=16", "--config.dry_run=true")
     assert process.returncode == 0, process.stderr
     assert "dry run: nothing was done" in process.stderr

@@ -36,7 +36,7 @@ def test_costs():
     assert costs.images("folder:/no/such/folder", ["test"]) == 1000
 
 
-def test_shares_make_the_whole(config, converters, tmp_path):
+def test_shares_make_the_whole(config, fake_converters, tmp_path):
     config.tasks = "digits,sprites_location"
     for i in range(3):
         assert runner.run(config, tmp_path, f"{i}/3") == 0
