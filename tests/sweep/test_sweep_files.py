@@ -49,7 +49,9 @@ def test_one_row_for_one_model(config, fake_converters, tmp_path, capsys):
     assert f"{names[4]} has the same weights as {names[3]} and is left out" in capsys.readouterr().err
 
 
-def test_a_spec_is_parsed_once_and_its_weight_file_hashed_once(config, fake_converters, tmp_path, monkeypatch):
+def test_a_spec_is_parsed_once_and_its_weight_file_hashed_once(
+    config, fake_converters, tmp_path, monkeypatch
+):
     """However often its name is needed: by the results, the converted models, the shares, the next run."""
     weights = tmp_path / "a.pth"
     weights.write_bytes(b"weights")
