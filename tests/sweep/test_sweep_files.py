@@ -29,6 +29,8 @@ def test_results_stay_readable_when_the_file_was_moved_away(config, fake_convert
     assert fake_converters.calls() == [] and len(results.collect(workdir)) == 2
     shutil.rmtree(workdir / "cache" / "files")
     results.slug.cache_clear()
+    assert runner.run(config, workdir) == 0  # found by the model that the results name
+    config.k = 3
     with pytest.raises(UsageError, match="there is no weight file"):
         runner.run(config, workdir)
 
