@@ -22,7 +22,7 @@ converters_client.COMMAND = [sys.executable, str(fakes), templates]
 def run(inputs, settings):
     given = inputs.split("val200")
     with open(log_file, "a") as log:
-        log.write(f"{inputs.model.spec} {inputs.task}\n")
+        log.write(f"{inputs.loaded.spec} {inputs.task}\n")
     return protocols.Outcome({"accuracy": float(given.features.mean())}, np.asarray(given.labels) % 2 == 0)
 
 

@@ -29,6 +29,29 @@ def test_sweep_and_again(config, fake_converters, extractions, tmp_path, capsys)
     assert "nothing to do: every cell has a result" in err and again == out
 
 
+def test_results_are_read_once_in_a_run(config, fake_converters, tmp_path, monkeypatch, capsys):
+    """Those that were there at the start are not read again at the end; those that others wrote meanwhile are."""
+    config.models, config.tasks = "tiny/a,tiny/b", "digits"
+    assert runner.run(config, tmp_path, "0/2") == 0
+    read, seen = results.read, []
+
+    def counted(path):
+        record = read(path)
+        seen.extend([str(path)] * (record is not None))
+        return record
+
+    monkeypatch.setattr(results, "read", counted)
+    state = runner.assess(plan.read(config), tmp_path, None)
+    (first,) = results.paths(tmp_path)
+    assert (state.n_done, len(state.pending)) == (1, 1) and seen == [str(first)]
+    assert runner.run(config, tmp_path, "1/2") == 0  # another worker, meanwhile
+    seen.clear()
+    capsys.readouterr()
+    assert runner.conclude(state, plan.read(config).run, tmp_path) == 0
+    (second,) = set(results.paths(tmp_path)) - {first}
+    assert seen == [str(second)] and "lack tasks" not in capsys.readouterr().out
+
+
 def test_record_of_a_cell(config, fake_converters, tmp_path):
     config.models = "tiny/a"
     assert runner.run(config, tmp_path) == 0

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from vtabjax import results
+from vtabjax import results, specs
+from vtabjax.specs import weight_files
 from vtabjax.sweep import runner, status
 from vtabjax.sweep.plan import UsageError
 
@@ -28,6 +29,8 @@ def test_results_stay_readable_when_the_file_was_moved_away(config, fake_convert
     assert fake_converters.calls() == [] and len(results.collect(workdir)) == 2
     shutil.rmtree(workdir / "cache" / "files")
     results.slug.cache_clear()
+    assert runner.run(config, workdir) == 0  # found by the model that the results name
+    config.k = 3
     with pytest.raises(UsageError, match="there is no weight file"):
         runner.run(config, workdir)
 
@@ -46,6 +49,22 @@ def test_one_row_for_one_model(config, fake_converters, tmp_path, capsys):
     assert runner.run(config, tmp_path / "runs") == 0
     assert sorted(results.collect(tmp_path / "runs")["model"]) == sorted([names[0], names[3]])
     assert f"{names[4]} has the same weights as {names[3]} and is left out" in capsys.readouterr().err
+
+
+def test_a_spec_is_parsed_once_and_its_weight_file_hashed_once(
+    config, fake_converters, tmp_path, monkeypatch
+):
+    """However often its name is needed: by the results, the converted models, the shares, the next run."""
+    weights = tmp_path / "a.pth"
+    weights.write_bytes(b"weights")
+    os.utime(weights, (1e9, 1e9))  # a file that was written just now is read again: it may still change
+    read, hashed = weight_files._read, []
+    monkeypatch.setattr(weight_files, "_read", lambda path: hashed.append(path) or read(path))
+    config.models, config.tasks = f"tiny/a@{weights},tiny/b", "digits,sprites_location"
+    specs.parse.cache_clear()
+    for _ in range(2):
+        assert runner.run(config, tmp_path / "runs") == 0
+    assert hashed == [weights.resolve()] and specs.parse.cache_info().misses == 2
 
 
 @pytest.mark.parametrize("dry", [True, False])

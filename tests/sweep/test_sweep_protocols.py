@@ -18,7 +18,7 @@ def test_protocols_share_features(config, fake_converters, extractions, tmp_path
         def run(given, settings):
             found = given.split(name, logits=logits)
             assert (found.logits is not None) == logits
-            return protocols.Outcome({"images": float(len(found.features))})
+            return protocols.Outcome({"examples": float(len(found.features))})
 
         return run
 
@@ -101,12 +101,12 @@ def test_what_a_protocol_gets(config, fake_converters, tmp_path, monkeypatch, ca
 
     def run(given, settings):
         examples = given.examples("val200")
-        trainer = given.model.memo("trainer", lambda: made.append(given.model.spec) or len(made))
+        trainer = given.loaded.memo("trainer", lambda: made.append(given.loaded.spec) or len(made))
         given.folder.mkdir(parents=True)
         folders.add(given.folder)
         with given.stages("train"):
             given.say(f"training {given.task}")
-        assert examples.images.shape == (200, 16, 16, 3) and given.model.parts.variables["w"].shape == (
+        assert examples.images.shape == (200, 16, 16, 3) and given.loaded.parts.variables["w"].shape == (
             24,
             48,
         )

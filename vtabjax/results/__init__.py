@@ -82,7 +82,7 @@ class Cell:
     task: str
     settings: Mapping[str, Any]
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """The settings' `config_hash`."""
         return config_hash(self.settings)
@@ -173,8 +173,8 @@ def find_all(
 
 
 def has_other_settings(cell: Cell, workdir: str | Path) -> bool:
-    """Whether the cell has no result with its settings, but one with others."""
-    return _paths(cell, workdir)[0].exists() and find(cell, workdir) is None
+    """Whether a cell that has no result with its settings has one with others: that holds the shorter name."""
+    return _paths(cell, workdir)[0].exists()
 
 
 def _paths(cell: Cell, workdir: str | Path) -> tuple[Path, Path]:

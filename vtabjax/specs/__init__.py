@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import os
 import re
@@ -72,8 +73,9 @@ class Spec(NamedTuple):
 _FORM = "a model spec is source/name[.tag][@weights], such as timm/resnet50.a1_in1k or timm/resnet18@random"
 
 
+@functools.cache
 def parse(text: str) -> Spec:
-    """Takes a spec apart. The name may hold a glob pattern.
+    """Takes a spec apart, each text once. The name may hold a glob pattern.
 
     Raises:
       SpecError: the text does not have a spec's form.

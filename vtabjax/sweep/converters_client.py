@@ -43,13 +43,15 @@ def ask(arguments: Sequence[str]) -> list[dict[str, Any]]:
         text=True,
     )
     # Not communicate(): it closes standard input at once, which is the sign to stop.
+    stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+    assert stdin and stdout and stderr  # as asked for above
     errors: list[str] = []
-    reader = threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True)
+    reader = threading.Thread(target=errors.extend, args=(stderr,), daemon=True)
     reader.start()
-    lines = list(json_lines(process.stdout))
+    lines = list(json_lines(stdout))
     status = process.wait()
     reader.join()
-    for pipe in (process.stdin, process.stdout, process.stderr):
+    for pipe in (stdin, stdout, stderr):
         pipe.close()
     if not lines and status != 0:
         raise ConversionError(

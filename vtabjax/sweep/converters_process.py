@@ -27,6 +27,6 @@ def _read(stream: io.TextIOBase) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_read, args=(sys.stdin,), daemon=True).start()
-    sys.stdin = _ReadAhead()  # type: ignore[assignment]
+    sys.stdin = _ReadAhead()
     sys.path[:0] = [sys.argv.pop(1), ""]  # "": modules of the folder that the program was started in
     runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)

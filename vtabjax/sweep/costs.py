@@ -72,5 +72,5 @@ class Costs:
 
     def total(self, cells: Sequence[Cell]) -> float | None:
         """Expected seconds of many cells, one after the other."""
-        taken = [self.seconds(cell) for cell in cells]
-        return None if None in taken else float(sum(taken))
+        taken = [s for s in map(self.seconds, cells) if s is not None]
+        return float(sum(taken)) if len(taken) == len(cells) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def look_through(cells: Sequence[Cell], say: Callable[[str], None], **options: A
 
     for name, cell in _of(cells).items():
         try:
-            found = processes.broadcast_from_first(lambda name=name: data.look_through(name, **options))
+            found = processes.broadcast_from_first(functools.partial(data.look_through, name, **options))
         except data.DataError as e:
             raise ValueError(str(e)) from e
         say(describe.line(tasks.get(name), found, cell.protocol, cell.settings["splits"]))

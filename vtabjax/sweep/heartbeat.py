@@ -28,17 +28,17 @@ def folder(workdir: Path, protocol: str, digest: str) -> Path:
     return workdir / "sweeps" / f"{protocol}-{digest}"
 
 
-def describe(place: Path, everything: Sequence[Cell]) -> None:
+def describe(place: Path, cells: Sequence[Cell]) -> None:
     """Writes down what a sweep consists of, unless it is there already."""
-    models = list(dict.fromkeys(cell.model for cell in everything))
-    settings = {cell.task: cell.hash for cell in everything}
+    models = list(dict.fromkeys(cell.model for cell in cells))
+    settings = {cell.task: cell.hash for cell in cells}
     record = {
         "format": FORMAT,
-        "protocol": everything[0].protocol,
+        "protocol": cells[0].protocol,
         "models": models,
         "tasks": list(settings),
         "config_hashes": settings,
-        "settings": {cell.task: dict(cell.settings) for cell in everything},
+        "settings": {cell.task: dict(cell.settings) for cell in cells},
     }
     if not (place / "sweep.json").exists():
         files.create_text(place / "sweep.json", json.dumps(record, indent=1) + "\n")
@@ -101,7 +101,7 @@ class Worker:
             return [event for event in self._record["events"] if event["what"] == what]
 
     def close(self, status: str) -> None:
-        """The last word: "done", "failed", "interrupted"."""
+        """The last word: "ended", or "interrupted"."""
         self._over.set()
         if self._enabled:
             self._thread.join()

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from vtabjax import data, model
     from vtabjax.features import device_images
+    from vtabjax.options import RunOptions
+    from vtabjax.sweep import heartbeat
+    from vtabjax.sweep.conversions import Conversions
+    from vtabjax.sweep.progress import Progress
 
 # A union is put together from the features of its pieces: what knn extracts on train800val200, linear
 # evaluation finds on train800 and val200.
@@ -58,26 +62,30 @@ class Stages:
             self._stack.pop()
 
 
-class Run(NamedTuple):
-    """What the cells of a run share.
+class SweepContext(NamedTuple):
+    """What the models and cells of a run share.
 
     Attributes:
+      options: see configs/common.py.
       workdir: the run's folder.
       mesh: the devices.
       examples: (task, split, image size) -> the examples; reads each once.
-      batch_size: images per step over all devices.
-      dtype: dtype the models run in.
-      images: those that stay on the devices; None: none does.
-      told: what was said once and is not said for every model; None: nothing is.
+      images: those that stay on the devices.
+      conversions: where models come from that are not converted yet.
+      progress: what is told on the terminal.
+      heartbeat: what is told to others, in this worker's file.
+      told: what was said once and is not said for every model.
     """
 
+    options: RunOptions
     workdir: Path
     mesh: jax.sharding.Mesh
     examples: Callable[[str, str, int], data.Examples]
-    batch_size: int
-    dtype: str
-    images: device_images.DeviceImageCache | None = None
-    told: set[str] | None = None
+    images: device_images.DeviceImageCache
+    conversions: Conversions
+    progress: Progress
+    heartbeat: heartbeat.Worker
+    told: set[str]
 
 
 class LoadedModel:
@@ -87,8 +95,8 @@ class LoadedModel:
       seen: images that have passed through it, once per pass.
     """
 
-    def __init__(self, spec: str, path: Path, run: Run):
-        self.spec, self.path, self.run = spec, files.as_path(path), run
+    def __init__(self, spec: str, path: Path, sweep: SweepContext):
+        self.spec, self.path, self.sweep = spec, files.as_path(path), sweep
         self.info = artefacts.read_info(path)
         self.seen = 0
         self._made: dict[Hashable, Any] = {}
@@ -113,10 +121,10 @@ class LoadedModel:
 
         return features.extractor(
             self.parts,
-            mesh=self.run.mesh,
-            batch_size=self.run.batch_size,
-            dtype=self.run.dtype,
-            images=self.run.images,
+            mesh=self.sweep.mesh,
+            batch_size=self.sweep.options.batch_size,
+            dtype=self.sweep.options.dtype,
+            images=self.sweep.images,
         )
 
 
@@ -139,7 +147,7 @@ class CellContext:
 
     Attributes:
       cell: the cell; `task` and `settings` are its own.
-      model: the converted model; `model.parts` for protocols that train it.
+      loaded: the converted model; `loaded.parts` for protocols that train it.
       stages: the cell's clock.
       say: writes a line about long work.
       fingerprints: of the splits that were used, for the record.
@@ -150,12 +158,12 @@ class CellContext:
     def __init__(
         self,
         cell: Cell,
-        converted: LoadedModel,
+        loaded: LoadedModel,
         stages: Stages,
         say: Callable[[str], None] = lambda text: None,
     ):
         self.cell, self.task, self.settings = cell, cell.task, cell.settings
-        self.model, self.stages, self.say = converted, stages, say
+        self.loaded, self.stages, self.say = loaded, stages, say
         self.fingerprints: dict[str, str] = {}
         self._pictures: dict[str, copies.Pictures] = {}
         self.passes: dict[str, dict[str, float]] = {}
@@ -163,12 +171,12 @@ class CellContext:
     @property
     def folder(self) -> Path:
         """A place for the cell's own files (checkpoints, learning curves), not made yet: it survives restarts."""
-        return self.cell.scratch(self.model.run.workdir)
+        return self.cell.scratch(self.loaded.sweep.workdir)
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
         """The devices, those of all processes."""
-        return self.model.run.mesh
+        return self.loaded.sweep.mesh
 
     @property
     def own_mesh(self) -> jax.sharding.Mesh:
@@ -205,10 +213,10 @@ class CellContext:
     def _tell_copies(self) -> None:
         """Says once per task and run what has copies, as soon as all splits of the protocol are there."""
         wanted = {piece for name in self.settings.get("splits", ()) for piece in UNIONS.get(name, (name,))}
-        told = self.model.run.told
+        told = self.loaded.sweep.told
         if self.task.startswith("folder:"):
             return  # said of the whole folder before the work
-        if told is None or not wanted <= set(self._pictures):
+        if not wanted <= set(self._pictures):
             return
         text = copies.said(self.copies())
         if text and f"{self.task}: {text}" not in told:
@@ -216,7 +224,7 @@ class CellContext:
             self.say(f"warning: task {self.task}: {text}")
 
     def _examples(self, split: str) -> data.Examples:
-        examples = self.model.run.examples(self.task, split, self.model.info["input_size"][1])
+        examples = self.loaded.sweep.examples(self.task, split, self.loaded.info["input_size"][1])
         labels, classes = examples.labels, tasks.get(self.task).num_classes
         if len(labels) and not (0 <= labels.min() and labels.max() < classes):
             raise ValueError(
@@ -229,35 +237,45 @@ class CellContext:
         """Features and labels of a split, from the cache or from a pass of the model over it."""
         if name in UNIONS:
             pieces = [self.split(piece, logits=logits) for piece in UNIONS[name]]
+            given = [piece.logits for piece in pieces if piece.logits is not None]
             return SplitFeatures(
-                *(None if p[0] is None else np.concatenate(p) for p in zip(*pieces, strict=True))
+                np.concatenate([piece.features for piece in pieces]),
+                np.concatenate([piece.labels for piece in pieces]),
+                np.concatenate(given) if len(given) == len(pieces) else None,
             )
         from vtabjax import features
 
-        examples, info = self.examples(name), self.model.info
+        examples, info = self.examples(name), self.loaded.info
         key = features.Key(
             weights=info["weight_hash"],
             graph=info["graph_hash"],
             examples=examples.fingerprint,
             input_size=tuple(info["input_size"]),
             normalisation=(tuple(info["mean"]), tuple(info["std"])),
-            dtype=self.model.run.dtype,
+            dtype=self.loaded.sweep.options.dtype,
         )
-        folder = self.model.run.workdir / "features"
+        folder = self.loaded.sweep.workdir / "features"
         with self.stages("features"):
             found = features.load(folder, key)
             wanted = logits and info.get("num_classes") is not None
-            if not all(processes.gather(found is not None and (not wanted or "logits" in found))):
-                with self.stages("load"):
-                    extract = processes.all_or_none(lambda: self.model.extract)
-                since = time.monotonic()
-                found = extract(examples.images)
-                self.passes[name] = {
-                    "images": len(examples.labels),
-                    "seconds": round(time.monotonic() - since, 4),
-                }
-                self.model.seen += len(examples.images)
-                features.check_finite(found)  # in all processes: none goes on alone
+            complete = found is not None and (not wanted or "logits" in found)
+            there = all(processes.gather(complete))  # all processes ask, whatever they have
+            if found is None or not there:
+                found = self._extract(name, examples)
                 if processes.is_first():
                     features.save(folder, key, found)
         return SplitFeatures(found["features"], examples.labels, found.get("logits") if wanted else None)
+
+    def _extract(self, split: str, examples: data.Examples) -> dict[str, np.ndarray]:
+        """A pass of the model over a split, counted and timed."""
+        from vtabjax import features
+
+        with self.stages("load"):
+            extract = processes.all_or_none(lambda: self.loaded.extract)
+        since = time.monotonic()
+        found = extract(examples.images)
+        seconds = round(time.monotonic() - since, 4)
+        self.passes[split] = {"images": len(examples.labels), "seconds": seconds}
+        self.loaded.seen += len(examples.images)
+        features.check_finite(found)  # in all processes: none goes on alone
+        return found

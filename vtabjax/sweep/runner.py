@@ -54,18 +54,22 @@ class WorkerShare(NamedTuple):
     """Where a worker's part of a sweep stands when it starts.
 
     Attributes:
-      everything: all cells of the sweep.
-      mine: this worker's.
-      done: how many of them have a result.
-      failed: how many failed before and are not tried again.
-      todo: those to run.
+      cells: all cells of the sweep.
+      own: this worker's.
+      n_done: how many of them have a result.
+      n_failed: how many failed before and are not tried again.
+      pending: those to run.
+      folder: the sweep's own folder in the workdir.
+      records: position in `cells` -> the result that was there; only the first of several processes has any.
     """
 
-    everything: list[Cell]
-    mine: list[Cell]
-    done: int
-    failed: int
-    todo: list[Cell]
+    cells: list[Cell]
+    own: list[Cell]
+    n_done: int
+    n_failed: int
+    pending: list[Cell]
+    folder: Path
+    records: dict[int, dict[str, Any]]
 
 
 def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
@@ -85,13 +89,13 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     asked = plan.read(config)
     workdir = files.as_path(workdir)
     connect(asked.run.distributed)
-    mine = shares.which_share(share, _share_environment())
-    state = assess(asked, workdir, mine)
-    if state.todo and not asked.run.dry_run:
-        preflight(state.todo, asked.run, workdir)
-        _run(state, asked.run, workdir, mine)
+    own_share = shares.which_share(share, _share_environment())
+    state = assess(asked, workdir, own_share)
+    if state.pending and not asked.run.dry_run:
+        preflight(state.pending, asked.run, workdir)
+        _run(state, asked.run, workdir, own_share)
     elif not asked.run.dry_run:
-        _say("nothing to do: every cell has a result" if not state.failed else "nothing to do")
+        _say("nothing to do: every cell has a result" if not state.n_failed else "nothing to do")
     return conclude(state, asked.run, workdir)
 
 
@@ -105,9 +109,7 @@ def conclude(state: WorkerShare, run: RunOptions, workdir: Path) -> int:
         if run.dry_run:
             processes.broadcast_from_first(lambda: _print_dry_run(state, run, workdir))
             return 0
-        return processes.broadcast_from_first(
-            lambda: _report(state.mine, state.everything, run.protocol, workdir)
-        )
+        return processes.broadcast_from_first(lambda: _report(state, run.protocol, workdir))
     except processes.OtherProcessError as e:
         raise UsageError(str(e)) from e
 
@@ -137,65 +139,71 @@ def assess(asked: plan.SweepPlan, workdir: Path, share: shares.Share | None) -> 
     Raises:
       UsageError: a field of the config is wrong, or a file that is there cannot be read.
     """
-    run, everything = asked.run, plan.all_cells(asked, workdir)
-    place = heartbeat.folder(workdir, run.protocol, shares.digest(everything))
+    run, cells = asked.run, plan.all_cells(asked, workdir)
+    folder = heartbeat.folder(workdir, run.protocol, shares.digest(cells))
+    records: dict[int, dict[str, Any]] = {}
 
-    def seconds() -> Callable[[Cell], float | None]:
+    def estimate() -> Callable[[Cell], float | None]:
         if files.is_remote(workdir):  # two may write the plan at once, so that it must not depend on the time
             return lambda cell: None
-        return _costs(everything, workdir).seconds
+        return _costs(cells, workdir).seconds
 
-    def numbers() -> list[list[int]]:
-        written = place / f"shares-{share.count if share else 1}.json"
-        mine = shares.share_of(everything, share, written, seconds, remember=not run.dry_run)
-        found = results.find_all(mine, workdir)
-        number = {id(cell): i for i, cell in enumerate(everything)}
-        missing = [cell for cell, record in zip(mine, found, strict=True) if record is None]
-        failed = [] if run.retry_failed else [c for c in missing if c.error_path(workdir).exists()]
-        groups = (mine, missing, failed)
-        return [[number[id(cell)] for cell in group] for group in groups]
+    def look() -> tuple[list[int], list[int], list[int]]:
+        """Positions of this worker's cells, of those without a result, and of those that failed before."""
+        written = folder / f"shares-{share.total if share else 1}.json"
+        own = shares.share_of(cells, share, written, estimate, remember=not run.dry_run)
+        found = results.find_all([cells[i] for i in own], workdir)
+        records.update((i, record) for i, record in zip(own, found, strict=True) if record is not None)
+        missing = [i for i in own if i not in records]
+        failed = [] if run.retry_failed else [i for i in missing if cells[i].error_path(workdir).exists()]
+        return own, missing, failed
 
     try:
-        mine, missing, failed = processes.broadcast_from_first(numbers)
+        own, missing, failed = processes.broadcast_from_first(look)
     except (ValueError, processes.OtherProcessError) as e:  # a weight file or a result that cannot be read
         raise UsageError(str(e)) from e
     skipped = set(failed)
-    todo = [everything[i] for i in missing if i not in skipped]
     state = WorkerShare(
-        everything, [everything[i] for i in mine], len(mine) - len(missing), len(failed), todo
+        cells=cells,
+        own=[cells[i] for i in own],
+        n_done=len(own) - len(missing),
+        n_failed=len(failed),
+        pending=[cells[i] for i in missing if i not in skipped],
+        folder=folder,
+        records=records,
     )
     _print_summary(state, run.protocol, workdir, share)
     return state
 
 
-def _costs(everything: Sequence[Cell], workdir: Path) -> costs.Costs:
+def _costs(cells: Sequence[Cell], workdir: Path) -> costs.Costs:
     """What such cells took here, by the results that can be read."""
-    protocol = everything[0].protocol
+    protocol = cells[0].protocol
     records = (record for _, record in results.records(workdir, protocol, damaged=[]))
-    return costs.Costs(records, protocol, everything[0].settings)
+    return costs.Costs(records, protocol, cells[0].settings)
 
 
 def _print_summary(state: WorkerShare, protocol: str, workdir: Path, share: shares.Share | None) -> None:
-    models, names = ({getattr(c, what) for c in state.everything} for what in ("model", "task"))
+    models, names = ({getattr(c, what) for c in state.cells} for what in ("model", "task"))
     source = f" ({share.source})" if share and share.source != "--cells" else ""
     _say(
         f"{protocol}: {_count(len(models), 'model')} x {_count(len(names), 'task')}"
         + (f", share {share}{source}: " if share else " = ")
-        + _count(len(state.mine), "cell")
-        + f"; {state.done} done, {len(state.todo)} to do"
-        + (f", {state.failed} failed before" if state.failed else "")
+        + _count(len(state.own), "cell")
+        + f"; {state.n_done} done, {len(state.pending)} to do"
+        + (f", {state.n_failed} failed before" if state.n_failed else "")
         + (f", {processes.count()} processes" if processes.count() > 1 else "")
         + f" ({workdir})"
     )
     if processes.is_first():
-        beside = sum(results.has_other_settings(cell, workdir) for cell in state.todo)
+        beside = sum(results.has_other_settings(cell, workdir) for cell in state.pending)
         if beside:
             _say(
                 f"{beside} of those to do have results with other settings here, which stay beside the new ones"
             )
 
 
-def preflight(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
+def preflight(pending: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
     """Makes sure that folders can be written, data sets are prepared and models exist, before long work.
 
     Raises:
@@ -203,9 +211,9 @@ def preflight(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
     """
     try:
         processes.broadcast_from_first(lambda: plan.check_folders(run, workdir))
-        processes.all_or_none(lambda: _check_tasks(todo, run.data_dir))
+        processes.all_or_none(lambda: _check_tasks(pending, run.data_dir))
         folders.look_through(
-            todo,
+            pending,
             _say,
             background=run.background,
             max_pixels=run.max_pixels,
@@ -213,7 +221,7 @@ def preflight(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
             cache_dir=worker.image_cache(run, workdir),
         )
         unknown = processes.broadcast_from_first(
-            lambda: artefacts.unavailable_models(worker.to_convert(todo, run, workdir))
+            lambda: artefacts.unavailable_models(worker.to_convert(pending, run, workdir))
         )
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
@@ -221,10 +229,10 @@ def preflight(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
         raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))
 
 
-def _check_tasks(todo: Sequence[Cell], data_dir: str) -> None:
+def _check_tasks(pending: Sequence[Cell], data_dir: str) -> None:
     from vtabjax import data
 
-    names = list(dict.fromkeys(cell.task for cell in todo))
+    names = list(dict.fromkeys(cell.task for cell in pending))
     missing = {}
     for task in names:
         try:
@@ -250,16 +258,15 @@ def _check_tasks(todo: Sequence[Cell], data_dir: str) -> None:
 def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: shares.Share | None) -> None:
     from vtabjax.runtime import devices
 
-    place = heartbeat.folder(workdir, run.protocol, shares.digest(state.everything))
     first = processes.is_first()
     if first:
         files.remove_stale_temporaries(workdir)
-        heartbeat.describe(place, state.everything)
-    about = {"share": str(share or ""), "device": devices.describe_devices(), "todo": len(state.todo)}
-    me = heartbeat.Worker(place, about, enabled=first)
+        heartbeat.describe(state.folder, state.cells)
+    about = {"share": str(share or ""), "device": devices.describe_devices(), "todo": len(state.pending)}
+    me = heartbeat.Worker(state.folder, about, enabled=first)
     status = "interrupted"
     try:
-        worker.run(state.todo, run, workdir, me)
+        worker.run(state.pending, run, workdir, me)
         status = "ended"
     finally:
         me.close(status)
@@ -279,14 +286,14 @@ def _count(n: int, thing: str) -> str:
 
 def _print_dry_run(state: WorkerShare, run: RunOptions, workdir: Path) -> None:
     """What would run, and how long it would take by what such cells took here."""
-    todo = state.todo
-    folders.foretell(todo, _say)
+    pending = state.pending
+    folders.foretell(pending, _say)
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
-    for cell in todo:
+    for cell in pending:
         by_model[cell.model].append(cell)
-    known = _costs(state.everything, workdir)
+    known = _costs(state.cells, workdir)
     try:
-        converting = set(worker.to_convert(todo, run, workdir))
+        converting = set(worker.to_convert(pending, run, workdir))
         sizes = (
             {m: worker.converted_sizes(m, run, workdir) for m in converting} if run.image_size == 0 else {}
         )
@@ -304,11 +311,11 @@ def _print_dry_run(state: WorkerShare, run: RunOptions, workdir: Path) -> None:
                 f"about {duration(taken)}" + ("" if known.has(model) else ", as similar models took")
             )
         _say(f"  {model}: {_count(len(own), 'cell')}" + (f" ({'; '.join(notes)})" if notes else ""))
-    if todo:
-        total = known.total(todo)
+    if pending:
+        total = known.total(pending)
         if total is not None:
             _say(
-                f"by what {_count(known.known, 'similar cell')} took here, {len(todo)} would take about "
+                f"by what {_count(known.known, 'similar cell')} took here, {len(pending)} would take about "
                 f"{duration(total)} (conversions beside that: {len(converting)})"
             )
         else:
@@ -316,14 +323,15 @@ def _print_dry_run(state: WorkerShare, run: RunOptions, workdir: Path) -> None:
     _say("dry run: nothing was done")
 
 
-def _report(mine: Sequence[Cell], everything: Sequence[Cell], protocol: str, workdir: Path) -> int:
-    """Tables, failures, exit status."""
-    keys = [(cell.model, cell.task) for cell in everything]
+def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
+    """Tables, failures, exit status. Reads the results that were not there at the start, whoever wrote them."""
     damaged: list[str] = []
-    records = results.find_all(everything, workdir, damaged)
-    found = dict(zip(keys, records, strict=True))
+    later = [i for i in range(len(state.cells)) if i not in state.records]
+    new = results.find_all([state.cells[i] for i in later], workdir, damaged)
+    records = {**state.records, **dict(zip(later, new, strict=True))}
+    found = {(cell.model, cell.task): records[i] for i, cell in enumerate(state.cells)}
     print(tables.shown(protocol, found), flush=True)
-    failures = [_failure(cell, workdir) for cell in mine if found[cell.model, cell.task] is None]
+    failures = [_failure(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
     if failures:
         _say(failure_list(failures))
         _say("add --config.retry_failed=true to try them again")
@@ -365,6 +373,11 @@ def failure_list(failures: Sequence[FailedCell]) -> str:
 
 
 def _wrapped(text: str, width: int, indent: str) -> list[str]:
-    options = {"initial_indent": indent, "subsequent_indent": indent, "break_on_hyphens": False}
-    shortened = textwrap.shorten(text, _MESSAGE_WIDTH, placeholder=" ...")
-    return textwrap.wrap(shortened, width, break_long_words=False, **options)
+    return textwrap.wrap(
+        textwrap.shorten(text, _MESSAGE_WIDTH, placeholder=" ..."),
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

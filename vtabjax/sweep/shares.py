@@ -19,16 +19,16 @@ class Share(NamedTuple):
 
     Attributes:
       number: which worker, from 0.
-      count: how many there are.
+      total: how many there are.
       source: where that was read, for messages.
     """
 
     number: int
-    count: int
+    total: int
     source: str
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
+        return f"{self.number}/{self.total}"
 
 
 def which_share(flag: str, environment: Mapping[str, str]) -> Share | None:
@@ -74,7 +74,7 @@ def which_share(flag: str, environment: Mapping[str, str]) -> Share | None:
     return None
 
 
-def assign(everything: Sequence[Cell], count: int, seconds: Callable[[Cell], float | None]) -> list[int]:
+def assign(cells: Sequence[Cell], count: int, seconds: Callable[[Cell], float | None]) -> list[int]:
     """Which of `count` workers gets each cell, by expected cost.
 
     Whole models while there are enough of them, so that each is converted and compiled once: the most expensive
@@ -82,19 +82,19 @@ def assign(everything: Sequence[Cell], count: int, seconds: Callable[[Cell], flo
     list.
 
     Args:
-      everything: the cells, model by model.
+      cells: the cells, model by model.
       count: workers.
       seconds: expected cost of a cell; None: unknown, as much as the mean of the others.
 
     Returns:
       Numbers of the workers, one per cell.
     """
-    given = [seconds(cell) for cell in everything]
+    given = [seconds(cell) for cell in cells]
     known = [g for g in given if g is not None]
     mean = sum(known) / len(known) if known and sum(known) > 0 else 1.0
     costs = [mean if g is None else max(g, 1e-6 * mean) for g in given]
     models: dict[str, float] = {}
-    for cell, cost in zip(everything, costs, strict=True):
+    for cell, cost in zip(cells, costs, strict=True):
         models[cell.model] = models.get(cell.model, 0.0) + cost
     if count <= len(models):
         loads = [(0.0, worker) for worker in range(count)]
@@ -103,7 +103,7 @@ def assign(everything: Sequence[Cell], count: int, seconds: Callable[[Cell], flo
             load, worker = heapq.heappop(loads)
             worker_of[model] = worker
             heapq.heappush(loads, (load + models[model], worker))
-        return [worker_of[cell.model] for cell in everything]
+        return [worker_of[cell.model] for cell in cells]
     total, before, found = sum(costs), 0.0, []
     for cost in costs:
         found.append(min(count - 1, int(count * (before + cost / 2) / total)))
@@ -112,42 +112,42 @@ def assign(everything: Sequence[Cell], count: int, seconds: Callable[[Cell], flo
 
 
 def share_of(
-    everything: Sequence[Cell],
+    cells: Sequence[Cell],
     share: Share | None,
     file: Path,
-    seconds: Callable[[], Callable[[Cell], float | None]],
+    estimate: Callable[[], Callable[[Cell], float | None]],
     remember: bool = True,
-) -> list[Cell]:
-    """A worker's cells.
+) -> list[int]:
+    """A worker's cells, by their positions in the list of all.
 
     What cells cost is judged by the results that are there, which are others when the next worker starts. So the
     first one that comes writes down who does what, and the others read that.
 
     Args:
-      everything: all cells of the sweep, the same for each worker.
+      cells: all cells of the sweep, the same for each worker.
       share: which worker; None: everything.
       file: where it is written down, one for each number of workers.
-      seconds: gives the function from a cell to its expected seconds, if it is needed.
+      estimate: gives the function from a cell to its expected seconds; called only where it is needed.
       remember: write it down (a dry run does not).
 
     Raises:
       UsageError: the file is there and does not say who does what.
     """
-    if share is None or share.count == 1:
-        return list(everything)
+    if share is None or share.total == 1:
+        return list(range(len(cells)))
     if file.exists():
-        numbers = _written_shares(file, len(everything), share.count)
+        numbers = _written_shares(file, len(cells), share.total)
     else:
-        numbers = assign(everything, share.count, seconds())
-        text = json.dumps({"workers": share.count, "cells": numbers}) + "\n"
+        numbers = assign(cells, share.total, estimate())
+        text = json.dumps({"workers": share.total, "cells": numbers}) + "\n"
         if remember and not files.create_text(file, text):
-            numbers = _written_shares(file, len(everything), share.count)  # another worker was faster
-    return [cell for cell, number in zip(everything, numbers, strict=True) if number == share.number]
+            numbers = _written_shares(file, len(cells), share.total)  # another worker was faster
+    return [position for position, number in enumerate(numbers) if number == share.number]
 
 
-def digest(everything: Sequence[Cell]) -> str:
+def digest(cells: Sequence[Cell]) -> str:
     """A short name of a sweep: the same cells have the same."""
-    text = json.dumps([[cell.model, cell.task, cell.hash] for cell in everything])
+    text = json.dumps([[cell.model, cell.task, cell.hash] for cell in cells])
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

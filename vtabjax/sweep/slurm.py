@@ -81,14 +81,14 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     state = runner.assess(asked, workdir, None)
     if asked.run.dry_run:
         return runner.conclude(state, asked.run, workdir)
-    if not state.todo:
+    if not state.pending:
         print("nothing to submit: every cell has a result or has failed before")
         return runner.conclude(state, asked.run, workdir)
-    runner.preflight(state.todo, asked.run, workdir)
-    jobs = min(own.jobs, len(state.todo))
+    runner.preflight(state.pending, asked.run, workdir)
+    jobs = min(own.jobs, len(state.pending))
     submitted = _submit([Job(config, str(workdir), f"{i}/{jobs}") for i in range(jobs)], own, folder)
     number = submitted[0].job_id.partition("_")[0]
-    print(f"submitted job {number}: {jobs} share(s) of {len(state.todo)} cells; logs: {folder}/{number}*")
+    print(f"submitted job {number}: {jobs} share(s) of {len(state.pending)} cells; logs: {folder}/{number}*")
     watch = f"{installation.command()} --config=configs/report.py:status --workdir={workdir}"
     print(f"to watch it: {watch}", flush=True)
     if not own.wait:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from vtabjax.options import UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files
 from vtabjax.sweep import costs, heartbeat
-from vtabjax.sweep.progress import duration
-from vtabjax.sweep.worker import first_line
+from vtabjax.sweep.progress import duration, first_line
 
 _GONE = 3.5 * heartbeat.HEARTBEAT  # seconds without a word after which a worker counts as gone
 _LISTED = 40  # models that still make sense on a terminal
+_LAST = 8  # workers that have ended and are still shown
 
 
 class ModelState(NamedTuple):
@@ -51,7 +52,7 @@ class SweepState(NamedTuple):
     unread: list[str]
 
 
-def main(config: Any, workdir: Any) -> int:
+def main(config: Any, workdir: str | os.PathLike) -> int:
     """Prints how the sweeps of a workdir stand.
 
     Returns:
@@ -216,14 +217,14 @@ def text(sweep: SweepState) -> str:
             )
     shown = [m for m in sweep.models if m.failed or m.missing or m.doing]
     if shown:
-        rows = [(m.model, m.done, m.failed or "", m.missing or "", m.doing) for m in shown[:_LISTED]]
-        lines.append(tabulate(rows, ("model", "done", "failed", "missing", "now"), tablefmt="simple"))
+        models = [(m.model, m.done, m.failed or "", m.missing or "", m.doing) for m in shown[:_LISTED]]
+        lines.append(tabulate(models, ("model", "done", "failed", "missing", "now"), tablefmt="simple"))
         if len(shown) > _LISTED:
             lines.append(f"and {len(shown) - _LISTED} more")
-    rows = [_worker_row(worker) for worker in _shown(sweep.workers)]
-    if rows:
+    workers = [_worker_row(worker) for worker in _shown(sweep.workers)]
+    if workers:
         header = ("worker", "share", "state", "ran", "cells", "failed", "images/s", "idle while converting")
-        lines.append(tabulate(rows, header, tablefmt="simple"))
+        lines.append(tabulate(workers, header, tablefmt="simple"))
     if sweep.failures:
         reasons: dict[tuple[str, str], list[Cell]] = {}
         for cell, stage, message in sweep.failures:
@@ -236,9 +237,8 @@ def text(sweep: SweepState) -> str:
 
 def _shown(workers: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Those that run, and the last ones that ended."""
-    return [w for w in workers if w["state"] == "running"] + [w for w in workers if w["state"] != "running"][
-        -8:
-    ]
+    running = [worker for worker in workers if worker["state"] == "running"]
+    return running + [worker for worker in workers if worker["state"] != "running"][-_LAST:]
 
 
 def _worker_row(worker: Mapping[str, Any]) -> tuple[str, ...]:

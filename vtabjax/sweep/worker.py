@@ -10,7 +10,6 @@ import collections
 import functools
 import gc
 import glob
-import textwrap
 import time
 import traceback
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from vtabjax.options import RunOptions
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import adapters, artefacts, conversions, converters_client, heartbeat, inputs
-from vtabjax.sweep.progress import Progress, duration
+from vtabjax.sweep.progress import Progress, duration, first_line
 
 
 class Failure(NamedTuple):
@@ -33,92 +32,86 @@ class Failure(NamedTuple):
     traceback: str
 
 
-class Session(NamedTuple):
-    """What the models of a run share."""
-
-    run: RunOptions
-    workdir: Path
-    shared: inputs.Run
-    conversions: conversions.Conversions
-    progress: Progress
-    worker: heartbeat.Worker
-
-
-def models_dir(run: RunOptions, workdir: Path) -> Path:
+def models_dir(options: RunOptions, workdir: Path) -> Path:
     """Where converted models are."""
-    return files.as_path(run.models_dir) if run.models_dir else workdir / "models"
+    return files.as_path(options.models_dir) if options.models_dir else workdir / "models"
 
 
-def image_cache(run: RunOptions, workdir: Path) -> str:
+def image_cache(options: RunOptions, workdir: Path) -> str:
     """Where decoded images are kept."""
-    return run.cache_dir or str(
+    return options.cache_dir or str(
         artefacts.local_cache() / "images" if files.is_remote(workdir) else workdir / "cache" / "images"
     )
 
 
-def to_convert(todo: Sequence[Cell], run: RunOptions, workdir: Path) -> list[str]:
+def to_convert(pending: Sequence[Cell], options: RunOptions, workdir: Path) -> list[str]:
     """The models of cells that are not converted yet, without those that need no converting."""
-    folder = models_dir(run, workdir)
-    models = [m for m in dict.fromkeys(cell.model for cell in todo) if not bundled.is_bundled(m)]
-    return [m for m in models if artefacts.find(folder, m, run.image_size) is None]
+    folder = models_dir(options, workdir)
+    models = [m for m in dict.fromkeys(cell.model for cell in pending) if not bundled.is_bundled(m)]
+    return [m for m in models if artefacts.find(folder, m, options.image_size) is None]
 
 
-def converted_sizes(model: str, run: RunOptions, workdir: Path) -> list[int]:
+def converted_sizes(model: str, options: RunOptions, workdir: Path) -> list[int]:
     """Image sizes at which a model is converted already, for image_size=0: its own is known only after converting."""
     stem = results.slug(model, str(workdir))
-    found = models_dir(run, workdir).glob(f"{glob.escape(stem)}-*/model.json")
+    found = models_dir(options, workdir).glob(f"{glob.escape(stem)}-*/model.json")
     sizes = (path.parent.name.removeprefix(f"{stem}-") for path in found)
     return sorted(int(size) for size in sizes if size.isdecimal())
 
 
-def run(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat.Worker) -> None:
+def run(pending: Sequence[Cell], options: RunOptions, workdir: Path, beat: heartbeat.Worker) -> None:
     """Runs cells.
 
     Args:
-      todo: the cells, model by model.
-      run: see configs/common.py.
+      pending: the cells, model by model.
+      options: see configs/common.py.
       workdir: the sweep's folder.
-      worker: where it is told.
+      beat: where it is told.
     """
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
-    for cell in todo:
+    for cell in pending:
         by_model[cell.model].append(cell)
-    converting = processes.broadcast_from_first(lambda: to_convert(todo, run, workdir))
-    progress = Progress(len(todo), models=len(by_model), enabled=processes.is_first())
+    converting = processes.broadcast_from_first(lambda: to_convert(pending, options, workdir))
+    progress = Progress(len(pending), models=len(by_model), enabled=processes.is_first())
 
     def told(model: str, began: float, ended: float, well: bool) -> None:
-        worker.event("convert", model, began, ended, ok=well)
+        beat.event("convert", model, began, ended, ok=well)
 
-    limits = conversions.Limits(
-        run.convert_timeout * 60, run.convert_memory_gb * 1e9 if run.convert_memory_gb else None
-    )
+    memory = options.convert_memory_gb * 1e9 if options.convert_memory_gb else None
+    limits = conversions.Limits(options.convert_timeout * 60, memory)
     # Converting starts before anything else does; models that are there already are computed meanwhile.
     with conversions.Conversions(
         converting if processes.is_first() else [],
-        models_dir(run, workdir),
-        run.image_size,
+        models_dir(options, workdir),
+        options.image_size,
         limits,
-        ahead=run.convert_ahead,
+        ahead=options.convert_ahead,
         told=told,
     ) as queue:
-        session = Session(run, workdir, make_context(run, workdir), queue, progress, worker)
+        sweep = make_context(options, workdir, queue, progress, beat)
         try:
             for model in sorted(by_model, key=set(converting).__contains__):
-                run_model(model, by_model[model], session)
+                run_model(model, by_model[model], sweep)
                 gc.collect()  # what the model left on the device goes before the next one comes
         finally:
             progress.close()
 
 
-def make_context(run: RunOptions, workdir: Path) -> inputs.Run:
-    """What the cells share: devices, images, the compilation cache."""
+def make_context(
+    options: RunOptions,
+    workdir: Path,
+    queue: conversions.Conversions,
+    progress: Progress,
+    beat: heartbeat.Worker,
+) -> inputs.SweepContext:
+    """What the cells share: devices, images, who is told; starts the compilation cache."""
     from vtabjax import data
     from vtabjax.features import device_images
     from vtabjax.runtime import devices
 
     cache = workdir / "cache" / "xla"
     devices.use_compilation_cache(str(cache if files.is_remote(cache) else cache.absolute()))
-    images_dir = image_cache(run, workdir)
+    images_dir = image_cache(options, workdir)
 
     @functools.cache
     def examples(task: str, split: str, image_size: int) -> data.Examples:
@@ -126,92 +119,100 @@ def make_context(run: RunOptions, workdir: Path) -> inputs.Run:
             task,
             split,
             image_size=image_size,
-            resize=run.resize,
-            data_dir=run.data_dir or None,
+            resize=options.resize,
+            data_dir=options.data_dir or None,
             cache_dir=images_dir,
-            skip_broken=run.skip_broken,
-            background=run.background,
-            max_pixels=run.max_pixels,
+            skip_broken=options.skip_broken,
+            background=options.background,
+            max_pixels=options.max_pixels,
         )
 
     mesh = devices.data_mesh()
-    room = None if run.device_images_gb < 0 else run.device_images_gb * 1e9
+    room = None if options.device_images_gb < 0 else options.device_images_gb * 1e9
     images = device_images.DeviceImageCache(mesh, room)
-    return inputs.Run(workdir, mesh, examples, run.batch_size, run.dtype, images, told=set())
+    return inputs.SweepContext(
+        options, workdir, mesh, examples, images, queue, progress, heartbeat=beat, told=set()
+    )
 
 
-def run_model(model: str, todo: Sequence[Cell], session: Session) -> None:
+def run_model(model: str, pending: Sequence[Cell], sweep: inputs.SweepContext) -> None:
     """All cells of a model."""
-    workdir, progress, worker = session.workdir, session.progress, session.worker
-    _doing(session, model, "waiting for its conversion")
+    progress = sweep.progress
+    _doing(sweep, model, "waiting for its conversion")
     stages = inputs.Stages()
     try:
         with stages("convert"):
-            path, converting = processes.broadcast_from_first(lambda: _converted(model, session))
+            path, converting = processes.broadcast_from_first(lambda: _converted(model, sweep))
         with stages("load"):
-            converted = processes.all_or_none(lambda: _load(model, path, session.shared))
+            loaded = processes.all_or_none(lambda: _load(model, path, sweep))
     except Exception as e:
-        for cell in todo:
-            _fail(cell, _fault(e, stages.failed or "convert"), session)
+        for cell in pending:
+            _fail(cell, _fault(e, stages.failed or "convert"), sweep)
         progress.model(f"{model}: not run")
         return
     began, done = time.time(), 0
-    for cell in todo:
-        _doing(session, model, cell.task)
+    for cell in pending:
+        _doing(sweep, model, cell.task)
         stages = inputs.Stages()
         if converting:
             stages.seconds["convert"] = converting  # charged to the model's first cell
         try:
-            there = processes.broadcast_from_first(lambda cell=cell: results.find(cell, workdir) is not None)
+            there = processes.broadcast_from_first(functools.partial(_is_done, cell, sweep.workdir))
         except (
             ValueError,
             processes.OtherProcessError,
         ) as e:  # a result that was damaged since the sweep began
-            _fail(cell, _fault(e, "results"), session)
+            _fail(cell, _fault(e, "results"), sweep)
             continue
         if there:
             progress.step(f"{cell}: done by another worker")
             continue
-        if run_cell(cell, converted, stages, session):
+        if run_cell(cell, loaded, stages, sweep):
             converting = 0.0
             done += 1
     ended = time.time()
-    worker.count(images=converted.seen)
-    worker.event("compute", model, began, ended, cells=done, images=converted.seen)
-    _say_model(model, len(todo), done, converted.seen, ended - began, session)
+    sweep.heartbeat.count(images=loaded.seen)
+    sweep.heartbeat.event("compute", model, began, ended, cells=done, images=loaded.seen)
+    _say_model(model, len(pending), done, loaded.seen, ended - began, sweep)
 
 
-def _doing(session: Session, model: str, what: str) -> None:
-    session.progress.doing(f"{model}: {what}")
-    session.worker.doing(f"{model}: {what}")
+def _is_done(cell: Cell, workdir: Path) -> bool:
+    return results.find(cell, workdir) is not None
 
 
-def _say_model(model: str, total: int, done: int, images: int, seconds: float, session: Session) -> None:
+def _doing(sweep: inputs.SweepContext, model: str, what: str) -> None:
+    sweep.progress.doing(f"{model}: {what}")
+    sweep.heartbeat.doing(f"{model}: {what}")
+
+
+def _say_model(
+    model: str, total: int, done: int, images: int, seconds: float, sweep: inputs.SweepContext
+) -> None:
     rate = f", {images / seconds:,.0f} images/s" if images and seconds else ""
     # What the other process did while this model was computed: the timeline of the overlap.
-    events = session.worker.events("convert")
+    events = sweep.heartbeat.events("convert")
     meanwhile = [e["model"] for e in events if e["ended"] > time.time() - seconds]
     beside = f"; converted meanwhile: {', '.join(meanwhile)}" if meanwhile else ""
-    session.progress.model(f"{model}: {done} of {total} cells in {duration(seconds)}{rate}{beside}")
+    sweep.progress.model(f"{model}: {done} of {total} cells in {duration(seconds)}{rate}{beside}")
 
 
-def _converted(model: str, session: Session) -> tuple[str, float]:
-    path = artefacts.find(models_dir(session.run, session.workdir), model, session.run.image_size)
+def _converted(model: str, sweep: inputs.SweepContext) -> tuple[str, float]:
+    folder, image_size = models_dir(sweep.options, sweep.workdir), sweep.options.image_size
+    path = artefacts.find(folder, model, image_size)
     if path is not None:
         return str(path), 0.0
     if bundled.is_bundled(model):
-        folder = models_dir(session.run, session.workdir)
-        return str(bundled.write(model, folder, session.run.image_size)), 0.0
-    found = session.conversions.result(model)
+        return str(bundled.write(model, folder, image_size)), 0.0
+    found = sweep.conversions.result(model)
     if found.seconds:
         for note in artefacts.notes(artefacts.read_info(found.path)):
-            session.progress.say(f"{model}: {note}")
+            sweep.progress.say(f"{model}: {note}")
     return str(found.path), found.seconds
 
 
-def _load(model: str, path: str, shared: inputs.Run) -> inputs.LoadedModel:
+def _load(model: str, path: str, sweep: inputs.SweepContext) -> inputs.LoadedModel:
     try:
-        return inputs.LoadedModel(model, artefacts.local(files.as_path(path)), shared)
+        return inputs.LoadedModel(model, artefacts.local(files.as_path(path)), sweep)
     except (OSError, ValueError) as e:
         raise ValueError(
             f"{path} is not a complete converted model ({e}); remove the folder and run again with "
@@ -219,42 +220,51 @@ def _load(model: str, path: str, shared: inputs.Run) -> inputs.LoadedModel:
         ) from e
 
 
-def run_cell(cell: Cell, converted: inputs.LoadedModel, stages: inputs.Stages, session: Session) -> bool:
+def run_cell(
+    cell: Cell, loaded: inputs.LoadedModel, stages: inputs.Stages, sweep: inputs.SweepContext
+) -> bool:
     """One cell; whether it is done."""
-    given = inputs.CellContext(cell, converted, stages, session.progress.say)
-    fault = outcome = None
+    given = inputs.CellContext(cell, loaded, stages, sweep.progress.say)
+    outcome: protocols.Outcome | None = None
+    fault: Failure | None = None
     try:
         with stages(cell.protocol):
             outcome = adapters.PROTOCOLS[cell.protocol].run(given, cell.settings)
     except Exception as e:
         fault = _fault(e, stages.failed or cell.protocol)
     fault = next((Failure(*f) for f in processes.gather(fault) if f is not None), None)
-    if fault is None and processes.is_first():
+    if fault is not None:
+        _fail(cell, fault, sweep)
+        return False
+    assert outcome is not None  # no process has a fault, this one neither
+    if processes.is_first():
         try:
             with stages("write"):
-                _save(cell, outcome, given, stages, session)
+                _save(cell, outcome, given, stages, sweep)
         except Exception as e:
-            fault = _fault(e, "write")
-    if fault is not None:
-        _fail(cell, fault, session)
-        return False
-    session.worker.count(done=1)
+            _fail(cell, _fault(e, "write"), sweep)
+            return False
+    sweep.heartbeat.count(done=1)
     shown = "  ".join(
         f"{name} {value:.4g}" for name, value in outcome.metrics.items() if isinstance(value, float)
     )
-    session.progress.step(f"{cell}: {shown}  {sum(stages.seconds.values()):.1f} s")
+    sweep.progress.step(f"{cell}: {shown}  {sum(stages.seconds.values()):.1f} s")
     return True
 
 
 def _save(
-    cell: Cell, outcome: protocols.Outcome, given: inputs.CellContext, stages: inputs.Stages, session: Session
+    cell: Cell,
+    outcome: protocols.Outcome,
+    given: inputs.CellContext,
+    stages: inputs.Stages,
+    sweep: inputs.SweepContext,
 ) -> None:
     from vtabjax.runtime import devices
 
-    info = given.model.info
+    info = given.loaded.info
     results.save(
         cell,
-        session.workdir,
+        sweep.workdir,
         metrics=outcome.metrics,
         correct=outcome.correct,
         chosen=outcome.chosen,
@@ -269,25 +279,25 @@ def _save(
             "copies": given.copies(),
             "passes": dict(given.passes),
             "device": devices.describe_devices(),
-            **_data_notes(cell, session),
+            **_data_notes(cell, sweep),
         },
         seconds=stages.seconds,
     )
 
 
-def _data_notes(cell: Cell, session: Session) -> dict[str, Any]:
+def _data_notes(cell: Cell, sweep: inputs.SweepContext) -> dict[str, Any]:
     """What a folder of pictures held and how it was read, for the record."""
     if not cell.task.startswith("folder:"):
         return {}
     from vtabjax import data
 
-    run = session.run
+    options = sweep.options
     return {
         "data_notes": data.look_through(
             cell.task,
-            background=run.background,
-            max_pixels=run.max_pixels,
-            cache_dir=image_cache(run, session.workdir),
+            background=options.background,
+            max_pixels=options.max_pixels,
+            cache_dir=image_cache(options, sweep.workdir),
             skip_broken=True,
         )
     }
@@ -300,16 +310,11 @@ def _fault(error: Exception, stage: str) -> Failure:
     return Failure(stage, message, "".join(traceback.format_exception(error)))
 
 
-def _fail(cell: Cell, fault: Failure, session: Session) -> None:
+def _fail(cell: Cell, fault: Failure, sweep: inputs.SweepContext) -> None:
     if processes.is_first():
         try:
-            results.save_error(cell, session.workdir, **fault._asdict())
+            results.save_error(cell, sweep.workdir, **fault._asdict())
         except OSError as e:  # a full disk takes the error file, too; the rest of the sweep may still fit
-            session.progress.say(f"{cell}: no error file could be written ({e})")
-    session.worker.count(failed=1)
-    session.progress.step(f"{cell}: FAILED in {fault.stage}: {first_line(fault.message)}")
-
-
-def first_line(text: str, width: int = 160) -> str:
-    """The first line of a message, cut where it is longer than `width`."""
-    return textwrap.shorten(text.strip().splitlines()[0] if text.strip() else "", width, placeholder=" ...")
+            sweep.progress.say(f"{cell}: no error file could be written ({e})")
+    sweep.heartbeat.count(failed=1)
+    sweep.progress.step(f"{cell}: FAILED in {fault.stage}: {first_line(fault.message)}")

@@ -1,6 +1,6 @@
 """Fine-tuning as a cell of a sweep: settings from a config, examples and weights in, an outcome and files out.
 
-A cell's files are in its own folder (`Inputs.folder`): progress.json (and, in the middle of a run, a
+A cell's files are in its own folder (`CellContext.folder`): progress.json (and, in the middle of a run, a
 checkpoint), curves.jsonl, and with ``finetune.save`` the fine-tuned models, ``seed0`` and so on.
 """
 
@@ -63,9 +63,9 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     own = finetune.Settings(
         **{k: tuple(settings[k]) if isinstance(v, tuple) else settings[k] for k, v in _FIELDS.items()}
     )
-    task, converted = tasks.get(inputs.task), inputs.model
+    task, converted = tasks.get(inputs.task), inputs.loaded
     folder = inputs.folder
-    relative = folder.relative_to(converted.run.workdir)
+    relative = folder.relative_to(converted.sweep.workdir)
     with finetune.catch_sigterm() as stop:
         if own.scope == "all":
             train, val = ((e.images, e.labels) for e in map(inputs.examples, ("train800", "val200")))
@@ -145,7 +145,7 @@ def _trainer(
     converted: LoadedModel, own: finetune.Settings, task: tasks.Task, capacity: int
 ) -> finetune.Trainer:
     """The model's trainer, compiled once for all of its tasks."""
-    run, width = converted.run, _head_width(task)
+    sweep, width = converted.sweep, _head_width(task)
 
     def make() -> finetune.Trainer:
         if own.scope == "all":
@@ -153,7 +153,12 @@ def _trainer(
         else:
             below = finetune.precomputed(converted.info["num_features"], own)
         return finetune.Trainer(
-            below, own, classes=width, capacity=capacity, mesh=run.mesh, eval_batch=run.batch_size
+            below,
+            own,
+            classes=width,
+            capacity=capacity,
+            mesh=sweep.mesh,
+            eval_batch=sweep.options.batch_size,
         )
 
     return converted.memo(("finetune", own, width, capacity), make)
@@ -199,7 +204,7 @@ class _Ahead:
     def _read(self) -> None:
         given = self._inputs
         with contextlib.suppress(Exception):  # raised again where the examples are used, in all processes
-            given.model.run.examples(given.task, "test", given.model.info["input_size"][1])
+            given.loaded.sweep.examples(given.task, "test", given.loaded.info["input_size"][1])
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
         with self._inputs.stages("data"):
