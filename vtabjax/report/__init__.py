@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vtabjax import options, specs
 from vtabjax.options import UsageError
 from vtabjax.runtime import files
-from vtabjax.sweep import tables as formats
+from vtabjax.tables import Table, to_csv, to_latex, to_markdown
 
 if TYPE_CHECKING:
     from vtabjax.report.boards import ReportData
@@ -109,8 +109,7 @@ def _check_reference(reference: str, boards: Sequence[Any]) -> None:
         raise UsageError(f"config.reference={reference!r} is none of the models here{hint}")
 
 
-def _write(sheet: Any, folder: Path) -> None:
-    shown = sheet.shown()
-    files.write_text(folder / f"{sheet.key}.csv", formats.to_csv(sheet.raw()))
-    files.write_text(folder / f"{sheet.key}.md", formats.to_markdown(shown))
-    files.write_text(folder / f"{sheet.key}.tex", formats.to_latex(shown))
+def _write(table: Table, folder: Path) -> None:
+    files.write_text(folder / f"{table.key}.csv", to_csv(table))
+    files.write_text(folder / f"{table.key}.md", to_markdown(table))
+    files.write_text(folder / f"{table.key}.tex", to_latex(table))

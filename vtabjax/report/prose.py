@@ -13,7 +13,7 @@ from vtabjax import installation
 from vtabjax.report.analysis import Analysis, Options, Strengths
 from vtabjax.report.boards import PROTOCOLS, Board, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
-from vtabjax.report.table import text
+from vtabjax.tables import text
 
 # What a protocol is, in a sentence.
 _WHAT = {
