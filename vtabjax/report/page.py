@@ -24,11 +24,11 @@ _FOLDER = Path(__file__).parent / "assets"
 
 
 def render(
-    found: ReportData,
+    data: ReportData,
     analyses: Sequence[Analysis],
     tables: dict[str, dict[str, Table]],
-    judged: ProxyComparison,
-    trusted: Sequence[Table],
+    comparison: ProxyComparison,
+    proxy_tables: Sequence[Table],
     options: Options,
     workdir: Path,
     title: str,
@@ -37,11 +37,11 @@ def render(
     """The page's HTML.
 
     Args:
-      found: what the workdir holds.
+      data: what the workdir holds.
       analyses: its boards, the most telling first.
       tables: board -> name -> table.
-      judged: proxies against fine-tuning.
-      trusted: their tables.
+      comparison: proxies against fine-tuning.
+      proxy_tables: its tables.
       options: of the statistics.
       workdir: named in commands.
       title: of the page.
@@ -56,34 +56,34 @@ def render(
     environment.filters["soft"] = _soft
     boards = [_board(a, tables[a.board.key]) for a in analyses]
     drawn = {f"{b['key']}/{name}": chart for b in boards for name, chart in b["charts"].items()}
-    chart = charts.proxy_chart(judged)
+    chart = charts.proxy_chart(comparison)
     if chart:
         drawn["trust"] = chart
-    data = {
+    embedded = {
         "charts": {name: c["figure"] for name, c in drawn.items()},
         "colours": charts.COLOURS,
         "cells": {b["key"]: b["cells"] for b in boards},
-        "scatter": charts.scatter(judged),
+        "scatter": charts.scatter(comparison),
     }
     return environment.get_template("page.html").render(
         title=title,
         version=__version__,
         boards=boards,
         drawn=drawn,
-        notices=found.notices,
-        missing=prose.missing(found, judged, workdir),
-        judged=judged,
-        trusted=[_sheet(s) for s in trusted],
-        failures=prose.failures(found),
-        methods=prose.methods(found),
+        notices=data.notices,
+        missing=prose.missing(data, comparison, workdir),
+        comparison=comparison,
+        proxy_tables=[_cells_of(table) for table in proxy_tables],
+        failures=prose.failures(data),
+        methods=prose.methods(data),
         statistics=prose.statistics(options),
-        versions=prose.versions(found),
-        records=found.records,
+        versions=prose.versions(data),
+        records=data.records,
         figures=figures,
         style=markupsafe.Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         script=markupsafe.Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
         plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
-        data=markupsafe.Markup(_json(data)),
+        data=markupsafe.Markup(_json(embedded)),
     )
 
 
@@ -98,17 +98,23 @@ def _json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _sheet(sheet: Table) -> dict[str, Any]:
-    numeric = [c.kind != "text" for c in sheet.columns]
+def _cells_of(table: Table) -> dict[str, Any]:
+    """What the page's template needs of a table: a cell is its text and what it is sorted by."""
+    numeric = [column.kind != "text" for column in table.columns]
     rows = [
         [
-            {"text": text(v, c.kind), "sort": sort_value(v), "numeric": n}
-            for v, c, n in zip(row, sheet.columns, numeric, strict=True)
+            {"text": text(value, column.kind), "sort": sort_value(value), "numeric": is_number}
+            for value, column, is_number in zip(row, table.columns, numeric, strict=True)
         ]
-        for row in sheet.rows
+        for row in table.rows
     ]
-    return {"key": sheet.key, "title": sheet.title, "columns": sheet.columns, "numeric": numeric, "rows": rows,
-            "remarks": sheet.remarks}  # fmt: skip
+    return {
+        "title": table.title,
+        "columns": table.columns,
+        "numeric": numeric,
+        "rows": rows,
+        "remarks": table.remarks,
+    }
 
 
 def _board(a: Analysis, tables: dict[str, Table]) -> dict[str, Any]:
@@ -124,7 +130,7 @@ def _board(a: Analysis, tables: dict[str, Table]) -> dict[str, Any]:
         "families": sorted({m.family for m in models}),
         "sizes": [name for _, name in SIZES if any(m.size == name for m in models)],
         "published": any(m.published for m in models),
-        "sheets": {name: _sheet(sheet) for name, sheet in tables.items()},
+        "tables": {name: _cells_of(table) for name, table in tables.items()},
         "charts": charts.board_charts(a),
         "analysis": a,
         "not_finite": not_finite(a),

@@ -200,8 +200,10 @@ def _metric(record: Mapping[str, Any] | None, name: str) -> float | None:
 def _copies(records: Records) -> list[str]:
     """Remarks on tasks with equal pictures, and with neighbours at distance zero."""
     there = {cell: record for cell, record in records.items() if record is not None}
-    said = dict.fromkeys((task, copies.said(record.get("copies"))) for (_, task), record in there.items())
-    remarks = [f"{task}: {text}" for task, text in said if text]
+    duplicates = dict.fromkeys(
+        (task, copies.said(record.get("copies"))) for (_, task), record in there.items()
+    )
+    remarks = [f"{task}: {text}" for task, text in duplicates if text]
     zero: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
     for (model, task), record in there.items():
         if text := record.get("notes", {}).get("distance_zero"):
