@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtabjax import options, specs
+from vtabjax import installation, options, specs
 from vtabjax.options import UsageError
 from vtabjax.runtime import files
 from vtabjax.tables import Table, to_csv, to_latex, to_markdown
@@ -73,7 +73,7 @@ def _summary(data: ReportData, page: Path, workdir: Path) -> str:
     if not data.records and not data.errors:
         return (
             f"no results in {workdir} yet; the page says how to start: {page}\n"
-            f"the first results: python main.py --config=configs/knn.py --workdir={workdir}"
+            f"the first results: {installation.command()} --config=configs/knn.py --workdir={workdir}"
         )
     counts = (f"{data.records} results of {len(own)} models", f"{len(data.errors)} failures")
     left_out = sum(n.startswith(("A file was left out", "A failure is not")) for n in data.notices)

@@ -74,8 +74,8 @@ def gather(
     for package, counts in versions.items():
         if len(counts) > 1 and package not in _DECISIVE:
             notices.append(
-                f"Results were made with several versions of {package} ({_counted(counts)}); their numbers differ by "
-                "rounding and are shown together."
+                f"Results were made with several versions of {package} ({_counted(counts)}); their numbers differ only "
+                "by rounding and are shown together."
             )
     devices = collections.Counter(_device(r.data) for r in records)
     if len(devices) > 1:

@@ -100,7 +100,7 @@ def _epp(a: Analysis, s: Strengths) -> Table:
     zero = "mean zero" if s.reference is None else f"{a.board.models[s.reference].label} is zero"
     remarks = [
         f"P(i beats j on a new task) = 1 / (1 + exp(EPP of j - EPP of i)); {zero}; standard errors clustered by task, "
-        f"{s.fit.n_clusters} of them; 'best in': share of resamples of the tasks"
+        f"{s.fit.n_clusters} of them; 'best in': share of the task resamples in which a model is the best"
     ]
     if s.within is not None:
         within = s.within
@@ -113,7 +113,7 @@ def _epp(a: Analysis, s: Strengths) -> Table:
     elif s.n_penalised:
         remarks.append(
             f"{s.n_penalised} of the resamples have no finite estimate (a model wins every match of the tasks drawn); "
-            "a penalised fit (ridge 0.1) stands in for those"
+            "a penalised fit (ridge 0.1) is used for those"
         )
     return _table(a, "epp", "Elo-based Predictive Power", columns, s.strongest, remarks)
 
@@ -128,9 +128,9 @@ def not_finite(a: Analysis) -> str:
     others = " and others" if len(names) > 3 else ""
     unbeaten = f"{', '.join(names[:3])}{others} lost no match; " if names else ""
     return (
-        f"no finite maximum-likelihood estimate: {unbeaten}the models fall into {n} groups of which none has a win or "
-        "tie against one above it (or they never met). EPP is a penalised fit (ridge 0.1), whose distances between "
-        "groups the penalty decides; within a group the unpenalised one is given, too"
+        f"no finite maximum-likelihood estimate: {unbeaten}the models fall into {n} groups, none of which has a win "
+        "or tie against a group above it (or they never met). EPP is a penalised fit (ridge 0.1), and the penalty "
+        "determines the distances between groups; within a group the unpenalised estimate is given as well"
     )
 
 
@@ -187,9 +187,9 @@ def _top5(a: Analysis) -> Table:
         _array_column("mean rank", "number", a.mean_rank),
         Column("architecture", "text", lambda i: models[i].architecture),
     ]
-    remarks = ["on how many tasks a model is among the five best, or shares the fifth place"]
+    remarks = ["on how many tasks a model is among the five best, or ties for fifth place"]
     if len(models) <= 5:
-        remarks.append(f"{len(models)} models: everyone is always among the five best")
+        remarks.append("with five models or fewer, each is always among the five best")
     return _table(a, "top5", "among the five best", columns, a.by_top5, remarks)
 
 
@@ -340,7 +340,7 @@ def _proxies(comparison: ProxyComparison, finetuned: Board) -> Table:
     remarks = [
         f"against {finetuned.title}: agreement on each task over up to {n_models} models, then the mean "
         "over tasks; intervals: models drawn with replacement",
-        "regret@k: points of accuracy lost by fine-tuning only the k models the proxy puts first; hit@k: share of "
+        "regret@k: points of accuracy lost by fine-tuning only the k models the proxy ranks first; hit@k: share of "
         "tasks on which the best model is among them",
         "seconds: median for a model on a task" + (f"; fine-tuning took {took} s (median)" if took else ""),
     ]
@@ -369,6 +369,6 @@ def _proxies_without(comparison: ProxyComparison, families: list[str]) -> Table:
         Column(f"without {family}", "number", lambda p, family=family: p.without.get(family))  # type: ignore[misc]
         for family in families
     ]
-    remarks = ["a proxy that needs one family to look good orders families, not models"]
+    remarks = ["a proxy that needs one family to look good ranks families, not models"]
     title = "Weighted Kendall without one family of models"
     return Table(columns, comparison.proxies, remarks, key="proxies-without-family", title=title)
