@@ -150,13 +150,15 @@ def test_many_shards_are_read_in_order(tmp_path, kind):
 
 
 def test_ids_are_those_of_tfds(prepared):
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
-    builder = tfds.builder_from_directory(tfds.locate(tasks.get("eurosat"), prepared["tfrecord"]))
-    config = tfds.ReadConfig(add_tfds_id=True)
+    builder = tensorflow_datasets.builder_from_directory(
+        tfds.locate(tasks.get("eurosat"), prepared["tfrecord"])
+    )
+    config = tensorflow_datasets.ReadConfig(add_tfds_id=True)
     expected = [
         e["tfds_id"].decode()
-        for e in tfds.as_numpy(builder.as_dataset(split="train[24:32]", read_config=config))
+        for e in tensorflow_datasets.as_numpy(builder.as_dataset(split="train[24:32]", read_config=config))
     ]
     assert _load(prepared, "eurosat", "val", "tfrecord").ids == expected
 
@@ -358,7 +360,7 @@ def test_metadata_that_were_edited(one, tmp_path, old, new, said):
         data.require_prepared("dtd", tmp_path)
 
 
-def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path, config, converters):
+def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path, config, fake_converters):
     """Of two data sets one is cut off: which, how to prepare it, and how to go on with the other."""
     for name in ("dtd", "pets"):
         source = Path(tfds.locate(tasks.get(name), prepared["array_record"]))
@@ -368,7 +370,7 @@ def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path,
     config.tasks, config.data_dir = "dtd,pets,digits", str(tmp_path / "data")
     with pytest.raises(runner.UsageError, match=f"dtd: .* is damaged: {file.name} is cut off"):
         runner.run(config, tmp_path / "w")
-    assert converters.calls() == []
+    assert fake_converters.calls() == []
     text, missing = prepare._table(prepare._sets(["dtd", "pets"]), str(tmp_path / "data"), "")
     assert [s.name for s in missing] == ["dtd"] and f"{file.name} is cut off" in text
     assert re.search(r"^dtd +dtd +\S+ +damaged", text, re.M)

@@ -10,7 +10,7 @@ import pytest
 
 import vtabjax
 from vtabjax import features, model
-from vtabjax.features import device_images, extraction
+from vtabjax.features import cache, device_images, extraction
 from vtabjax.runtime.devices import data_mesh, round_up
 
 
@@ -123,22 +123,12 @@ def test_out_of_memory_for_one_image_is_an_error(monkeypatch):
         features.extract(conftest.tiny_parts(), images(3), batch_size=4)
 
 
-_DEVICES = """
-import sys; sys.path[:0] = ["tests/support", "tests", "."]
-import conftest, jax, numpy as np
-from test_features import images
-from vtabjax import features
-print(len(jax.devices()))
-np.save(sys.argv[1], features.extract(conftest.tiny_parts(), images(21), batch_size=6)["features"])
-"""
-
-
 def test_one_device_and_four_agree(tmp_path):
-    found = {}
+    found, program = {}, conftest.PROGRAMS / "features_of_images.py"
+    np.save(tmp_path / "images.npy", images(21))
     for n in (1, 4):
         out = subprocess.run(
-            [sys.executable, "-c", _DEVICES, str(tmp_path / f"{n}.npy")],
-            cwd=conftest.ROOT,
+            [sys.executable, str(program), str(tmp_path / "images.npy"), str(tmp_path / f"{n}.npy")],
             env={
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}",
                 "JAX_PLATFORMS": "cpu",
@@ -241,7 +231,7 @@ def test_features_that_are_no_numbers_are_not_kept(tmp_path, value):
 
 
 def test_huge_logits_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "MAX_LOGITS_BYTES", 8)
+    monkeypatch.setattr(cache, "MAX_LOGITS_BYTES", 8)
     features.save(
         tmp_path, KEY, {"features": np.zeros((1, 9), np.float32), "logits": np.zeros((1, 3), np.float32)}
     )
