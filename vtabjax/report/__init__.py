@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtabjax import options, specs
+from vtabjax import installation, options, specs
 from vtabjax.options import UsageError
 from vtabjax.runtime import files
-from vtabjax.sweep.tables import to_csv, to_latex, to_markdown
+from vtabjax.tables import Table, to_csv, to_latex, to_markdown
 
 if TYPE_CHECKING:
     from vtabjax.report.boards import ReportData
@@ -44,14 +44,14 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
     folder = workdir / "report"
     try:
         _check_folder(folder)
-        found = gather.gather(workdir, files.as_path(own.models_dir or workdir / "models"), others, top1)
-        _check_reference(own.reference, found.boards)
-        _write_all(found, own, workdir, folder)
+        data = gather.gather(workdir, files.as_path(own.models_dir or workdir / "models"), others, top1)
+        _check_reference(own.reference, data.boards)
+        _write_all(data, own, workdir, folder)
     except OSError as e:
         raise UsageError(
             f"the report cannot be made in {folder} ({_reason(e)}); make room, or the folder writable"
         ) from e
-    print(_said(found, folder / "report.html", workdir), file=sys.stderr)
+    print(_summary(data, folder / "report.html", workdir), file=sys.stderr)
     return 0
 
 
@@ -68,35 +68,35 @@ def _reason(e: OSError) -> str:
     return where + (e.strerror or str(e))
 
 
-def _said(found: ReportData, page: Path, workdir: Path) -> str:
-    own = {m.label for b in found.boards for m in b.models if not m.published}
-    if not found.records and not found.errors:
+def _summary(data: ReportData, page: Path, workdir: Path) -> str:
+    own = {m.label for b in data.boards for m in b.models if not m.published}
+    if not data.records and not data.errors:
         return (
             f"no results in {workdir} yet; the page says how to start: {page}\n"
-            f"the first results: python main.py --config=configs/knn.py --workdir={workdir}"
+            f"the first results: {installation.command()} --config=configs/knn.py --workdir={workdir}"
         )
-    counts = (f"{found.records} results of {len(own)} models", f"{len(found.errors)} failures")
-    left_out = sum(n.startswith(("A file was left out", "A failure is not")) for n in found.notices)
+    counts = (f"{data.records} results of {len(own)} models", f"{len(data.errors)} failures")
+    left_out = sum(n.startswith(("A file was left out", "A failure is not")) for n in data.notices)
     return ", ".join([*counts, *([f"{left_out} files left out"] * bool(left_out))]) + f": {page}"
 
 
-def _write_all(found: ReportData, own: options.ReportOptions, workdir: Path, folder: Path) -> None:
+def _write_all(data: ReportData, own: options.ReportOptions, workdir: Path, folder: Path) -> None:
     from vtabjax.report import analysis, page, proxies, tables
 
     draws = analysis.Options(own.resamples, own.seed, own.tie_margin / 100, own.example_rounds, own.reference)
-    analyses = [analysis.analyse(board, draws) for board in found.boards]
-    judged = proxies.compare_proxies(found, draws)
+    analyses = [analysis.analyse(board, draws) for board in data.boards]
+    comparison = proxies.compare_proxies(data, draws)
     by_board = {a.board.key: tables.board_tables(a) for a in analyses}
-    trusted = tables.proxy_tables(judged)
-    for sheet in [s for found_ in by_board.values() for s in found_.values()] + trusted:
-        _write(sheet, folder / "tables")
+    proxy_tables = tables.proxy_tables(comparison)
+    for table in [table for of_board in by_board.values() for table in of_board.values()] + proxy_tables:
+        _write(table, folder / "tables")
     figures: Sequence[str] = ()
     if own.figures:
         from vtabjax.report import figures as static
 
-        figures = static.write(analyses, judged, folder / "figures")
+        figures = static.write(analyses, comparison, folder / "figures")
     title = own.title or f"vtabjax: {workdir.resolve().name}"
-    html = page.render(found, analyses, by_board, judged, trusted, draws, workdir, title, figures)
+    html = page.render(data, analyses, by_board, comparison, proxy_tables, draws, workdir, title, figures)
     # A folder's name may hold bytes that are no text.
     files.write_text(folder / "report.html", html.encode("utf-8", "backslashreplace").decode())
 
@@ -109,8 +109,7 @@ def _check_reference(reference: str, boards: Sequence[Any]) -> None:
         raise UsageError(f"config.reference={reference!r} is none of the models here{hint}")
 
 
-def _write(sheet: Any, folder: Path) -> None:
-    shown = sheet.shown()
-    files.write_text(folder / f"{sheet.key}.csv", to_csv(sheet.raw()))
-    files.write_text(folder / f"{sheet.key}.md", to_markdown(shown))
-    files.write_text(folder / f"{sheet.key}.tex", to_latex(shown))
+def _write(table: Table, folder: Path) -> None:
+    files.write_text(folder / f"{table.key}.csv", to_csv(table))
+    files.write_text(folder / f"{table.key}.md", to_markdown(table))
+    files.write_text(folder / f"{table.key}.tex", to_latex(table))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from vtabjax import ranking, tasks
 from vtabjax.ranking import resampling
 from vtabjax.report.boards import Board
-from vtabjax.sweep import tables
+from vtabjax.tables import AccuracyRow, Column, accuracy_columns, levels, whole_groups
 
 # The penalty of the fit that is shown, labelled as such, where the maximum-likelihood estimate is not finite.
 RIDGE = 0.1
@@ -103,25 +103,6 @@ class Differences:
 
 
 @dataclasses.dataclass(frozen=True)
-class Level:
-    """What is reached on a board's tasks without looking at a picture.
-
-    Attributes:
-      name: "(chance)" or "(majority)".
-      values: by task, [T]; NaN where it is not known.
-      group_means: as those of an `Analysis`, of this row.
-      mean: NaN where a task's value is not known.
-      mean_of_groups: the same over the groups' means.
-    """
-
-    name: str
-    values: np.ndarray
-    group_means: dict[str, float]
-    mean: float
-    mean_of_groups: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Analysis:
     """What a board says.
 
@@ -161,12 +142,29 @@ class Analysis:
     no_strengths: str
     differences: Differences | None
     no_differences: str
-    levels: list[Level]
+    levels: list[AccuracyRow]
 
     @property
     def leader(self) -> int | None:
         """The row with the best mean, or None where no row has all tasks."""
         return self.order[0] if self.complete.any() else None
+
+    def accuracy_row(self, i: int) -> AccuracyRow:
+        """A model's row, by its number."""
+        return AccuracyRow(
+            self.board.models[i].display_name,
+            self.board.values[i],
+            {group: float(means[i]) for group, means in self.group_means.items()},
+            float(self.mean[i]),
+            None if self.mean_of_groups is None else float(self.mean_of_groups[i]),
+        )
+
+    def accuracy_columns(self) -> list[Column]:
+        """What is said of each `AccuracyRow`."""
+        has_mean_of_groups = self.mean_of_groups is not None
+        return accuracy_columns(
+            self.board.tasks, self.groups, mean_of_groups=has_mean_of_groups, kind="percent"
+        )
 
     @property
     def by_top5(self) -> list[int]:
@@ -179,7 +177,7 @@ def analyse(board: Board, options: Options) -> Analysis:
     values = board.values
     complete = ~np.isnan(values).any(1)
     mean = np.where(complete, np.nan_to_num(values).mean(1), np.nan)
-    groups = _groups(board)
+    groups = whole_groups(board.tasks)
     group_means = {name: values[:, columns].mean(1) for name, columns in groups.items()}
     low, high = resampling.wilson(values, np.where(board.n_examples > 0, board.n_examples, np.nan))
     ranks = ranking.ranks(values)
@@ -198,7 +196,9 @@ def analyse(board: Board, options: Options) -> Analysis:
         mean=mean,
         groups=groups,
         group_means=group_means,
-        mean_of_groups=np.mean(list(group_means.values()), axis=0) if len(groups) == 3 else None,
+        mean_of_groups=np.mean(list(group_means.values()), axis=0)
+        if len(groups) == len(tasks.VTAB_GROUPS)
+        else None,
         ranks=ranks,
         mean_rank=np.where(complete, np.nan_to_num(ranks).mean(1), np.nan),
         top5=ranking.top_counts(values, 5),
@@ -209,16 +209,6 @@ def analyse(board: Board, options: Options) -> Analysis:
         no_differences=no_differences,
         levels=_levels(board, groups),
     )
-
-
-def _groups(board: Board) -> dict[str, list[int]]:
-    """VTAB's groups -> their columns, where all of the group's tasks are there."""
-    groups = {}
-    for group in ("Natural", "Specialized", "Structured"):
-        members = [task for task in tasks.VTAB if tasks.get(task).group == group]
-        if set(members) <= set(board.tasks):
-            groups[group] = [board.tasks.index(task) for task in members]
-    return groups
 
 
 class _Rounds(NamedTuple):
@@ -257,15 +247,14 @@ def _fits(rounds: _Rounds, options: Options) -> tuple[ranking.Epp, ranking.Epp |
     return (unpenalised, None) if unpenalised.finite else (fit(RIDGE), unpenalised)
 
 
-def _levels(board: Board, groups: dict[str, list[int]]) -> list[Level]:
-    found = []
-    for name, level in tables.levels(board.tasks).items():
-        values = np.array([np.nan if v is None else v for v in level.values()])
+def _levels(board: Board, groups: Mapping[str, Sequence[int]]) -> list[AccuracyRow]:
+    rows = []
+    for name, by_task in levels(board.tasks).items():
+        values = np.array([np.nan if v is None else v for v in by_task])
         means = {group: float(values[columns].mean()) for group, columns in groups.items()}
-        found.append(
-            Level(name, values, means, float(values.mean()), float(np.mean(list(means.values()) or [np.nan])))
-        )
-    return found
+        mean_of_groups = float(np.mean(list(means.values()) or [np.nan]))
+        rows.append(AccuracyRow(name, values, means, float(values.mean()), mean_of_groups))
+    return rows
 
 
 def _strengths(board: Board, options: Options) -> tuple[Strengths | None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,10 @@ PROTOCOLS = {
     "knn": "Nearest neighbours",
     "transferability": "Transferability scores",
 }
+
+
+# Classes of models by their number of parameters: (below how many, name).
+SIZES = ((10e6, "< 10 M"), (50e6, "10-50 M"), (200e6, "50-200 M"), (math.inf, "> 200 M"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +67,13 @@ class Model:
     def display_name(self) -> str:
         """Its name in tables and sentences, marked where others made its numbers."""
         return f"{self.label} (published)" if self.published else self.label
+
+    @property
+    def size(self) -> str:
+        """The class of its number of parameters, "" where unknown."""
+        if self.parameters is None:
+            return ""
+        return next(name for end, name in SIZES if self.parameters < end)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -313,8 +313,9 @@ def proxy_chart(comparison: ProxyComparison) -> dict[str, Any] | None:
         },
         yaxis=_rows_axis(names),
     )
-    label = "How well each proxy orders models as fine-tuning does; open diamonds are baselines, which know nothing of "
-    return _made([dots], layout, label + "the task. The table below has the numbers.")
+    label = "How closely each proxy's ranking matches that of fine-tuning; open diamonds are baselines, "
+    label += "which know nothing about the task. The table below has the numbers."
+    return _made([dots], layout, label)
 
 
 def scatter(comparison: ProxyComparison) -> dict[str, Any] | None:

@@ -67,21 +67,21 @@ def gather(
     others = [board for given in published for board in published_boards(given)]
     own = [b for b in boards if b.accuracy]
     accuracies = own + [b for b in (beside(own, other) for other in others) if b is not None] + others
-    versions = collections.defaultdict(collections.Counter)
+    versions: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for record in records:
         for package, version in record.data["versions"].items():
             versions[package][version] += 1
-    for package, found in versions.items():
-        if len(found) > 1 and package not in _DECISIVE:
+    for package, counts in versions.items():
+        if len(counts) > 1 and package not in _DECISIVE:
             notices.append(
-                f"Results were made with several versions of {package} ({_counted(found)}); their numbers differ by "
-                "rounding and are shown together."
+                f"Results were made with several versions of {package} ({_counted(counts)}); their numbers differ only "
+                "by rounding and are shown together."
             )
     devices = collections.Counter(_device(r.data) for r in records)
     if len(devices) > 1:
         notices.append(
             f"Results were made on several kinds of devices ({_counted(devices)}); accuracies are shown together, "
-            "speed only of the most used one."
+            "speed only for the most common one."
         )
     return ReportData(
         boards=accuracies,
@@ -96,30 +96,32 @@ def gather(
 
 def _records(workdir: Path, notices: list[str]) -> list[_Record]:
     damaged: list[str] = []
-    found = [
+    records = [
         _Record(str(path.relative_to(workdir)), data)
         for path, data in results.records(workdir, None, damaged)
     ]
     notices += [f"A file was left out: {message}." for message in damaged]
-    return found
+    return records
 
 
 def _errors(workdir: Path, notices: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
     damaged: list[str] = []
-    found = [(str(path.relative_to(workdir)), data) for path, data in results.errors(workdir, None, damaged)]
+    failures: list[tuple[str, Mapping[str, Any]]] = [
+        (str(path.relative_to(workdir)), data) for path, data in results.errors(workdir, None, damaged)
+    ]
     notices += [f"A failure is not listed: {message}." for message in damaged]
-    return found
+    return failures
 
 
 def _label(records: Sequence[_Record], notices: list[str]) -> None:
     """One row per set of weights: a spec whose weights changed between runs is two models."""
-    weights = collections.defaultdict(dict)
+    hashes: dict[str, set[str | None]] = collections.defaultdict(set)
     for record in records:
-        weights[record.data["model"]].setdefault(record.data.get("weight_hash"), None)
+        hashes[record.data["model"]].add(record.data.get("weight_hash"))
     for record in records:
-        model, own = record.data["model"], record.data.get("weight_hash")
-        record.label = model if len(weights[model]) == 1 else f"{model} [weights {str(own)[:8]}]"
-    changed = [model for model, found in weights.items() if len(found) > 1]
+        model, weight_hash = record.data["model"], record.data.get("weight_hash")
+        record.label = model if len(hashes[model]) == 1 else f"{model} [weights {str(weight_hash)[:8]}]"
+    changed = [model for model, of_model in hashes.items() if len(of_model) > 1]
     if changed:
         notices.append(
             f"The weights behind {_listed(changed)} changed between runs; each set of weights has its own row."
@@ -128,39 +130,39 @@ def _label(records: Sequence[_Record], notices: list[str]) -> None:
 
 def _variants(records: Sequence[_Record], notices: list[str]) -> None:
     """Results on other examples of a task (a data set prepared anew) go to a board of their own."""
-    found = collections.defaultdict(collections.Counter)
+    fingerprints: dict[tuple, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for record in records:
-        found[_data_key(record)][_fingerprint(record.data)] += 1
+        fingerprints[_data_key(record)][_fingerprint(record.data)] += 1
     mixed = set()
     for record in records:
-        counted = found[_data_key(record)]
-        rank = [name for name, _ in counted.most_common()].index(_fingerprint(record.data))
+        most_common = [name for name, _ in fingerprints[_data_key(record)].most_common()]
+        rank = most_common.index(_fingerprint(record.data))
         if rank:
             record.variant = f"data {rank + 1}"
             mixed.add(record.data["task"])
     if mixed:
         notices.append(
             f"Results on {_listed(sorted(mixed))} were computed on different examples (the data set was prepared "
-            "anew or by other code). They are on boards of their own and never averaged with the others."
+            "again, or by other code). They have boards of their own and are never averaged with the others."
         )
 
 
 def _copies(records: Sequence[_Record], notices: list[str]) -> None:
     """Equal pictures of a task, by what was trained on and tested; neighbours at distance zero."""
-    found: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
+    protocols_of: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
     for record in records:
         data = record.data
         if text := copies.said(data.get("copies")):
-            found[data["task"], text].add(data["protocol"])
-    for (task, text), protocols in found.items():
+            protocols_of[data["task"], text].add(data["protocol"])
+    for (task, text), protocols in protocols_of.items():
         names = [PROTOCOLS.get(p, p) for p in [*PROTOCOLS, *protocols] if p in protocols]
         notices.append(f"{task}: {text} ({', '.join(dict.fromkeys(names))}).")
-    zero = collections.defaultdict(list)
+    models_of: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
     for record in records:
-        if text := (record.data.get("notes") or {}).get("distance_zero"):
-            zero[record.data["task"], text].append(record.label)
-    for (task, text), labels in zero.items():
-        notices.append(f"{task}, {PROTOCOLS['knn']}: {text} ({_listed(sorted(set(labels)))}).")
+        if note := (record.data.get("notes") or {}).get("distance_zero"):
+            models_of[record.data["task"], note].add(record.label)
+    for (task, text), labels in models_of.items():
+        notices.append(f"{task}, {PROTOCOLS['knn']}: {text} ({_listed(sorted(labels))}).")
 
 
 def _data_key(record: _Record) -> tuple:
@@ -185,33 +187,25 @@ def _device(data: Mapping[str, Any]) -> str:
 
 
 def _models(records: Sequence[_Record], models_dir: Path, imagenet: Mapping[str, float]) -> dict[str, Model]:
-    by_label = collections.defaultdict(list)
+    """label -> what the results say of the model, for those of older versions what its converted model says."""
+    by_label: dict[str, list[_Record]] = collections.defaultdict(list)
     for record in records:
         by_label[record.label].append(record)
-    known = None
-    devices = collections.Counter()
-    passes = collections.defaultdict(lambda: collections.defaultdict(float))
-    for record in records:
-        for one in (record.data.get("passes") or {}).values():
-            if one["seconds"] > 0:
-                device = _device(record.data)
-                speed = one["images"] / one["seconds"]
-                passes[record.label][device] = max(passes[record.label][device], speed)
-    for found in passes.values():
-        devices.update(found.keys())
+    speeds = {label: _speeds(of_model) for label, of_model in by_label.items()}
+    devices = collections.Counter(device for of_model in speeds.values() for device in of_model)
     device = devices.most_common(1)[0][0] if devices else ""
-    out = {}
-    for label, found in by_label.items():
-        spec = found[0].data["model"]
-        info = next((r.data["source"] for r in found if r.data.get("source")), None)
-        if info is None:  # an older version's: its converted model may still be there
-            known = _artefacts(models_dir) if known is None else known
-            hashes = {r.data.get("weight_hash") for r in found}
-            info = next((known[h] for h in hashes if h in known), {})
+    artefact_info = functools.cache(lambda: _artefacts(models_dir))
+    models = {}
+    for label, of_model in by_label.items():
+        spec = of_model[0].data["model"]
+        info = next((r.data["source"] for r in of_model if r.data.get("source")), None)
+        if info is None:
+            hashes = {r.data.get("weight_hash") for r in of_model}
+            info = next((artefact_info()[h] for h in hashes if h in artefact_info()), {})
         top1 = info.get("imagenet_top1")
         for name in (spec, spec.partition("/")[2]):
             top1 = imagenet.get(name, top1)
-        out[label] = Model(
+        models[label] = Model(
             label,
             spec,
             method=_method(spec, info),
@@ -221,22 +215,33 @@ def _models(records: Sequence[_Record], models_dir: Path, imagenet: Mapping[str,
             num_features=info.get("num_features"),
             imagenet_top1=top1,
             pretraining_data=info.get("pretraining_data") or "",
-            images_per_second=passes[label].get(device) if device else None,
+            images_per_second=speeds[label].get(device) if device else None,
             device=device,
         )
-    return out
+    return models
 
 
-def _artefacts(models_dir: Path) -> dict[str, dict[str, Any]]:
+def _speeds(records: Sequence[_Record]) -> dict[str, float]:
+    """Device -> images per second of the fastest pass over images there."""
+    speeds: dict[str, float] = {}
+    for record in records:
+        device = _device(record.data)
+        for timed in (record.data.get("passes") or {}).values():
+            if timed["seconds"] > 0:
+                speeds[device] = max(speeds.get(device, 0.0), timed["images"] / timed["seconds"])
+    return speeds
+
+
+def _artefacts(models_dir: Path) -> dict[str | None, Mapping[str, Any]]:
     """weight_hash -> model.json of every converted model in a folder."""
-    found = {}
+    by_hash: dict[str | None, Mapping[str, Any]] = {}
     for path in sorted(models_dir.glob("*/model.json")):
         try:
             info = artefacts.read_info(path.parent)
         except (OSError, ValueError):
             continue
-        found[info.get("weight_hash")] = info
-    return found
+        by_hash[info.get("weight_hash")] = info
+    return by_hash
 
 
 def _method(spec: str, info: Mapping[str, Any]) -> str:
@@ -307,23 +312,23 @@ def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: I
         title += " (head only)"
     elif metric != "accuracy":
         title += f" ({metric})"
-    said = {"metric", "scope"} if protocol in ("knn", "finetune") else set()
-    parts = [f"{name} {value_text(settings.get(name))}" for name in sorted(set(differing) - said)]
+    in_title = {"metric", "scope"} if protocol in ("knn", "finetune") else set()
+    parts = [f"{name} {value_text(settings.get(name))}" for name in sorted(set(differing) - in_title)]
     return title + (f" · {', '.join(parts)}" if parts else "")
 
 
 def _board(
     group: Sequence[_Record], metric: str, number: int, differing: set[str], models: Mapping[str, Model]
 ) -> Board:
-    found = {(r.label, r.data["task"]): r for r in group if r.data["metrics"].get(metric) is not None}
-    rows = list(dict.fromkeys(label for label, _ in found))
-    columns = order_tasks(task for _, task in found)
+    by_cell = {(r.label, r.data["task"]): r for r in group if r.data["metrics"].get(metric) is not None}
+    rows = list(dict.fromkeys(label for label, _ in by_cell))
+    columns = order_tasks(task for _, task in by_cell)
     shape = (len(rows), len(columns))
     values, n_examples = np.full(shape, np.nan), np.zeros(shape, int)
     files = [[""] * shape[1] for _ in rows]
     correct, examples, chosen = {}, {}, {}
     seconds: dict[str, np.ndarray] = collections.defaultdict(lambda: np.full(shape, np.nan))
-    for (label, task), record in found.items():
+    for (label, task), record in by_cell.items():
         i, j = rows.index(label), columns.index(task)
         data = record.data
         values[i, j] = data["metrics"][metric]
@@ -368,8 +373,8 @@ def _examples(data: Mapping[str, Any]) -> str:
     return f"{data['task']} {data['settings'].get('splits')} {data['n_examples']}"
 
 
-def _counted(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {n}" for name, n in sorted(found.items(), key=lambda item: -item[1]))
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {n}" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

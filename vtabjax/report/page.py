@@ -14,21 +14,21 @@ import numpy as np
 
 from vtabjax import __version__
 from vtabjax.report import charts, prose
-from vtabjax.report.analysis import Analysis, Level, Options
-from vtabjax.report.boards import ReportData, value_text
+from vtabjax.report.analysis import Analysis, Options
+from vtabjax.report.boards import SIZES, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
-from vtabjax.report.table import SIZES, ReportTable, size_of, sort_value, text
 from vtabjax.report.tables import not_finite
+from vtabjax.tables import Table, sort_value, text
 
 _FOLDER = Path(__file__).parent / "assets"
 
 
 def render(
-    found: ReportData,
+    data: ReportData,
     analyses: Sequence[Analysis],
-    tables: dict[str, dict[str, ReportTable]],
-    judged: ProxyComparison,
-    trusted: Sequence[ReportTable],
+    tables: dict[str, dict[str, Table]],
+    comparison: ProxyComparison,
+    proxy_tables: Sequence[Table],
     options: Options,
     workdir: Path,
     title: str,
@@ -37,11 +37,11 @@ def render(
     """The page's HTML.
 
     Args:
-      found: what the workdir holds.
+      data: what the workdir holds.
       analyses: its boards, the most telling first.
       tables: board -> name -> table.
-      judged: proxies against fine-tuning.
-      trusted: their tables.
+      comparison: proxies against fine-tuning.
+      proxy_tables: its tables.
       options: of the statistics.
       workdir: named in commands.
       title: of the page.
@@ -56,34 +56,34 @@ def render(
     environment.filters["soft"] = _soft
     boards = [_board(a, tables[a.board.key]) for a in analyses]
     drawn = {f"{b['key']}/{name}": chart for b in boards for name, chart in b["charts"].items()}
-    chart = charts.proxy_chart(judged)
+    chart = charts.proxy_chart(comparison)
     if chart:
         drawn["trust"] = chart
-    data = {
+    embedded = {
         "charts": {name: c["figure"] for name, c in drawn.items()},
         "colours": charts.COLOURS,
         "cells": {b["key"]: b["cells"] for b in boards},
-        "scatter": charts.scatter(judged),
+        "scatter": charts.scatter(comparison),
     }
     return environment.get_template("page.html").render(
         title=title,
         version=__version__,
         boards=boards,
         drawn=drawn,
-        notices=found.notices,
-        missing=prose.missing(found, judged, workdir),
-        judged=judged,
-        trusted=[_sheet(s) for s in trusted],
-        failures=prose.failures(found),
-        methods=prose.methods(found),
+        notices=data.notices,
+        missing=prose.missing(data, comparison, workdir),
+        comparison=comparison,
+        proxy_tables=[_cells_of(table) for table in proxy_tables],
+        failures=prose.failures(data),
+        methods=prose.methods(data),
         statistics=prose.statistics(options),
-        versions=prose.versions(found),
-        records=found.records,
+        versions=prose.versions(data),
+        records=data.records,
         figures=figures,
         style=markupsafe.Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         script=markupsafe.Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
         plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
-        data=markupsafe.Markup(_json(data)),
+        data=markupsafe.Markup(_json(embedded)),
     )
 
 
@@ -98,20 +98,26 @@ def _json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _sheet(sheet: ReportTable) -> dict[str, Any]:
-    numeric = [c.kind != "text" for c in sheet.columns]
+def _cells_of(table: Table) -> dict[str, Any]:
+    """What the page's template needs of a table: a cell is its text and what it is sorted by."""
+    numeric = [column.kind != "text" for column in table.columns]
     rows = [
         [
-            {"text": text(v, c.kind), "sort": sort_value(v), "numeric": n}
-            for v, c, n in zip(row, sheet.columns, numeric, strict=True)
+            {"text": text(value, column.kind), "sort": sort_value(value), "numeric": is_number}
+            for value, column, is_number in zip(row, table.columns, numeric, strict=True)
         ]
-        for row in sheet.rows
+        for row in table.rows
     ]
-    return {"key": sheet.key, "title": sheet.title, "columns": sheet.columns, "numeric": numeric, "rows": rows,
-            "remarks": sheet.remarks}  # fmt: skip
+    return {
+        "title": table.title,
+        "columns": table.columns,
+        "numeric": numeric,
+        "rows": rows,
+        "remarks": table.remarks,
+    }
 
 
-def _board(a: Analysis, tables: dict[str, ReportTable]) -> dict[str, Any]:
+def _board(a: Analysis, tables: dict[str, Table]) -> dict[str, Any]:
     b = a.board
     models = [b.models[i] for i in a.order]
     return {
@@ -122,9 +128,9 @@ def _board(a: Analysis, tables: dict[str, ReportTable]) -> dict[str, Any]:
         "cells": _cells(a),
         "methods": sorted({m.method for m in models}),
         "families": sorted({m.family for m in models}),
-        "sizes": [name for _, name in SIZES if any(size_of(m) == name for m in models)],
+        "sizes": [name for _, name in SIZES if any(m.size == name for m in models)],
         "published": any(m.published for m in models),
-        "sheets": {name: _sheet(sheet) for name, sheet in tables.items()},
+        "tables": {name: _cells_of(table) for name, table in tables.items()},
         "charts": charts.board_charts(a),
         "analysis": a,
         "not_finite": not_finite(a),
@@ -133,37 +139,41 @@ def _board(a: Analysis, tables: dict[str, ReportTable]) -> dict[str, Any]:
 
 
 def _heat(a: Analysis) -> dict[str, Any]:
-    """The heat map: spans of the header, columns, and rows of cells (text, shade from 0 to 1 within the column)."""
-    b = a.board
-    columns = [{"name": t, "values": b.values[:, j], "task": True} for j, t in enumerate(b.tasks)]
-    columns += [{"name": g, "values": v, "task": False} for g, v in a.group_means.items()]
-    if a.mean_of_groups is not None:
-        columns.append({"name": "mean of groups", "values": a.mean_of_groups, "task": False})
-    columns.append({"name": "mean", "values": a.mean, "task": False})
-    columns.insert(0, columns.pop())  # what people look for stands beside the name
-    for column in columns:
-        v = column["values"]
-        seen = v[~np.isnan(v)]
-        low, spread = (seen.min(), np.ptp(seen)) if seen.size else (0, 0)
-        column["shades"] = (
-            np.clip((v - low) / spread, 0, 1) if spread > 0 else np.where(np.isnan(v), np.nan, 0.5)
-        )
-    rows = []
-    for i in a.order:
-        m = b.models[i]
-        cells = [
-            None if np.isnan(c["values"][i]) else (text(c["values"][i], "percent"), f"{c['shades'][i]:.2f}")
-            for c in columns
-        ]
-        rows.append({"model": m, "cells": cells, "size": size_of(m)})
-    return {"columns": columns, "rows": rows, "levels": [_level(level, a) for level in a.levels]}
+    """The heat map: columns, rows of cells (text, shade from 0 to 1 within the column), and the rows below them."""
+    columns = a.accuracy_columns()[1:]
+    columns.insert(
+        0, columns.pop([column.name for column in columns].index("mean"))
+    )  # beside the model's name
+    table = Table(columns, [a.accuracy_row(i) for i in a.order])
+    values = np.array(table.rows, float)
+    shades = np.stack([_shades(column) for column in values.T], axis=1)
+    rows = [
+        {
+            "model": a.board.models[i],
+            "cells": [
+                None if np.isnan(value) else (text(value, "percent"), f"{shade:.2f}")
+                for value, shade in zip(values[k], shades[k], strict=True)
+            ],
+            "size": a.board.models[i].size,
+        }
+        for k, i in enumerate(a.order)
+    ]
+    below = Table(columns, a.levels)
+    return {
+        "columns": [{"name": name, "task": name in a.board.tasks} for name in table.header],
+        "rows": rows,
+        "levels": [
+            {"name": level.name, "cells": [cell or "–" for cell in cells]}
+            for level, cells in zip(a.levels, below.texts(), strict=True)
+        ],
+    }
 
 
-def _level(level: Level, a: Analysis) -> dict[str, Any]:
-    """A row below the models, its cells in the order of the columns."""
-    values = [level.mean, *level.values, *level.group_means.values()]
-    values += [level.mean_of_groups] if a.mean_of_groups is not None else []
-    return {"name": level.name, "cells": [text(v, "percent") or "–" for v in values]}
+def _shades(values: np.ndarray) -> np.ndarray:
+    """How near each value [M] is to the best of its column: from 0 to 1; NaN where there is none."""
+    known = values[~np.isnan(values)]
+    low, spread = (known.min(), np.ptp(known)) if known.size else (0, 0)
+    return np.clip((values - low) / spread, 0, 1) if spread > 0 else np.where(np.isnan(values), np.nan, 0.5)
 
 
 def _cells(a: Analysis) -> dict[str, Any]:

@@ -13,19 +13,19 @@ from vtabjax import installation
 from vtabjax.report.analysis import Analysis, Options, Strengths
 from vtabjax.report.boards import PROTOCOLS, Board, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
-from vtabjax.report.table import text
+from vtabjax.tables import text
 
 # What a protocol is, in a sentence.
 _WHAT = {
-    "finetune": "Every weight is trained: a grid of learning rates and durations on train800, chosen on val200, "
-    "trained again on all 1,000 examples and tested once (VTAB-1k, arXiv 1910.04867).",
-    "linear": "L2-regularised softmax regression on frozen features; its strength is chosen on val200, fitted again on "
-    "all training examples and tested once.",
-    "knn": "Share of training examples whose nearest other training example, by its features, has the same label "
-    "(Expert Models, arXiv 2009.13239). No test example is used.",
+    "finetune": "All weights are trained: a grid of learning rates and durations is tried on train800, and the choice "
+    "made on val200 is trained again on all 1,000 examples and tested once (VTAB-1k, arXiv 1910.04867).",
+    "linear": "L2-regularised softmax regression on frozen features; the regularisation strength is chosen on val200, "
+    "and the classifier is then refitted on all training examples and tested once.",
+    "knn": "The share of training examples whose nearest neighbour among the other training examples, in feature "
+    "space, has the same label (Expert Models, arXiv 2009.13239). No test examples are used.",
     "transferability": "Scores computed from one pass over the training examples (docs/scores.md). They have no common "
     "scale, so they are compared within a task only.",
-    "published": "Numbers that others published, as they stand. Their settings differ from ours and from each other.",
+    "published": "Numbers published by others, as they stand. Their settings differ from ours and from one another.",
 }
 
 
@@ -49,8 +49,8 @@ def headline(a: Analysis) -> Headline:
     tiles: list[tuple[str, str]] = []
     if a.leader is None:
         sentences = [
-            f"No model has all {len(tasks)} tasks, so there are no means to compare; models are in the order "
-            "of their strength on the tasks they share."
+            f"No model has all {len(tasks)} tasks, so there are no means to compare; models are ordered by "
+            "their strength on the tasks they share."
         ]
     else:
         where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
@@ -95,7 +95,7 @@ def _by_strength(a: Analysis, s: Strengths) -> tuple[list[str], list[tuple[str, 
         tiles.append((share, f"of resampled tasks put {names[strongest]} first"))
     if strongest != first:
         sentences.append(
-            f"By strength (EPP), which counts wins and not margins, {names[strongest]} is first."
+            f"By strength (EPP), which counts wins and not margins, {names[strongest]} comes first."
         )
     second = next(i for i in np.argsort(-scores, kind="stable") if i != strongest)
     p, low, high = (matrix[strongest, second] for matrix in s.wins)
@@ -124,14 +124,14 @@ def missing(data: ReportData, comparison: ProxyComparison, workdir: Path) -> lis
     own = [b for b in data.boards if not b.published and not b.beside_published]
     if not data.records and not data.errors:
         out.append(
-            f"There are no results in {workdir}. First: "
+            f"There are no results in {workdir}. Start with: "
             f"{installation.command()} --config=configs/knn.py --workdir={workdir}"
         )
     elif not data.records:
         out.append("Every cell failed, so there is nothing to rank; the failures are listed below.")
     elif not own:
         out.append(
-            "There are no accuracies to rank, only scores (configs/knn.py, linear.py and finetune.py make some)."
+            "There are no accuracies to rank, only scores (configs/knn.py, linear.py and finetune.py produce them)."
         )
     if data.records:
         ran = {b.protocol for b in data.proxies}
@@ -222,18 +222,18 @@ def statistics(options: Options) -> list[tuple[str, str]]:
         (
             "Standard errors",
             "Clustered by task, because all matches on a task share it (the naive errors are several times too small); "
-            "intervals use Student's t with as many degrees of freedom as tasks, less one.",
+            "intervals use Student's t with one degree of freedom fewer than there are tasks.",
         ),
         (
             "Bootstrap over tasks",
             f"{n} draws of the tasks with replacement (seed {options.seed}); a draw in which some model "
             "wins everything is fitted with a small penalty. 'Best in' and rank intervals come from it.",
         ),
-        ("Interval of one accuracy", "Wilson's 95 % interval for so many test examples."),
+        ("Interval of one accuracy", "Wilson's 95 % interval for the number of test examples."),
         (
             "Paired bootstrap",
-            f"{n} draws of each task's test examples, the same ones for every model: what the difference of two means "
-            "would be with other test examples of the same tasks.",
+            f"{n} draws of each task's test examples, the same ones for every model: how the difference between two "
+            "means would vary with other test examples of the same tasks.",
         ),
         (
             "Agreement",
@@ -242,14 +242,14 @@ def statistics(options: Options) -> list[tuple[str, str]]:
         ),
         (
             "Chance and majority",
-            "What is reached without looking at a picture: by a uniform guess, and by the most frequent class of the "
-            "test set as the only answer, where that is known.",
+            "What is reached without looking at a picture: by guessing uniformly, and by always answering the test "
+            "set's most frequent class, where that is known.",
         ),
         (
             "Copies",
             "Pictures with equal pixels before they are resized, counted among all those that a result was computed "
             "from. A test picture that was trained on says nothing about new ones; the nearest neighbour of a picture "
-            "that is there twice is its copy.",
+            "that occurs twice is its copy.",
         ),
         ("Means", "Only over models that have every task of the board; never over different settings."),
     ]

@@ -78,7 +78,7 @@ def compare_proxies(data: ReportData, options: Options) -> ProxyComparison:
     truth = max(tuned, key=lambda b: int((~np.isnan(b.values)).sum()))
     others = [b.title for b in tuned if b is not truth]
     if len(truth.models) < 3:
-        why = f"only {len(truth.models)} models were fine-tuned; an order needs three"
+        why = f"only {len(truth.models)} models were fine-tuned; a ranking needs three"
         return _nothing(why, truth, others)
     measured = [_measured(board, cheap, truth, options) for board in cheap]
     proxies = [p for p in (*measured, *_baselines(truth, options)) if p is not None]

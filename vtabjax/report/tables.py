@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vtabjax.ranking import ELO, elo, t_multiplier
-from vtabjax.report.analysis import Analysis, Differences, Level, Strengths, costs, front
+from vtabjax.report.analysis import Analysis, Differences, Strengths, costs, front
 from vtabjax.report.boards import Board, Model
 from vtabjax.report.proxies import Proxy, ProxyComparison
-from vtabjax.report.table import Column, ReportTable, size_of, text
+from vtabjax.tables import AccuracyRow, Column, Table, text
 
 
-def board_tables(a: Analysis) -> dict[str, ReportTable]:
+def board_tables(a: Analysis) -> dict[str, Table]:
     """The tables of one board, by what they are about."""
     made = {
         "accuracy": _accuracy(a),
@@ -33,8 +34,8 @@ def board_tables(a: Analysis) -> dict[str, ReportTable]:
 
 def _table(
     a: Analysis, name: str, title: str, columns: list[Column], items: list[Any], remarks: list[str]
-) -> ReportTable:
-    return ReportTable(f"{a.board.key}-{name}", f"{a.board.title}: {title}", columns, items, remarks)
+) -> Table:
+    return Table(columns, items, remarks, key=f"{a.board.key}-{name}", title=f"{a.board.title}: {title}")
 
 
 def _model_column(a: Analysis) -> Column:
@@ -46,49 +47,44 @@ def _array_column(name: str, kind: str, values: np.ndarray) -> Column:
     return Column(name, kind, lambda i: values[i])
 
 
-def _task_value(j: int) -> Callable[[Level], float]:
-    return lambda level: level.values[j]
+@dataclasses.dataclass(frozen=True)
+class _BoardRow(AccuracyRow):
+    """A row of the table of accuracies: a model's, or one below the models, of which the rest is not known."""
+
+    mean_rank: float | None = None
+    method: str = ""
+    family: str = ""
+    parameters: int | None = None
 
 
-def _group_mean(name: str) -> Callable[[Level], float]:
-    return lambda level: level.group_means[name]
+def _board_row(a: Analysis, i: int) -> _BoardRow:
+    model = a.board.models[i]
+    return _BoardRow(
+        **vars(a.accuracy_row(i)),
+        mean_rank=float(a.mean_rank[i]),
+        method=model.method,
+        family=model.family,
+        parameters=model.parameters,
+    )
 
 
-def _accuracy(a: Analysis) -> ReportTable:
-    board = a.board
-
-    def column(
-        name: str, kind: str, of_model: Callable[[int], Any], of_level: Callable[[Level], Any]
-    ) -> Column:
-        below = {level.name: of_level(level) for level in a.levels}
-        return Column(
-            name, kind, lambda item: below[item.name] if isinstance(item, Level) else of_model(item)
-        )
-
-    def values(name: str, of_model: np.ndarray, of_level: Callable[[Level], Any]) -> Column:
-        return column(name, "percent", of_model.__getitem__, of_level)
-
-    columns = [column("model", "text", lambda i: board.models[i].display_name, lambda level: level.name)]
-    for j, task in enumerate(board.tasks):
-        columns.append(values(task, board.values[:, j], _task_value(j)))
-    columns += [values(name, means, _group_mean(name)) for name, means in a.group_means.items()]
-    columns.append(values("mean", a.mean, lambda level: level.mean))
-    if a.mean_of_groups is not None:
-        columns.append(values("mean of groups", a.mean_of_groups, lambda level: level.mean_of_groups))
-    columns += [
-        column("mean rank", "number", a.mean_rank.__getitem__, lambda level: None),
-        column("method", "text", lambda i: board.models[i].method, lambda level: ""),
-        column("family", "text", lambda i: board.models[i].family, lambda level: ""),
-        column("parameters", "whole", lambda i: board.models[i].parameters, lambda level: None),
+def _accuracy(a: Analysis) -> Table:
+    columns = [
+        *a.accuracy_columns(),
+        Column("mean rank", "number", lambda row: row.mean_rank),
+        Column("method", "text", lambda row: row.method),
+        Column("family", "text", lambda row: row.family),
+        Column("parameters", "whole", lambda row: row.parameters),
     ]
     remarks = ["accuracy in percent (fractions in the CSV)"]
-    lacking = int((~a.complete).sum())
-    if lacking:
-        remarks.append(f"{lacking} of {len(a.order)} models lack tasks: they have no mean")
-    return _table(a, "accuracy", "accuracy", columns, [*a.order, *a.levels], remarks)
+    n_lacking = int((~a.complete).sum())
+    if n_lacking:
+        remarks.append(f"{n_lacking} of {len(a.order)} models lack tasks: they have no mean")
+    rows = [_board_row(a, i) for i in a.order] + [_BoardRow(**vars(level)) for level in a.levels]
+    return _table(a, "accuracy", "accuracy", columns, rows, remarks)
 
 
-def _epp(a: Analysis, s: Strengths) -> ReportTable:
+def _epp(a: Analysis, s: Strengths) -> Table:
     errors = (s.high - s.low) / 2 / t_multiplier(s.fit.n_clusters)
     columns = [
         _model_column(a),
@@ -104,7 +100,7 @@ def _epp(a: Analysis, s: Strengths) -> ReportTable:
     zero = "mean zero" if s.reference is None else f"{a.board.models[s.reference].label} is zero"
     remarks = [
         f"P(i beats j on a new task) = 1 / (1 + exp(EPP of j - EPP of i)); {zero}; standard errors clustered by task, "
-        f"{s.fit.n_clusters} of them; 'best in': share of resamples of the tasks"
+        f"{s.fit.n_clusters} of them; 'best in': share of the task resamples in which a model is the best"
     ]
     if s.within is not None:
         within = s.within
@@ -117,7 +113,7 @@ def _epp(a: Analysis, s: Strengths) -> ReportTable:
     elif s.n_penalised:
         remarks.append(
             f"{s.n_penalised} of the resamples have no finite estimate (a model wins every match of the tasks drawn); "
-            "a penalised fit (ridge 0.1) stands in for those"
+            "a penalised fit (ridge 0.1) is used for those"
         )
     return _table(a, "epp", "Elo-based Predictive Power", columns, s.strongest, remarks)
 
@@ -132,9 +128,9 @@ def not_finite(a: Analysis) -> str:
     others = " and others" if len(names) > 3 else ""
     unbeaten = f"{', '.join(names[:3])}{others} lost no match; " if names else ""
     return (
-        f"no finite maximum-likelihood estimate: {unbeaten}the models fall into {n} groups of which none has a win or "
-        "tie against one above it (or they never met). EPP is a penalised fit (ridge 0.1), whose distances between "
-        "groups the penalty decides; within a group the unpenalised one is given, too"
+        f"no finite maximum-likelihood estimate: {unbeaten}the models fall into {n} groups, none of which has a win "
+        "or tie against a group above it (or they never met). EPP is a penalised fit (ridge 0.1), and the penalty "
+        "determines the distances between groups; within a group the unpenalised estimate is given as well"
     )
 
 
@@ -165,7 +161,7 @@ def _winner(a: Analysis, j: int) -> _Winner:
     )
 
 
-def _best(a: Analysis) -> ReportTable:
+def _best(a: Analysis) -> Table:
     columns = [
         Column("task", "text", lambda w: w.task),
         Column("best model", "text", lambda w: ", ".join(w.names[:3]) + (" ..." if len(w.names) > 3 else "")),
@@ -181,7 +177,7 @@ def _best(a: Analysis) -> ReportTable:
     return _table(a, "best", "best model of each task", columns, winners, remarks)
 
 
-def _top5(a: Analysis) -> ReportTable:
+def _top5(a: Analysis) -> Table:
     models = a.board.models
     columns = [
         _model_column(a),
@@ -191,13 +187,13 @@ def _top5(a: Analysis) -> ReportTable:
         _array_column("mean rank", "number", a.mean_rank),
         Column("architecture", "text", lambda i: models[i].architecture),
     ]
-    remarks = ["on how many tasks a model is among the five best, or shares the fifth place"]
+    remarks = ["on how many tasks a model is among the five best, or ties for fifth place"]
     if len(models) <= 5:
-        remarks.append(f"{len(models)} models: everyone is always among the five best")
+        remarks.append("with five models or fewer, each is always among the five best")
     return _table(a, "top5", "among the five best", columns, a.by_top5, remarks)
 
 
-def _differences(a: Analysis, d: Differences) -> ReportTable:
+def _differences(a: Analysis, d: Differences) -> Table:
     place = {row: k for k, row in enumerate(d.rows)}
     columns = [
         _model_column(a),
@@ -233,7 +229,7 @@ def _grouped(a: Analysis) -> list[_Group]:
     what: dict[str, Callable[[Model], str]] = {
         "method": lambda model: model.method,
         "family": lambda model: model.family,
-        "parameters": lambda model: size_of(model) or "unknown",
+        "parameters": lambda model: model.size or "unknown",
     }
     groups = []
     for by, name_of_group in what.items():
@@ -246,7 +242,7 @@ def _grouped(a: Analysis) -> list[_Group]:
     return groups
 
 
-def _groups(a: Analysis) -> ReportTable:
+def _groups(a: Analysis) -> Table:
     s = a.strengths
     columns = [
         Column("by", "text", lambda g: g.by),
@@ -267,7 +263,7 @@ def _groups(a: Analysis) -> ReportTable:
     return _table(a, "groups", "by training, family and size", columns, _grouped(a), remarks)
 
 
-def _cost(a: Analysis) -> ReportTable:
+def _cost(a: Analysis) -> Table:
     cost = costs(a.board)
     parameters, speed = cost["parameters"], cost["images/s"]
     on_front = {unit: front(unit, values, a.mean) for unit, values in cost.items()}
@@ -300,7 +296,7 @@ _MEASURES = {
 }
 
 
-def proxy_tables(comparison: ProxyComparison) -> list[ReportTable]:
+def proxy_tables(comparison: ProxyComparison) -> list[Table]:
     """Proxies against fine-tuning: averages with intervals, per task, and without each family."""
     if not comparison.proxies or comparison.finetuned is None:
         return []
@@ -327,7 +323,7 @@ def _measure_columns(name: str, title: str) -> list[Column]:
     ]
 
 
-def _proxies(comparison: ProxyComparison, finetuned: Board) -> ReportTable:
+def _proxies(comparison: ProxyComparison, finetuned: Board) -> Table:
     columns = [
         Column("proxy", "text", lambda p: p.title),
         Column("kind", "text", lambda p: "baseline" if p.static else "measured"),
@@ -344,14 +340,16 @@ def _proxies(comparison: ProxyComparison, finetuned: Board) -> ReportTable:
     remarks = [
         f"against {finetuned.title}: agreement on each task over up to {n_models} models, then the mean "
         "over tasks; intervals: models drawn with replacement",
-        "regret@k: points of accuracy lost by fine-tuning only the k models the proxy puts first; hit@k: share of "
+        "regret@k: points of accuracy lost by fine-tuning only the k models the proxy ranks first; hit@k: share of "
         "tasks on which the best model is among them",
         "seconds: median for a model on a task" + (f"; fine-tuning took {took} s (median)" if took else ""),
     ]
-    return ReportTable("proxies", "How far each proxy can be trusted", columns, comparison.proxies, remarks)
+    return Table(
+        columns, comparison.proxies, remarks, key="proxies", title="How far each proxy can be trusted"
+    )
 
 
-def _proxies_by_task(comparison: ProxyComparison, finetuned: Board) -> ReportTable:
+def _proxies_by_task(comparison: ProxyComparison, finetuned: Board) -> Table:
     columns = [Column("proxy", "text", lambda p: p.title)]
     columns += [
         Column(task, "number", lambda p, j=j: p.agreement.per_task["weighted_kendall"][j])  # type: ignore[misc]
@@ -359,10 +357,10 @@ def _proxies_by_task(comparison: ProxyComparison, finetuned: Board) -> ReportTab
     ]
     remarks = ["empty: undefined (fewer than two models, or all equal)"]
     title = "Weighted Kendall of each proxy, task by task"
-    return ReportTable("proxies-by-task", title, columns, comparison.proxies, remarks)
+    return Table(columns, comparison.proxies, remarks, key="proxies-by-task", title=title)
 
 
-def _proxies_without(comparison: ProxyComparison, families: list[str]) -> ReportTable:
+def _proxies_without(comparison: ProxyComparison, families: list[str]) -> Table:
     columns = [
         Column("proxy", "text", lambda p: p.title),
         Column("all", "number", lambda p: p.agreement.mean["weighted_kendall"]),
@@ -371,6 +369,6 @@ def _proxies_without(comparison: ProxyComparison, families: list[str]) -> Report
         Column(f"without {family}", "number", lambda p, family=family: p.without.get(family))  # type: ignore[misc]
         for family in families
     ]
-    remarks = ["a proxy that needs one family to look good orders families, not models"]
+    remarks = ["a proxy that needs one family to look good ranks families, not models"]
     title = "Weighted Kendall without one family of models"
-    return ReportTable("proxies-without-family", title, columns, comparison.proxies, remarks)
+    return Table(columns, comparison.proxies, remarks, key="proxies-without-family", title=title)

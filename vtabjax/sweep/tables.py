@@ -8,75 +8,74 @@ column per score; they have no common scale, so they are not averaged over tasks
 from __future__ import annotations
 
 import collections
-import csv
-import io
+import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import tasks
 from vtabjax.data import copies
 from vtabjax.runtime import files
+from vtabjax.tables import (
+    AccuracyRow,
+    Column,
+    Table,
+    accuracy_columns,
+    levels,
+    to_csv,
+    to_markdown,
+    to_terminal,
+    whole_groups,
+)
 
-CHANCE, MAJORITY = "(chance)", "(majority)"
-GROUPS = ("Natural", "Specialized", "Structured")
 _PATH = re.compile(r"[a-z]+:.*/")  # a task that is named by a path
 _LONG = 80  # rows that still make sense on a terminal
 
-Found = Mapping[tuple[str, str], Mapping[str, Any] | None]
+Records = Mapping[tuple[str, str], Mapping[str, Any] | None]
 
 
-class Table(NamedTuple):
-    """A table.
-
-    Attributes:
-      header: names of the columns.
-      rows: a text or number per column; None where there is nothing.
-      remarks: what has to be known about it.
-    """
-
-    header: list[str]
-    rows: list[list[Any]]
-    remarks: list[str]
-
-
-def shown(protocol: str, found: Found) -> str:
+def shown(protocol: str, records: Records) -> str:
     """The table of a sweep for the terminal.
 
     Args:
       protocol: its name.
-      found: (model, task) -> the result's record, or None; in the order of the columns and rows.
+      records: (model, task) -> the result's record, or None; in the order of the columns and rows.
     """
-    table = _read_by_people(protocol, _table(protocol, found))
-    if len(table.rows) > _LONG:
-        table = table._replace(
-            rows=table.rows[:_LONG],
-            remarks=[*table.remarks, f"the first {_LONG} of {len(table.rows)} rows; the files have all"],
-        )
-    return _terminal(table)
+    table = _with_short_names(_table(protocol, records))
+    n_rows = len(table.items)
+    if n_rows > _LONG:
+        remark = f"the first {_LONG} of {n_rows} rows; the files have all"
+        table = dataclasses.replace(table, items=table.items[:_LONG], remarks=[*table.remarks, remark])
+    return to_terminal(table)
 
 
-def write(protocol: str, found: Found, workdir: str | Path) -> str:
+def write(protocol: str, records: Records, workdir: str | Path) -> str:
     """Writes ``tables/<protocol>.csv`` and ``.md`` under `workdir`; returns a line that says where."""
-    table = _table(protocol, found)
+    table = _table(protocol, records)
     folder = files.as_path(workdir) / "tables"
     files.write_text(folder / f"{protocol}.csv", to_csv(table))
-    files.write_text(folder / f"{protocol}.md", to_markdown(_read_by_people(protocol, table)))
+    files.write_text(folder / f"{protocol}.md", to_markdown(_with_short_names(table)))
     return f"tables: {folder / protocol}.csv, .md"
 
 
-def _table(protocol: str, found: Found) -> Table:
-    return score_table(found) if protocol == "transferability" else accuracy_table(found)
+def _table(protocol: str, records: Records) -> Table:
+    return score_table(records) if protocol == "transferability" else accuracy_table(records)
 
 
-def _read_by_people(protocol: str, table: Table) -> Table:
-    """Accuracies in percent, and folders by their names instead of their paths."""
-    table = table if protocol == "transferability" else in_percent(table)
+def _with_short_names(table: Table) -> Table:
+    """The table with folders by their names instead of their paths."""
     texts = [v for row in [table.header, *table.rows] for v in row if isinstance(v, str)]
     short = short_names([text for text in texts if _PATH.match(text)])
-    rows = [[short.get(v, v) if isinstance(v, str) else v for v in row] for row in table.rows]
-    return table._replace(header=[short.get(name, name) for name in table.header], rows=rows)
+
+    def shortened(value: Callable[[Any], str]) -> Callable[[Any], str]:
+        return lambda item: short.get(value(item), value(item))
+
+    columns = [
+        Column(short.get(c.name, c.name), c.kind, shortened(c.value) if c.kind == "text" else c.value)
+        for c in table.columns
+    ]
+    return dataclasses.replace(table, columns=columns)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -98,121 +97,113 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return short if unique else {name: name for name in parts}  # two kinds of tasks with one path
 
 
-def accuracy_table(found: Found) -> Table:
+@dataclasses.dataclass(frozen=True)
+class _SweepRow(AccuracyRow):
+    """A row that has means of a protocol's further accuracies (kNN's second metric), too: metric -> mean."""
+
+    further_means: Mapping[str, float | None]
+
+
+def accuracy_table(records: Records) -> Table:
     """Models x tasks with means, the best model first, models that lack tasks at the end, and what `levels`
     are reached without looking.
 
-    With all of VTAB's nineteen tasks: the mean of each group, the plain mean of the tasks ("mean") and the
-    mean of the group means ("mean of groups"), two figures that papers print under one name. A further
-    accuracy of a protocol (kNN's second metric) has its own mean.
+    The means of VTAB's groups are there with all of its nineteen tasks. A further accuracy of a protocol has its own
+    mean.
     """
-    models = list(dict.fromkeys(model for model, _ in found))
-    names = list(dict.fromkeys(task for _, task in found))
-    extra = list(
-        dict.fromkeys(
-            name
-            for record in found.values()
-            if record is not None
-            for name in record["metrics"]
-            if name.startswith("accuracy_")
-        )
-    )
-    groups = _groups(names)
-    header = ["model", *names, *groups, "mean"]
-    header += (["mean of groups"] if groups else []) + [
-        f"mean ({name.removeprefix('accuracy_')})" for name in extra
-    ]
+    models = list(dict.fromkeys(model for model, _ in records))
+    names = list(dict.fromkeys(task for _, task in records))
+    metrics = (name for record in records.values() if record is not None for name in record["metrics"])
+    further = list(dict.fromkeys(name for name in metrics if name.startswith("accuracy_")))
+    groups = whole_groups(names)
+    groups = groups if len(groups) == len(tasks.VTAB_GROUPS) else {}
     rows = []
     for model in models:
-        records = {task: found.get((model, task)) for task in names}
-        values = {task: _metric(record, "accuracy") for task, record in records.items()}
-        more = [_mean([_metric(record, name) for record in records.values()]) for name in extra]
-        rows.append([model, *values.values(), *_means(values, groups), *more])
-    column = header.index("mean")
-    rows.sort(key=lambda row: (row[column] is None, -(row[column] or 0), models.index(row[0])))
-    remarks = []
-    lacking = [row for row in rows if row[column] is None]
-    if lacking:
-        remarks.append(f"{len(lacking)} of {len(rows)} models lack tasks (*): no mean over the others")
-        for row in lacking:
-            row[0] += " *"
+        of_model = [records.get((model, task)) for task in names]
+        values = [_metric(record, "accuracy") for record in of_model]
+        means = {name: _mean([_metric(record, name) for record in of_model]) for name in further}
+        rows.append(_row(model, values, groups, means))
+    rows.sort(key=lambda row: (row.mean is None, -(row.mean or 0)))
+    remarks = ["accuracy in percent"]
+    n_lacking = sum(row.mean is None for row in rows)
+    if n_lacking:
+        remarks.append(f"{n_lacking} of {len(rows)} models lack tasks (*): no mean over the others")
+    rows = [dataclasses.replace(row, name=f"{row.name} *") if row.mean is None else row for row in rows]
     for name, level in levels(names).items():
-        rows.append(
-            [name, *level.values(), *_means(level, groups), *([_mean(list(level.values()))] * len(extra))]
-        )
-    remarks += _copies(found)
-    return Table(header, rows, remarks)
+        rows.append(_row(name, level, groups, dict.fromkeys(further, _mean(level))))
+    columns = accuracy_columns(names, groups, mean_of_groups=bool(groups), kind="percent.2")
+    for name in further:
+        columns.append(Column(f"mean ({name.removeprefix('accuracy_')})", "percent.2", _further_mean(name)))
+    return Table(columns, rows, [*remarks, *_copies(records)])
 
 
-def score_table(found: Found) -> Table:
+def _row(
+    name: str,
+    values: Sequence[float | None],
+    groups: Mapping[str, Sequence[int]],
+    further_means: Mapping[str, float | None],
+) -> _SweepRow:
+    group_means = {group: _mean([values[j] for j in members]) for group, members in groups.items()}
+    mean_of_groups = _mean(list(group_means.values()))
+    return _SweepRow(name, values, group_means, _mean(values), mean_of_groups, further_means)
+
+
+def _further_mean(metric: str) -> Callable[[_SweepRow], float | None]:
+    return lambda row: row.further_means[metric]
+
+
+class _ScoreRow(NamedTuple):
+    task: str
+    model: str
+    record: Mapping[str, Any] | None
+
+
+def score_table(records: Records) -> Table:
     """One row per (task, model) with a column per score."""
-    names = list(dict.fromkeys(name for r in found.values() if r is not None for name in r["metrics"]))
-    order = list(dict.fromkeys(task for _, task in found))
-    rows = [
-        [task, model, *(_metric(record, name) for name in names)]
-        for (model, task), record in sorted(found.items(), key=lambda item: order.index(item[0][1]))
-    ]
+    there = [record for record in records.values() if record is not None]
+    names = list(dict.fromkeys(name for record in there for name in record["metrics"]))
+    order = list(dict.fromkeys(task for _, task in records))
+    rows = [_ScoreRow(task, model, record) for (model, task), record in records.items()]
+    rows.sort(key=lambda row: order.index(row.task))
     remarks = []
-    if any(None in row for row in rows):
+    if any(_metric(row.record, name) is None for row in rows for name in names):
         remarks.append(
             "an empty place: not applicable or undefined (the results' notes say which), or not there yet"
         )
     for name in names:
-        noted = [r for r in found.values() if r is not None and r["metrics"].get(name) is not None]
-        said = dict.fromkeys(r["notes"][name] for r in noted if name in r.get("notes", {}))
-        if said:
-            remarks.append(f"{name}: {', '.join(said)}")
-    return Table(["task", "model", *names], rows, remarks)
+        noted = [record for record in there if record["metrics"].get(name) is not None]
+        notes = dict.fromkeys(record["notes"][name] for record in noted if name in record.get("notes", {}))
+        if notes:
+            remarks.append(f"{name}: {', '.join(notes)}")
+    columns = [
+        Column("task", "text", lambda row: row.task),
+        Column("model", "text", lambda row: row.model),
+        *(Column(name, "number.4", _score(name)) for name in names),
+    ]
+    return Table(columns, rows, remarks)
 
 
-def in_percent(table: Table) -> Table:
-    """The table with its fractions in percent, two digits after the point."""
-    rows = [[f"{100 * v:.2f}" if isinstance(v, float) else v for v in row] for row in table.rows]
-    return table._replace(rows=rows, remarks=["accuracy in percent", *table.remarks])
-
-
-def _groups(names: Sequence[str]) -> dict[str, list[str]]:
-    """VTAB's groups, where all of its tasks are there."""
-    if not set(tasks.VTAB) <= set(names):
-        return {}
-    return {group: [name for name in tasks.VTAB if tasks.get(name).group == group] for group in GROUPS}
-
-
-def _means(values: Mapping[str, float | None], groups: Mapping[str, Sequence[str]]) -> list[float | None]:
-    by_group = [_mean([values[task] for task in members]) for members in groups.values()]
-    return [*by_group, _mean(list(values.values())), *([_mean(by_group)] if groups else [])]
+def _score(name: str) -> Callable[[_ScoreRow], float | None]:
+    return lambda row: _metric(row.record, name)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     """The mean, or None where one is missing: a mean over what happens to be there compares with nothing."""
-    return None if not values or None in values else sum(values) / len(values)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _metric(record: Mapping[str, Any] | None, name: str) -> float | None:
     return None if record is None else record["metrics"].get(name)
 
 
-def levels(names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """What is reached without looking: "(chance)", a uniform guess, and where it is known for a task "(majority)", the
-    most frequent class of the test set as the only answer. Each by task; None where it is not known."""
-    known = {name: _task(name) for name in names}
-    chance = {name: None if task is None else task.chance for name, task in known.items()}
-    majority = {name: None if task is None else task.majority for name, task in known.items()}
-    return {CHANCE: chance} | ({MAJORITY: majority} if any(majority.values()) else {})
-
-
-def _task(name: str) -> tasks.Task | None:
-    try:
-        return tasks.get(name)
-    except (ValueError, OSError):  # a folder that is gone
-        return None
-
-
-def _copies(found: Found) -> list[str]:
+def _copies(records: Records) -> list[str]:
     """Remarks on tasks with equal pictures, and with neighbours at distance zero."""
-    there = {cell: record for cell, record in found.items() if record is not None}
-    said = dict.fromkeys((task, copies.said(record.get("copies"))) for (_, task), record in there.items())
-    remarks = [f"{task}: {text}" for task, text in said if text]
+    there = {cell: record for cell, record in records.items() if record is not None}
+    duplicates = dict.fromkeys(
+        (task, copies.said(record.get("copies"))) for (_, task), record in there.items()
+    )
+    remarks = [f"{task}: {text}" for task, text in duplicates if text]
     zero: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
     for (model, task), record in there.items():
         if text := record.get("notes", {}).get("distance_zero"):
@@ -221,75 +212,3 @@ def _copies(found: Found) -> list[str]:
         more = f" and {len(models) - 1} more" if len(models) > 1 else ""
         remarks.append(f"{task}: {text} ({models[0]}{more})")
     return remarks
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else printable(str(value))
-
-
-def printable(text: str) -> str:
-    """A text on one line: what cannot be printed (a line's end, a terminal's command) as Python writes it: ``\\n``."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _texts(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
-    """Header, rows and remarks as printable texts."""
-    rows = [[_text(v) for v in row] for row in table.rows]
-    return [_text(name) for name in table.header], rows, [printable(remark) for remark in table.remarks]
-
-
-def _terminal(table: Table) -> str:
-    from tabulate import tabulate
-
-    header, rows, remarks = _texts(table)
-    align = ["left" if all(isinstance(r[i], str) and not _number(r[i]) for r in table.rows) else "right"
-             for i in range(len(table.header))]  # fmt: skip
-    text = tabulate(rows, header, tablefmt="simple", colalign=align, disable_numparse=True)
-    return "\n".join([text, *remarks])
-
-
-def _number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
-
-
-def to_markdown(table: Table) -> str:
-    """The table in GitHub's Markdown, with its remarks; names are shown as they are, whatever they hold."""
-    from tabulate import tabulate
-
-    header, rows, remarks = _texts(table)
-    rows = [[_markdown(text) for text in row] for row in rows]
-    text = tabulate(rows, [_markdown(h) for h in header], tablefmt="github", disable_numparse=True)
-    return "\n\n".join([text, *map(_markdown, remarks)]) + "\n"
-
-
-def _markdown(text: str) -> str:
-    """Without what would end a cell or begin a tag, a link, a code or an emphasis."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]~|])", r"\\\1", text)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # within a word it is an underscore
-
-
-def to_latex(table: Table) -> str:
-    """The table for LaTeX (booktabs), its remarks as comments."""
-    from tabulate import tabulate
-
-    header, rows, remarks = _texts(table)
-    lines = tabulate(rows, header, tablefmt="latex_booktabs", disable_numparse=True)
-    return "\n".join([*(f"% {remark}" for remark in remarks), lines]) + "\n"
-
-
-def to_csv(table: Table) -> str:
-    """The table as CSV, numbers in full; a name that a spreadsheet would take for a formula gets a ``'`` before it."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([[_csv(v) for v in row] for row in [table.header, *table.rows]])
-    return out.getvalue()
-
-
-def _csv(value: Any) -> Any:
-    if not isinstance(value, str):
-        return "" if value is None else value
-    text = value.encode(
-        "utf-8", "backslashreplace"
-    ).decode()  # names of files may hold bytes that are no text
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text

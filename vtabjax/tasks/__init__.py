@@ -34,7 +34,7 @@ from vtabjax.tasks._task import (
     ranges,
     split_texts,
 )
-from vtabjax.tasks._vtab import EMBEDDED, TASKS, VTAB
+from vtabjax.tasks._vtab import EMBEDDED, TASKS, VTAB, VTAB_GROUPS
 
 __all__ = [
     "EMBEDDED",
@@ -42,6 +42,7 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "VTAB",
+    "VTAB_GROUPS",
     "Part",
     "PictureFile",
     "Range",

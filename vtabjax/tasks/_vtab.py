@@ -109,3 +109,7 @@ _EMBEDDED = (
 VTAB: tuple[str, ...] = tuple(t.name for t in _VTAB)
 EMBEDDED: tuple[str, ...] = tuple(t.name for t in _EMBEDDED)
 TASKS: dict[str, Task] = {t.name: t for t in _VTAB + _EMBEDDED}
+# The benchmark's groups -> their tasks.
+VTAB_GROUPS: dict[str, tuple[str, ...]] = {
+    group: tuple(t.name for t in _VTAB if t.group == group) for group in dict.fromkeys(t.group for t in _VTAB)
+}

@@ -1,0 +1,125 @@
+"""Tables as text: kinds of values, and names that hold what a format takes for its own."""
+
+import csv
+import html
+import io
+import math
+import re
+
+import numpy as np
+import pytest
+
+from vtabjax.tables import Column, Table, printable, text, to_csv, to_latex, to_markdown, to_terminal
+
+HOSTILE = (
+    "folder:/a|b/c",
+    "a\nb",
+    "a\\b|",
+    "<img src=x onerror=alert(1)>",
+    "50 % & more #1_$x{y}^~",
+    "=cmd()|' /C calc'!A0",
+    "+1",
+    "-1",
+    "@x",
+    "'quoted",
+    "[link](javascript:1) `code` *b* _i_",
+    "\x1b[31mred",
+    "caf\udce9",
+    "a_b timm/mobilenetv3_small_100@random",
+)
+
+
+def hostile_table():
+    columns = [
+        Column("model", "text", lambda name: name),
+        Column(HOSTILE[0], "text", lambda name: name),
+        Column(HOSTILE[4], "number", lambda name: 0.5),
+    ]
+    return Table(columns, HOSTILE, [f"remark {name}" for name in HOSTILE])
+
+
+def test_markdown_keeps_hostile_names_in_their_cells():
+    """Read back by a parser of GitHub's rules for tables: cells end at a | without a backslash before it."""
+    text = to_markdown(hostile_table())
+    lines = text.split("\n\n")[0].splitlines()
+    assert len(lines) == 2 + len(HOSTILE)
+    cells = [re.findall(r"((?:[^|\\]|\\.)*)\|", line)[1:] for line in lines]
+    read = [[html.unescape(re.sub(r"\\([^A-Za-z0-9\s])", r"\1", c)).strip() for c in row] for row in cells]
+    assert all(len(row) == 3 for row in read)
+    for name, row in zip(HOSTILE, read[2:], strict=True):
+        assert row[0] == row[1] == printable(name)
+    assert "<" not in text and not re.search(r"(?<!\\)[\[\]`*]", text)
+    assert "mobilenetv3_small_100@random" in text  # readable where nothing has to be done
+    assert len(text.split("\n\n")) == 1 + len(HOSTILE)  # a remark each
+
+
+def test_latex_keeps_hostile_names_in_their_cells():
+    text = to_latex(hostile_table())
+    remarks, body = text.split("\\begin{tabular}")
+    assert all(line.startswith("% ") for line in remarks.strip().splitlines())
+    rows = body.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
+    assert len(rows) == len(HOSTILE)
+    for row in rows:
+        assert row.rstrip().endswith(r"\\") and len(re.split(r"(?<!\\)&", row)) == 3
+        bare = re.sub(
+            r"\\(textbackslash|textasciitilde|ensuremath|\^)(\{[<>|]?\})?|\\[&%$#_{}]", "", row.rstrip()[:-2]
+        )
+        assert not re.search(r"[%$#_{}^~\\]", bare), bare
+
+
+def test_csv_names_are_no_formulas():
+    read = list(csv.reader(io.StringIO(to_csv(hostile_table()))))
+    assert len(read) == 1 + len(HOSTILE)
+    for name, row in zip(HOSTILE, read[1:], strict=True):
+        assert row[2] == "0.5" and row[0][0] not in "=+-@\t\r"
+        text = name.encode("utf-8", "backslashreplace").decode()
+        assert row[0] == (f"'{text}" if name[0] in "=+-@'" else text)
+    number = Column("x", "number", lambda x: x)
+    assert to_csv(Table([number], [-0.5])) == "x\n-0.5\n"  # a number is a number
+
+
+@pytest.mark.parametrize(
+    "value, kind, expected",
+    [
+        (0.12345, "percent", "12.3"),
+        (0.12345, "percent.2", "12.35"),
+        (-0.0125, "points", "-1.25"),
+        (0.5, "points", "+50.00"),
+        (-1.23456, "number", "-1.23"),
+        (-1.23456, "number.4", "-1.2346"),
+        (25557032, "whole", "25,557,032"),
+        (3.14159, "seconds", "3.14"),
+        (1234.5, "seconds", "1,234"),
+        ((0.1, 0.25), "interval", "0.10 to 0.25"),
+        ((0.1, 0.25), "interval percent", "10.0 to 25.0"),
+        ((-0.01, 0.02), "points interval", "-1.00 to +2.00"),
+        ((1, 3), "interval whole", "1 to 3"),
+        ((math.nan, math.nan), "interval", ""),
+        (None, "percent", ""),
+        (np.float64("nan"), "number", ""),
+        ("a", "text", "a"),
+    ],
+)
+def test_values_are_shown_by_their_kind(value, kind, expected):
+    assert text(value, kind) == expected
+
+
+def test_an_interval_is_two_columns_of_a_csv():
+    columns = [
+        Column("model", "text", lambda row: row[0]),
+        Column("lead", "points interval", lambda row: row[1]),
+        Column("n", "whole", lambda row: row[2]),
+    ]
+    table = Table(columns, [("a", (0.1, 0.2), np.int64(3)), ("b", None, math.nan)])
+    assert to_csv(table) == "model,lead low,lead high,n\na,0.1,0.2,3\nb,,,\n"
+
+
+def test_numbers_are_aligned_to_the_right():
+    columns = [Column("model", "text", lambda n: f"m{n}"), Column("n", "whole", lambda n: n)]
+    assert to_terminal(Table(columns, [5, 10], ["why"])).splitlines() == [
+        "model      n",
+        "-------  ---",
+        "m5         5",
+        "m10       10",
+        "why",
+    ]
