@@ -16,7 +16,7 @@ from vtabjax.data.types import NotPreparedError
 from vtabjax.tasks import Task, TaskError
 
 if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
     from ml_collections import ConfigDict
 
 # Bytes to download and bytes on disk afterwards (None: not published), from tfds's metadata.
@@ -110,17 +110,19 @@ def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[
     return "\n".join([tabulate.tabulate(rows, headers), *notes]), missing
 
 
-def builder(task: Task, data_dir: str | os.PathLike, file_format: str) -> tfds.core.DatasetBuilder:
+def builder(
+    task: Task, data_dir: str | os.PathLike, file_format: str
+) -> tensorflow_datasets.core.DatasetBuilder:
     """tfds's builder that can generate a task's data set.
 
     Its current version if the task can be read from that (tfds offers older ones that it cannot generate),
     else the version that the benchmark names.
     """
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
     name, _, config = tfds.builder_name(task).partition("/")
     # Not tfds.builder(): for a folder that exists already it returns a reader, which cannot generate.
-    cls = tfds.builder_cls(name)
+    cls = tensorflow_datasets.builder_cls(name)
     options = {"config": config or None, "data_dir": os.fspath(data_dir), "file_format": file_format}
     current = cls(**options)
     if any(tfds.matches(str(current.version), pattern) for pattern in tfds.versions(task)):
@@ -143,7 +145,7 @@ def _disk_free(folder: epath.Path) -> int | None:
 
 def _prepare(data_set: _Set, own: options.PrepareOptions, data_dir: epath.Path) -> None:
     """Downloads and prepares one data set."""
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
     task = data_set.tasks[0]
     needed = sum(n or 0 for n in _BYTES[data_set.name])
@@ -161,7 +163,7 @@ def _prepare(data_set: _Set, own: options.PrepareOptions, data_dir: epath.Path) 
         print(f"  an interrupted preparation left {leftover}; remove it if nothing writes there", flush=True)
     generator = builder(task, data_dir, own.file_format)
     options = {"manual_dir": own.manual_dir} if own.manual_dir else {}
-    generator.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
+    generator.download_and_prepare(download_config=tensorflow_datasets.download.DownloadConfig(**options))
     tfds.open_whole(task, data_dir)
 
 
