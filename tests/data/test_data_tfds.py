@@ -150,13 +150,15 @@ def test_many_shards_are_read_in_order(tmp_path, kind):
 
 
 def test_ids_are_those_of_tfds(prepared):
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
-    builder = tfds.builder_from_directory(tfds.locate(tasks.get("eurosat"), prepared["tfrecord"]))
-    config = tfds.ReadConfig(add_tfds_id=True)
+    builder = tensorflow_datasets.builder_from_directory(
+        tfds.locate(tasks.get("eurosat"), prepared["tfrecord"])
+    )
+    config = tensorflow_datasets.ReadConfig(add_tfds_id=True)
     expected = [
         e["tfds_id"].decode()
-        for e in tfds.as_numpy(builder.as_dataset(split="train[24:32]", read_config=config))
+        for e in tensorflow_datasets.as_numpy(builder.as_dataset(split="train[24:32]", read_config=config))
     ]
     assert _load(prepared, "eurosat", "val", "tfrecord").ids == expected
 
