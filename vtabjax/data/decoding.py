@@ -7,12 +7,16 @@ import concurrent.futures
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from vtabjax.data import copies, images, pictures
 from vtabjax.data.types import BrokenImageError, Raw
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _CHUNK = 16  # examples per unit of work: one by one, small images would spend their time on hand-over
 
@@ -72,25 +76,32 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _read(raw: Raw, form: Format) -> np.ndarray | Image:
+    """An example's picture, in its own size."""
+    image: np.ndarray | Image
+    if isinstance(raw.image, np.ndarray):
+        image = raw.image
+    else:
+        data = Path(raw.image).read_bytes() if isinstance(raw.image, os.PathLike) else raw.image
+        image = images.decode(data, upright=form.upright, reading=form.reading)
+    return image if form.scale == 1 else _pixels(image) * np.uint8(form.scale)
+
+
+def _pixels(image: np.ndarray | Image) -> np.ndarray:
+    return image if isinstance(image, np.ndarray) else images.to_array(image)
+
+
 def _decode_chunk(raws: list[Raw], form: Format, hashed: bool) -> Chunk:
     out = np.empty((len(raws), form.size, form.size, 3), np.uint8)
     hashes = np.zeros(len(raws), np.uint64)
     broken = {}
     for i, raw in enumerate(raws):
         try:
-            image = raw.image
-            if isinstance(image, os.PathLike):
-                with open(image, "rb") as f:
-                    image = f.read()
-            if not isinstance(image, np.ndarray):
-                image = images.decode(image, upright=form.upright, reading=form.reading)
-            if form.scale != 1:
-                image = image if isinstance(image, np.ndarray) else images.to_array(image)
-                image = image * np.uint8(form.scale)
+            image = _read(raw, form)
             if hashed:
-                array = image if isinstance(image, np.ndarray) else images.to_array(image)
-                hashes[i] = copies.pixel_hash(array)
-                image = array if form.resize == "vtab" else image  # which works on arrays
+                pixels = _pixels(image)
+                hashes[i] = copies.pixel_hash(pixels)
+                image = pixels if form.resize == "vtab" else image  # which works on arrays
             out[i] = images.resize(image, form.size, form.resize)
         except pictures.TooLargeError as e:  # no damage, so that nothing skips it
             name = raw.image if isinstance(raw.image, os.PathLike) else "a picture"
