@@ -40,6 +40,7 @@ def ours(name: str, args: argparse.Namespace, dtype: str):
     import converters
     from vtabjax import model
     from vtabjax.protocols import finetune
+    from vtabjax.protocols.finetune.training import STEPS_PER_CALL
 
     size = args.image_size
     graph, variables = converters.from_torch(build(name, size), (3, size, size))
@@ -50,8 +51,8 @@ def ours(name: str, args: argparse.Namespace, dtype: str):
     data, state = trainer.data(*images_and_labels(size, 100)), [trainer.start()]
 
     def steps(n: int) -> None:
-        for start in range(0, n, finetune.STEPS_PER_CALL):
-            state[0], *_ = trainer.advance(state[0], data, run, min(finetune.STEPS_PER_CALL, n - start))
+        for start in range(0, n, STEPS_PER_CALL):
+            state[0], *_ = trainer.advance(state[0], data, run, min(STEPS_PER_CALL, n - start))
 
     return steps
 

@@ -19,90 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Stands for `python -m converters`: "converts" by copying. The name says what happens: bad* fails, missing* finds no
-# weights, crash* dies, hang* sleeps, eat* takes memory, slow* takes a second, nan* has NaN weights, head* has a
-# classifier; unknown* does not exist.
-_CONVERTERS = """
-import json, os, pathlib, queue, shutil, signal, sys, threading, time
-sys.path.insert(0, {root!r})
-from vtabjax import integrity, specs
-lines = queue.SimpleQueue()
-def read():
-    for line in sys.stdin:
-        lines.put(line.strip())
-    os._exit(1)
-threading.Thread(target=read, daemon=True).start()
-templates, (command, *arguments) = sys.argv[1], sys.argv[2:]
-models = [a for a in arguments if not a.startswith("--")]
-options = dict(a[2:].split("=", 1) for a in arguments if "=" in a and a.startswith("--"))
-def note(*words):
-    with open(os.path.join(templates, "log"), "a") as log:
-        log.write(json.dumps(words) + "\\n")
-def asked():
-    while True:
-        model = lines.get()
-        note("convert", model)
-        yield model
-if models == ["-"]:
-    models = asked()
-else:
-    note(command, *models)
-def say(spec, **rest):
-    print(json.dumps({{"spec": spec, **rest}}), flush=True)
-if command == "list":
-    for i in range(3):
-        say(models[0].replace("*", str(i)))
-elif command == "check":
-    for model in models:
-        unknown = "/unknown" in model
-        say(model, ok=not unknown, message=f"model {{model!r}} does not exist; near: tiny/a" * unknown)
-else:
-    print("a library's chatter")
-    for model in models:
-        name = model.split("/")[1]
-        if name.startswith("crash"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if name.startswith("hang"):
-            time.sleep(3600)
-        if name.startswith("slow"):
-            time.sleep(1)
-        if name.startswith("eat"):
-            eaten = bytearray(1 << 30)
-            time.sleep(3600)
-        if name.startswith("bad"):
-            say(model, status="failed", path=None, message="operator aten.nonsense is not known", seconds=0.1)
-            continue
-        if name.startswith("missing"):
-            say(model, status="failed", path=None, message="weights: no such file", seconds=0.1)
-            continue
-        kind = next((k for k in ("nan", "head") if name.startswith(k)), "plain")
-        size = options.get("input_size", "16")
-        target = os.path.join(options["out"], f"{{specs.slug(model)}}-{{size}}")
-        if not os.path.exists(os.path.join(target, "model.json")):
-            made = f"{{target}}.{{os.getpid()}}"
-            shutil.copytree(os.path.join(templates, f"{{kind}}-16"), made)
-            folder = pathlib.Path(made)
-            # Each model has a graph of its own, so that their features are told apart.
-            graph = (folder / "graph.json").read_text()
-            graph = graph.replace('"name": "fc", ', f'"name": "fc", "module": "{{model}}", ')
-            info = {{**json.loads((folder / "model.json").read_text()), "spec": model}}
-            info["artefact_hash"] = integrity.artefact_hash(graph.encode(), info)
-            (folder / "graph.json").write_text(graph)
-            (folder / "model.json").write_text(json.dumps(info))
-            os.rename(made, target)
-        say(model, status="converted", path=target, message="", seconds=0.5)
-"""
-
-# Runs the command with those converters instead of the real ones.
-_MAIN = """
-import sys
-sys.path.insert(0, {root!r})
-from absl import app
-from vtabjax import cli
-from vtabjax.sweep import converters_client
-converters_client.COMMAND = {command!r}
-app.run(cli.main, flags_parser=cli.parse_flags)
-"""
+PROGRAMS = ROOT / "tests" / "programs"
 
 
 def pytest_configure(config):
@@ -190,7 +107,7 @@ def tiny_parts(head: bool = False, size: int = 16, seed: int = 0):
 
 
 class FakeConverters:
-    """`command`: what to put in place of converters_client.COMMAND; `calls()`: what was asked of it."""
+    """`command` stands for converters_client.COMMAND; `main` is main.py with it; `calls()`: what it was asked."""
 
     def __init__(self, folder: Path):
         from vtabjax import model
@@ -201,11 +118,8 @@ class FakeConverters:
             if kind == "nan":
                 parts.variables["w"][3] = np.nan
             model.save(folder / f"{kind}-16", *parts)
-        script = folder / "converters.py"
-        script.write_text(_CONVERTERS.format(root=str(ROOT)))
-        self.command = [sys.executable, str(script), str(folder)]
-        self.driver = folder / "main_with_fakes.py"
-        self.driver.write_text(_MAIN.format(root=str(ROOT), command=self.command))
+        self.command = [sys.executable, str(PROGRAMS / "fake_converters.py"), str(folder)]
+        self.main = [sys.executable, str(PROGRAMS / "main_with_fakes.py"), str(folder)]
 
     def calls(self) -> list[list[str]]:
         log = self.folder / "log"
@@ -221,8 +135,8 @@ def _converters(tmp_path_factory):
 
 
 @pytest.fixture
-def converters(_converters, monkeypatch):
-    """Converters that only copy, for this process and for `main`."""
+def fake_converters(_converters, monkeypatch):
+    """Converters that only copy, for this process and for `run_main`."""
     from vtabjax.sweep import converters_client
 
     _converters.forget()
@@ -231,13 +145,13 @@ def converters(_converters, monkeypatch):
 
 
 @pytest.fixture
-def main(converters, tmp_path):
-    """Runs main.py with the copying converters in a process of its own, as a user would: `main("--config=...")`."""
+def run_main(fake_converters, tmp_path):
+    """Runs main.py with the copying converters in a process of its own, as a user would: `run_main("--config=...")`."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.run(
-            [sys.executable, str(converters.driver), *arguments],
+            [*fake_converters.main, *arguments],
             cwd=ROOT,
             env=environment,
             text=True,

@@ -132,11 +132,11 @@ def said(process, status):
         ([REPORT, "--config.tie_margin=nan"], "error: config.tie_margin=nan: it must be 0 to 99"),
     ],
 )
-def test_what_bad_input_gets(main, converters, tmp_path, arguments, message):
-    process = main(*arguments, f"--workdir={tmp_path / 'w'}")
+def test_what_bad_input_gets(run_main, fake_converters, tmp_path, arguments, message):
+    process = run_main(*arguments, f"--workdir={tmp_path / 'w'}")
     text = said(process, 2)
     assert message in text
-    assert not any(call[0] == "convert" for call in converters.calls())  # before any long work
+    assert not any(call[0] == "convert" for call in fake_converters.calls())  # before any long work
     assert not (tmp_path / "w" / "results").exists()
 
 
@@ -150,56 +150,56 @@ def test_what_bad_input_gets(main, converters, tmp_path, arguments, message):
         ("x = 1", "get_config"),
     ],
 )
-def test_a_config_of_ones_own_that_is_broken(main, tmp_path, text, message):
+def test_a_config_of_ones_own_that_is_broken(run_main, tmp_path, text, message):
     path = tmp_path / "mine.py"
     path.write_text(text)
-    told = said(main(f"--config={path}", f"--workdir={tmp_path / 'w'}"), 2)
+    told = said(run_main(f"--config={path}", f"--workdir={tmp_path / 'w'}"), 2)
     assert (
         told.startswith("error: ") and str(path) in told and message in told and len(told.splitlines()) == 1
     )
 
 
-def test_workdir_that_cannot_be_written(main, tmp_path):
+def test_workdir_that_cannot_be_written(run_main, tmp_path):
     (tmp_path / "file").write_text("")
-    text = said(main(KNN, *TINY, f"--workdir={tmp_path / 'file' / 'w'}"), 2)
+    text = said(run_main(KNN, *TINY, f"--workdir={tmp_path / 'file' / 'w'}"), 2)
     assert (
         f"error: --workdir={tmp_path / 'file' / 'w'} cannot be written to" in text and "name another" in text
     )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_workdir_without_permission(main, tmp_path):
+def test_workdir_without_permission(run_main, tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
         assert "cannot be written to (Permission denied)" in said(
-            main(KNN, *TINY, f"--workdir={tmp_path}/w"), 2
+            run_main(KNN, *TINY, f"--workdir={tmp_path}/w"), 2
         )
     finally:
         tmp_path.chmod(stat.S_IRWXU)
 
 
-def test_workdir_with_a_foreign_result(main, tmp_path):
-    said(main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
+def test_workdir_with_a_foreign_result(run_main, tmp_path):
+    said(run_main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
     path = tmp_path / "results" / "knn" / "tiny--a" / "digits.json"
     path.write_text(path.read_text()[:100])
-    text = said(main(KNN, *TINY, f"--workdir={tmp_path}"), 2)
+    text = said(run_main(KNN, *TINY, f"--workdir={tmp_path}"), 2)
     assert f"error: {path} is not a result of this version" in text and "move it away" in text
 
 
-def test_exit_statuses_and_a_second_run(main, converters, tmp_path):
+def test_exit_statuses_and_a_second_run(run_main, fake_converters, tmp_path):
     arguments = (KNN, *TINY[1:], "--config.models=tiny/a,tiny/bad", f"--workdir={tmp_path}")
-    first = said(main(*arguments), 1)
+    first = said(run_main(*arguments), 1)
     assert "FAILED in convert: operator aten.nonsense is not known" in first and "1 cell failed:" in first
-    converters.forget()
-    assert "nothing to do" in said(main(*arguments), 1) and converters.calls() == []
-    assert "every cell has a result" in said(main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
+    fake_converters.forget()
+    assert "nothing to do" in said(run_main(*arguments), 1) and fake_converters.calls() == []
+    assert "every cell has a result" in said(run_main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
 
 
-def test_four_devices_give_the_same_results(main, tmp_path, monkeypatch):
+def test_four_devices_give_the_same_results(run_main, tmp_path, monkeypatch):
     found = {}
     for n in (1, 4):
         monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={n}")
-        said(main(KNN, *TINY, "--config.batch_size=30", f"--workdir={tmp_path / str(n)}"), 0)
+        said(run_main(KNN, *TINY, "--config.batch_size=30", f"--workdir={tmp_path / str(n)}"), 0)
         ((_, found[n]),) = results.records(tmp_path / str(n))
         assert found[n]["device"]["count"] == n
     assert found[1]["metrics"] == found[4]["metrics"] and found[1]["correct"] == found[4]["correct"]
@@ -220,8 +220,8 @@ print("loaded", *sorted({"jax", "torch", "tensorflow", "orbax", "timm"} & set(sy
 """
 
 
-def test_a_finished_sweep_is_looked_at_without_loading_anything_heavy(main, tmp_path):
-    said(main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
+def test_a_finished_sweep_is_looked_at_without_loading_anything_heavy(run_main, tmp_path):
+    said(run_main(KNN, *TINY, f"--workdir={tmp_path}"), 0)
     look = [sys.executable, "-c", _LOOKS, *TINY, f"--workdir={tmp_path}"]
     out = subprocess.run(look, cwd=conftest.ROOT, capture_output=True, text=True)
     assert "nothing to do" in out.stderr, out.stderr
@@ -265,10 +265,10 @@ def prepared(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("vtab")
-def test_vtab(main, prepared, tmp_path):
+def test_vtab(run_main, prepared, tmp_path):
     shrunk = ("--config.models=tiny/head", "--config.image_size=16")
     config, there = f"{KNN}:vtab", f"--config.data_dir={prepared}"
-    text = said(main(config, *shrunk, there, f"--workdir={tmp_path}"), 0)
+    text = said(run_main(config, *shrunk, there, f"--workdir={tmp_path}"), 0)
     assert "1 model x 19 tasks = 19 cells" in text
     header = next(line for line in text.splitlines() if line.startswith("model"))
     assert header.split()[-9:] == "Natural Specialized Structured mean mean of groups mean (cosine)".split()
@@ -277,19 +277,19 @@ def test_vtab(main, prepared, tmp_path):
 
 
 @pytest.mark.xdist_group("vtab")
-def test_data_sets_that_are_not_prepared(main, prepared, tmp_path):
+def test_data_sets_that_are_not_prepared(run_main, prepared, tmp_path):
     config, w = (f"{KNN}:vtab", "--config.models=tiny/a", "--config.image_size=16"), f"--workdir={tmp_path}/w"
-    text = said(main(*config, f"--config.data_dir={tmp_path}", w), 2)
+    text = said(run_main(*config, f"--config.data_dir={tmp_path}", w), 2)
     assert "error: 19 of 19 tasks have no prepared data set: caltech101, cifar100" in text
     assert "--config=configs/prepare.py --config.tasks=caltech101,cifar100" in text
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "dtd").symlink_to(prepared / "dtd")
-    text = said(main(*config, f"--config.data_dir={tmp_path / 'some'}", w), 2)
+    text = said(run_main(*config, f"--config.data_dir={tmp_path / 'some'}", w), 2)
     assert "error: 18 of 19 tasks" in text and "Or run the others: --config.tasks=dtd" in text
-    said(main(*config, f"--config.data_dir={tmp_path / 'some'}", "--config.tasks=dtd", w), 0)
+    said(run_main(*config, f"--config.data_dir={tmp_path / 'some'}", "--config.tasks=dtd", w), 0)
 
 
-def test_scores_of_pictures_that_are_all_alike(main, tmp_path):
+def test_scores_of_pictures_that_are_all_alike(run_main, tmp_path):
     """Constant pictures, and features that are all the same: the scores are null with a reason, other tasks go on."""
     from PIL import Image
 
@@ -297,7 +297,7 @@ def test_scores_of_pictures_that_are_all_alike(main, tmp_path):
         (tmp_path / "grey" / name).mkdir(parents=True)
         for i in range(6):
             Image.new("RGB", (9, 9), (99, 99, 99)).save(tmp_path / "grey" / name / f"{i}.png")
-    process = main(
+    process = run_main(
         "--config=configs/transferability.py", "--config.models=tiny/a",
         f"--config.tasks=folder:{tmp_path}/grey,digits",
         "--config.image_size=16", "--config.scores=logme,h_score,parc,gbc", f"--workdir={tmp_path / 'w'}",

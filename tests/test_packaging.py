@@ -114,7 +114,7 @@ def bare(monkeypatch):
     )
 
 
-def test_converting_says_what_is_missing(bare, config, converters, tmp_path, capsys, monkeypatch):
+def test_converting_says_what_is_missing(bare, config, fake_converters, tmp_path, capsys, monkeypatch):
     from converters import __main__
 
     message = (
@@ -122,7 +122,7 @@ def test_converting_says_what_is_missing(bare, config, converters, tmp_path, cap
     )
     with pytest.raises(installation.MissingExtraError, match=message):
         runner.run(config, tmp_path)
-    assert converters.calls() == []
+    assert fake_converters.calls() == []
     assert __main__.main(["list", "timm/*"]) == 2
     monkeypatch.setattr(installation, "INSTALLED", True)
     assert __main__.main(["convert", "timm/x", "--out=x"]) == 2

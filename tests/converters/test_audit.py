@@ -161,8 +161,7 @@ def test_committed_table_has_every_architecture():
     """All of timm and torchvision, each passed or explained, and the page is made of the table."""
     from converters import list_models
 
-    table = conftest.ROOT / "docs" / "coverage.csv"
-    rows = table.read(table)
+    rows = table.read(conftest.ROOT / "docs" / "coverage.csv")
     for source, least in (("timm", 1360), ("torchvision", 80)):
         own = [r for r in rows if r["source"] == source]
         names = {

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import converters
 from converters import __main__ as cli
 from converters import sanity, sources
-from converters.sources import embedded
+from vtabjax import bundled
 
 SIZE = 64
 
@@ -19,7 +19,7 @@ SIZE = 64
 def trained(tmp_path_factory):
     """A small network that was trained, as a training script leaves it."""
     folder = tmp_path_factory.mktemp("trained")
-    state = load_file(embedded.path("sprites_resnet") / "weights.safetensors")
+    state = load_file(bundled.FOLDER / "sprites_resnet" / "weights.safetensors")
     torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 3}, folder / "t.pth")
     return folder / "t.pth"
 

@@ -110,7 +110,7 @@ def test_embedded_tasks_have_no_copies():
         assert copies.said(found) == ""
 
 
-def test_a_cell_says_and_records_them(config, converters, pictures, tmp_path, capsys):
+def test_a_cell_says_and_records_them(config, fake_converters, pictures, tmp_path, capsys):
     config.tasks = f"{pictures},digits"
     assert runner.run(config, tmp_path) == 0
     line = "warning: task {}: {}"

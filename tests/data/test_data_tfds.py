@@ -360,7 +360,7 @@ def test_metadata_that_were_edited(one, tmp_path, old, new, said):
         data.require_prepared("dtd", tmp_path)
 
 
-def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path, config, converters):
+def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path, config, fake_converters):
     """Of two data sets one is cut off: which, how to prepare it, and how to go on with the other."""
     for name in ("dtd", "pets"):
         source = Path(tfds.locate(tasks.get(name), prepared["array_record"]))
@@ -370,7 +370,7 @@ def test_a_sweep_names_what_is_damaged_before_any_model_runs(prepared, tmp_path,
     config.tasks, config.data_dir = "dtd,pets,digits", str(tmp_path / "data")
     with pytest.raises(runner.UsageError, match=f"dtd: .* is damaged: {file.name} is cut off"):
         runner.run(config, tmp_path / "w")
-    assert converters.calls() == []
+    assert fake_converters.calls() == []
     text, missing = prepare._table(prepare._sets(["dtd", "pets"]), str(tmp_path / "data"), "")
     assert [s.name for s in missing] == ["dtd"] and f"{file.name} is cut off" in text
     assert re.search(r"^dtd +dtd +\S+ +damaged", text, re.M)

@@ -19,7 +19,7 @@ def folder(tmp_path, config):
     return tmp_path / "birds"
 
 
-def test_what_was_found_is_said_and_kept(folder, config, converters, tmp_path, capsys):
+def test_what_was_found_is_said_and_kept(folder, config, fake_converters, tmp_path, capsys):
     config.dry_run = True
     assert runner.run(config, tmp_path / "w") == 0
     said = (
@@ -41,21 +41,21 @@ def test_what_was_found_is_said_and_kept(folder, config, converters, tmp_path, c
     assert runner.run(config, tmp_path / "w") == 0 and len(results.collect(tmp_path / "w")) == 2
 
 
-def test_embedded_tasks_have_no_such_settings(config, converters, tmp_path):
+def test_embedded_tasks_have_no_such_settings(config, fake_converters, tmp_path):
     config.models, config.background = "tiny/a", "black"
     assert runner.run(config, tmp_path) == 0
     ((_, record),) = results.records(tmp_path)
     assert "data_notes" not in record and "background" not in record["settings"]
 
 
-def test_broken_pictures_of_all_splits_stop_before_the_work(folder, config, converters, tmp_path):
+def test_broken_pictures_of_all_splits_stop_before_the_work(folder, config, fake_converters, tmp_path):
     for name in ("Training/crow/001.png", "valid/crow/000.png"):
         (folder / name).write_bytes(b"no picture")
     with pytest.raises(
         plan.UsageError, match="2 files cannot be read(.|\n)*001.png: not an image(.|\n)*valid/crow"
     ):
         runner.run(config, tmp_path / "w")
-    assert converters.calls() == [] and not (tmp_path / "w" / "results").exists()
+    assert fake_converters.calls() == [] and not (tmp_path / "w" / "results").exists()
     config.skip_broken = True
     assert runner.run(config, tmp_path / "w") == 0
     ((_, record),) = results.records(tmp_path / "w")
@@ -137,7 +137,7 @@ def test_wrong_fields(folder, config, tmp_path, field, value, message):
         runner.run(config, tmp_path / "w")
 
 
-def test_depth_is_shared_by_all_splits(config, converters, tmp_path, monkeypatch):
+def test_depth_is_shared_by_all_splits(config, fake_converters, tmp_path, monkeypatch):
     """The brightest picture may lie in the test part; what is trained on is scaled by it all the same."""
     from vtabjax import data
 

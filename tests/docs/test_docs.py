@@ -229,7 +229,7 @@ def pictures(tmp_path):
 @pytest.mark.parametrize("command", of("main"))
 def test_main(command, parse, pictures, tmp_path, monkeypatch):
     from vtabjax import tasks
-    from vtabjax.sweep import artefacts, plan, runner
+    from vtabjax.sweep import artefacts, runner, shares
 
     values = parse(shlex.split(command.removeprefix("python ")))
     config = values.config
@@ -237,7 +237,7 @@ def test_main(command, parse, pictures, tmp_path, monkeypatch):
         assert all(name in tasks.TASKS for name in config.get("tasks", "digits").split(","))
         return
     if values.cells:
-        assert plan.which_share(values.cells, {}) is not None
+        assert shares.which_share(values.cells, {}) is not None
 
     def expand(models, cache):
         from converters import sources

@@ -152,22 +152,12 @@ def test_another_error_is_not_tried_again():
     assert tried == [8]
 
 
-_DEVICES = """
-import sys; sys.path[:0] = ["tests/support", "tests/model", "tests", "."]
-import conftest, jax, numpy as np
-from test_features import images
-from vtabjax import features
-print(len(jax.devices()))
-np.save(sys.argv[1], features.extract(conftest.tiny_parts(), images(21), batch_size=6)["features"])
-"""
-
-
 def test_one_device_and_four_agree(tmp_path):
-    found = {}
+    found, program = {}, conftest.PROGRAMS / "features_of_images.py"
+    np.save(tmp_path / "images.npy", images(21))
     for n in (1, 4):
         out = subprocess.run(
-            [sys.executable, "-c", _DEVICES, str(tmp_path / f"{n}.npy")],
-            cwd=conftest.ROOT,
+            [sys.executable, str(program), str(tmp_path / "images.npy"), str(tmp_path / f"{n}.npy")],
             env={
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}",
                 "JAX_PLATFORMS": "cpu",

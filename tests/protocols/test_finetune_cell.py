@@ -23,7 +23,7 @@ import timm
 
 
 @pytest.fixture
-def config(converters):
+def config(fake_converters):
     """configs/finetune.py, shrunk."""
     c = config_file.get_config("mini")
     c.models, c.tasks, c.image_size = "tiny/a", "digits", 16

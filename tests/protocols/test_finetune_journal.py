@@ -134,32 +134,22 @@ def test_what_dead_processes_left_goes(folder, trainer):
     assert {p.name for p in folder.iterdir()} == {*kept, current, "progress.json"}
 
 
-_RESUME = """
-import sys
-sys.path[:0] = {paths!r}
-import test_finetune_journal as t
-made = t.finetune.Trainer(
-    t.finetune.trunk(t.conv_parts(), t.OWN), t.OWN, classes=3, capacity=40, eval_batch=16
-)
-found, said = t.resumed({folder!r}, made)
-assert not said and made.mesh.size == 4
-t.np.save({file!r}, found.correct)
-print([p["loss"] for p in found.curves], found.grid[0].val_accuracy)
-"""
-
-
 def test_resumed_on_another_number_of_devices(folder, trainer, uninterrupted, tmp_path):
     """Saved by one device, resumed by four: the same within rounding."""
-    paths = [str(conftest.ROOT), str(conftest.ROOT / "tests" / "support")]
-    code = _RESUME.format(paths=paths, folder=str(folder), file=str(tmp_path / "correct.npy"))
+    program = conftest.PROGRAMS / "finetune_resumed.py"
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
     }
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(program), str(folder), str(tmp_path / "correct.npy")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    losses = json.loads(done.stdout.partition("]")[0] + "]")
+    losses = json.loads(done.stdout)
     np.testing.assert_allclose(losses, [p["loss"] for p in uninterrupted.curves], rtol=1e-5)
     assert np.array_equal(np.load(tmp_path / "correct.npy"), uninterrupted.correct)
 

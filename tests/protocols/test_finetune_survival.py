@@ -11,61 +11,19 @@ import conftest
 import numpy as np
 import pytest
 
-_SCRIPT = """
-import json, sys
-sys.path[:0] = [{root!r}, {tests!r}]
-import jax
-if {processes}:
-    jax.distributed.initialize("127.0.0.1:{port}", num_processes={processes}, process_id=int(sys.argv[1]))
-import numpy as np
-from finetune_models import conv_parts, examples
-from vtabjax.protocols import finetune
-from vtabjax.protocols.finetune import journal, protocol
-from vtabjax.runtime import devices
-{body}
-"""
-
-_PROTOCOL = """
-journal.CHECKPOINT_SECONDS = 0.0  # after every call
-protocol._pace = lambda n, seconds: 3
-own = finetune.Settings(learning_rates=(0.1, 0.02), steps=(9, 12), batch_size=8, seeds=(0, 1))
-made = finetune.Trainer(finetune.trainable(conv_parts(), own), own, classes=5, capacity=40, eval_batch=16)
-advance = made.advance
-
-def slow(state, data, run, n):
-    print("step", int(data.count), int(state.step), flush=True)
-    sys.stdin.readline()  # until the test lets it go on, or has closed its end
-    return advance(state, data, run, n)
-
-made.advance = slow
-with finetune.catch_sigterm() as stop:
-    record = finetune.Journal({folder!r}, {{"settings": 1}}, stop)
-    found = finetune.evaluate(
-        made, examples(30, 3), examples(10, 3, 1), examples(100, 3, 2), classes=3, journal=record
-    )
-print("result", json.dumps([found.accuracy, found.val_accuracy, found.correct.tolist(),
-    [list(p) for p in found.grid], found.curves]), flush=True)
-"""
-
 
 def environment(devices=1):
     flags = f"--xla_force_host_platform_device_count={devices}"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
-def script(body, *, processes=0, port=0, **values):
-    return _SCRIPT.format(
-        root=str(conftest.ROOT),
-        tests=str(conftest.ROOT / "tests" / "support"),
-        processes=processes,
-        port=port,
-        body=body.format(**values),
-    )
-
-
-def start(code, *arguments, devices=1):
+def start(program, devices=1, **settings):
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [
+            sys.executable,
+            str(conftest.PROGRAMS / "finetune_run.py"),
+            json.dumps({"program": program, **settings}),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -91,7 +49,7 @@ def finish(process):
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    steps, result = finish(start(script(_PROTOCOL, folder=None)))
+    steps, result = finish(start("protocol", folder=None, pace=3))
     assert {line.split()[1] for line in steps} == {"30", "40"}  # grid, retraining
     return result
 
@@ -102,7 +60,7 @@ def uninterrupted():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_started_again(moment, finished, number, tmp_path, uninterrupted):
     folder = str(tmp_path / "cell")
-    process = start(script(_PROTOCOL, folder=folder))
+    process = start("protocol", folder=folder, pace=3)
     seen = [process.stdout.readline()]
     for _ in range(moment):
         print(file=process.stdin, flush=True)
@@ -118,7 +76,7 @@ def test_killed_and_started_again(moment, finished, number, tmp_path, uninterrup
     assert len(content["finished"]) == finished
     assert (tmp_path / "cell" / content["current"]["state"]).is_dir()
 
-    steps, result = finish(start(script(_PROTOCOL, folder=folder)))
+    steps, result = finish(start("protocol", folder=folder, pace=3))
     assert result == uninterrupted
     assert int(steps[0].split()[2]) > 0  # it went on where it was
     assert sum(line.endswith(" 0") for line in steps) == 6 - finished - 1
@@ -157,20 +115,9 @@ def test_a_journal_of_other_runs_is_thrown_away(tmp_path):
     assert finetune.Journal(tmp_path / "j", {"weights": "a"}).finished("run") is None
 
 
-_TWENTY_STEPS = """
-own = finetune.Settings(learning_rates=(0.1,), steps=(20,), batch_size=8)
-made = finetune.Trainer(finetune.trainable(conv_parts(), own), own, classes=5, capacity=40, eval_batch=12, loop={loop})
-run = finetune.plan(own, learning_rate=0.1, steps=20, classes=3, seed=0)
-state, losses, _ = made.advance(made.start(), made.data(*examples(30, 3)), run, 20)
-found = made.predict(state, examples(50, 3, 1)[0], 3)
-value = np.asarray(state.buffers["bn.running_var"])
-print("result", json.dumps([losses.tolist(), found.tolist(), value.tolist(), jax.device_count()]), flush=True)
-"""
-
-
 @pytest.fixture(scope="module")
 def one_device():
-    return finish(start(script(_TWENTY_STEPS, loop=False)))[1]
+    return finish(start("twenty_steps", loop=False))[1]
 
 
 def agree(result, wanted, devices):
@@ -183,23 +130,22 @@ def agree(result, wanted, devices):
 
 @pytest.mark.parametrize("loop", [False, True])
 def test_four_devices(loop, one_device):
-    agree(finish(start(script(_TWENTY_STEPS, loop=loop), devices=4))[1], one_device, 4)
+    agree(finish(start("twenty_steps", devices=4, loop=loop))[1], one_device, 4)
 
 
 def test_two_processes(one_device):
-    code = script(_TWENTY_STEPS, processes=2, port=conftest.free_port(), loop=False)
-    workers = [start(code, str(i), devices=2) for i in range(2)]
+    port = conftest.free_port()
+    workers = [start("twenty_steps", devices=2, loop=False, port=port, process=i) for i in range(2)]
     for worker in workers:
         agree(finish(worker)[1], one_device, 4)
 
 
 def test_two_processes_told_to_end(tmp_path):
     """One of two gets the signal; both save and end, and together they go on."""
-    body = _PROTOCOL.replace("protocol._pace", "protocol._pace_unused")
 
     def both():
-        code = script(body, processes=2, port=conftest.free_port(), folder=str(tmp_path / "cell"))
-        return [start(code, str(i)) for i in range(2)]
+        port, folder = conftest.free_port(), str(tmp_path / "cell")
+        return [start("protocol", folder=folder, port=port, process=i) for i in range(2)]
 
     workers = both()
     workers[1].stdout.readline()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import conftest
 import jax
 import numpy as np
 import pytest
@@ -193,29 +194,13 @@ def test_blocks_do_not_matter(block):
 
 
 def test_four_devices_give_the_neighbours_of_one(tmp_path):
-    code = """
-import sys, jax, numpy as np
-from vtabjax.runtime.devices import data_mesh
-from vtabjax.protocols import knn
-assert len(jax.devices()) == 4
-rng = np.random.default_rng(0)
-out = {}
-for name, x in {"normal": rng.normal(size=(203, 9)), "pixels": rng.integers(0, 3, size=(203, 9))}.items():
-    y = rng.integers(0, 4, 203)
-    for metric in ("euclidean", "cosine"):
-        for k in (1, 7):
-            one = knn.leave_one_out(x, y, k=k, metric=metric, block=50, mesh=data_mesh(jax.devices()[:1]))
-            four = knn.leave_one_out(x, y, k=k, metric=metric, block=50)
-            assert (one.neighbours == four.neighbours).all() and one[0] == four[0] and one[3] == four[3]
-            out[f"{name} {metric} {k}"] = four.neighbours
-    a = knn.classify(x, y, x[::2] + 0.25, k=3, block=20, mesh=data_mesh(jax.devices()[:1]))
-    b = knn.classify(x, y, x[::2] + 0.25, k=3, block=20)
-    assert (a.neighbours == b.neighbours).all()
-np.savez(sys.argv[1], **out)
-"""
     path = tmp_path / "neighbours.npz"
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code, str(path)], env=env, check=True)
+    subprocess.run(
+        [sys.executable, str(conftest.PROGRAMS / "neighbours_on_four_devices.py"), str(path)],
+        env=env,
+        check=True,
+    )
     saved = np.load(path)
     x = np.random.default_rng(0).normal(size=(203, 9))
     np.testing.assert_array_equal(saved["normal euclidean 7"], by_hand(x, 7)[0])

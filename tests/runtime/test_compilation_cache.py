@@ -10,24 +10,11 @@ import pytest
 
 from vtabjax.runtime import devices
 
-_PROGRAM = f"""
-import sys
-sys.path.insert(0, {str(conftest.ROOT)!r})
-import jax
-from vtabjax.runtime import devices
-devices._cpu_kind = lambda: sys.argv[2]
-devices.use_compilation_cache(sys.argv[1])
-events = []
-jax.monitoring.register_event_listener(lambda event, **_: events.append(event.rpartition("/")[2]))
-jax.block_until_ready(jax.jit(lambda x: jax.numpy.tanh(x @ x).sum())(jax.numpy.ones((64, 64))))
-print(events.count("cache_misses"), events.count("cache_hits"))
-"""
-
 
 def compiled(folder, kind, flags=""):
     """(programs compiled, programs found, what was said on stderr)."""
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(folder), kind],
+        [sys.executable, str(conftest.PROGRAMS / "compiled_programs.py"), str(folder), kind],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True,
         text=True,

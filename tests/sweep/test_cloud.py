@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from configs import finetune
 from vtabjax import results
 from vtabjax.runtime import files
-from vtabjax.sweep import artefacts, conversions, converters_client, plan, runner, status
+from vtabjax.sweep import artefacts, conversions, converters_client, plan, runner, shares, status
 
 
 class Store(backend.Backend):
@@ -100,7 +100,7 @@ def store(tmp_path, monkeypatch):
     compilation_cache.reset_cache()
 
 
-def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkeypatch):
+def test_a_sweep_in_a_bucket(config, fake_converters, store, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     workdir = "gs://bucket/runs"
     config.models = "tiny/a,tiny/bad,tiny/nan"
@@ -117,16 +117,16 @@ def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkey
     assert os.listdir(tmp_path / "home" / "vtabjax" / "images")
 
     # Again: nothing is converted, read or written again. With another setting: features come from there.
-    converters.forget()
+    fake_converters.forget()
     before = len(store.writes)
     assert runner.run(config, workdir) == 1
-    assert converters.calls() == [] and all(
+    assert fake_converters.calls() == [] and all(
         "/tables/" in w or ".writable" in w for w in store.writes[before:]
     )
     config.k, config.models = 3, "tiny/a"
     store.reads.clear()
     assert runner.run(config, workdir) == 0
-    assert converters.calls() == [] and len(results.collect(workdir)) == 2
+    assert fake_converters.calls() == [] and len(results.collect(workdir)) == 2
     assert len([r for r in store.reads if r.endswith(".npz")]) == 2
     assert record == results.read(path)  # the first result stays as it was
 
@@ -134,14 +134,14 @@ def test_a_sweep_in_a_bucket(config, converters, store, tmp_path, capsys, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     config.dtype = "bfloat16"
     assert runner.run(config, workdir) == 0
-    assert converters.calls() == [] and len(results.collect(workdir)) == 3
+    assert fake_converters.calls() == [] and len(results.collect(workdir)) == 3
     capsys.readouterr()
     assert status.main(None, workdir) == 1  # the first sweep's failures
     assert "1 of 3 cells done, 2 failed, 0 missing" in capsys.readouterr().out
     assert not (tmp_path / "gs:").exists()
 
 
-def test_uploads_that_fail_lose_one_model_at_most(converters, store, monkeypatch):
+def test_uploads_that_fail_lose_one_model_at_most(fake_converters, store, monkeypatch):
     """A connection that is reset once is tried again; one that stays broken costs its model, not the others."""
     upload_tree, broken = files.upload_tree, {"tiny--once-16": 1, "tiny--never-16": 99}
 
@@ -162,7 +162,7 @@ def test_uploads_that_fail_lose_one_model_at_most(converters, store, monkeypatch
             queue.result("tiny/never")
 
 
-def test_an_error_in_between_ends_the_converters(converters, store, monkeypatch):
+def test_an_error_in_between_ends_the_converters(fake_converters, store, monkeypatch):
     """Whatever it is, nobody waits for ever: everyone who asks hears it."""
     told = iter([None])
 
@@ -179,27 +179,27 @@ def test_an_error_in_between_ends_the_converters(converters, store, monkeypatch)
                 queue.result(model)
 
 
-def test_shares_in_a_bucket_need_no_agreement(config, converters, store):
+def test_shares_in_a_bucket_need_no_agreement(config, fake_converters, store):
     """Two that write down the shares at the same time write the same."""
     config.models = "tiny/a,tiny/b,tiny/c"
     for i in range(2):
         assert runner.run(config, "gs://bucket/w", f"{i}/2") == 0
-        (shares,) = [w for w in set(store.writes) if "shares-2" in w]
-        before = epath.Path(shares).read_text()
-        epath.Path(shares).unlink()
-        runner.assess(plan.read(config), files.as_path("gs://bucket/w"), plan.Share(i, 2, ""))
-        assert epath.Path(shares).read_text() == before
+        (written,) = [w for w in set(store.writes) if "shares-2" in w]
+        before = epath.Path(written).read_text()
+        epath.Path(written).unlink()
+        runner.assess(plan.read(config), files.as_path("gs://bucket/w"), shares.Share(i, 2, ""))
+        assert epath.Path(written).read_text() == before
     assert len(results.collect("gs://bucket/w")) == 3
 
 
-def test_fine_tuning_needs_a_file_system(converters, store):
+def test_fine_tuning_needs_a_file_system(fake_converters, store):
     config = finetune.get_config()
     config.models, config.tasks = "tiny/a", "digits"
     with pytest.raises(plan.UsageError, match="--workdir=gs://bucket/w: fine-tuning keeps checkpoints"):
         runner.run(config, "gs://bucket/w")
 
 
-def test_a_bucket_that_cannot_be_written(config, converters, store, monkeypatch):
+def test_a_bucket_that_cannot_be_written(config, fake_converters, store, monkeypatch):
     monkeypatch.setattr(store, "_put", lambda *_: (_ for _ in ()).throw(PermissionError("403 Forbidden")))
     with pytest.raises(plan.UsageError, match="cannot be written to .*403 Forbidden.*credentials"):
         runner.run(config, "gs://bucket/w")
@@ -245,7 +245,7 @@ def test_the_report_of_a_bucket(store, tmp_path):
         report.run(config, "gs://bucket/none")
 
 
-def test_slurm_needs_a_disk(config, converters, store):
+def test_slurm_needs_a_disk(config, fake_converters, store):
     from vtabjax.sweep import slurm
 
     with pytest.raises(plan.UsageError, match=r"gs://bucket/w/slurm is not; give --config\.slurm\.folder"):

@@ -13,7 +13,7 @@ from vtabjax.sweep import artefacts, conversions, converters_client, runner, wor
 from vtabjax.sweep.conversions import Limits
 
 
-def test_conversion_that_hangs(tmp_path, converters):
+def test_conversion_that_hangs(tmp_path, fake_converters):
     with conversions.Conversions(["tiny/a", "tiny/hang", "tiny/b"], tmp_path, 16, Limits(5)) as queue:
         assert queue.result("tiny/a").path == tmp_path / "tiny--a-16"
         with pytest.raises(
@@ -37,7 +37,7 @@ def test_converters_that_cannot_run(tmp_path, monkeypatch):
         artefacts.unavailable_models(["tiny/a"])
 
 
-def test_closing_ends_the_converters(tmp_path, converters):
+def test_closing_ends_the_converters(tmp_path, fake_converters):
     queue = conversions.Conversions(["tiny/hang"], tmp_path, 16, Limits(600))
     while queue._process is None:
         time.sleep(0.01)
@@ -45,7 +45,7 @@ def test_closing_ends_the_converters(tmp_path, converters):
     assert queue._process.poll() is not None and not queue._thread.is_alive()
 
 
-def test_conversion_that_eats_the_memory(tmp_path, converters):
+def test_conversion_that_eats_the_memory(tmp_path, fake_converters):
     limits = Limits(60, bytes=5e8)
     with conversions.Conversions(["tiny/a", "tiny/eats", "tiny/b"], tmp_path, 16, limits) as queue:
         assert queue.result("tiny/a").path.is_dir()
@@ -55,7 +55,7 @@ def test_conversion_that_eats_the_memory(tmp_path, converters):
         assert queue.result("tiny/b").path.is_dir()
 
 
-def test_conversions_stay_a_few_models_ahead(tmp_path, converters):
+def test_conversions_stay_a_few_models_ahead(tmp_path, fake_converters):
     models = [f"tiny/m{i}" for i in range(6)]
 
     def converted(n):
@@ -75,10 +75,10 @@ def test_conversions_stay_a_few_models_ahead(tmp_path, converters):
         queue.result("tiny/m3")
         assert converted(6)
     assert [e[0] for e in told] == models and all(b <= c and well for _, b, c, well in told)
-    assert converters.calls() == [["convert", model] for model in models]
+    assert fake_converters.calls() == [["convert", model] for model in models]
 
 
-def test_no_model_ahead(tmp_path, converters):
+def test_no_model_ahead(tmp_path, fake_converters):
     with conversions.Conversions(["tiny/a", "tiny/b"], tmp_path, 16, Limits(60), ahead=0) as queue:
         assert queue.result("tiny/a").path.is_dir()
         assert not queue.ready("tiny/b")
@@ -87,18 +87,18 @@ def test_no_model_ahead(tmp_path, converters):
         conversions.Conversions(["tiny/a"], tmp_path, 16, Limits(60), ahead=-1)
 
 
-def test_models_that_are_there_are_computed_first(config, converters, tmp_path, capsys):
+def test_models_that_are_there_are_computed_first(config, fake_converters, tmp_path, capsys):
     config.models = "tiny/b"
     assert runner.run(config, tmp_path) == 0
-    converters.forget()
+    fake_converters.forget()
     config.models, config.k = "tiny/a,tiny/b", 2
     assert runner.run(config, tmp_path) == 0
     order = [line.split()[2] for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
     assert order == ["tiny/b", "tiny/b", "tiny/a"]
-    assert converters.calls() == [["check", "tiny/a"], ["convert", "tiny/a"]]
+    assert fake_converters.calls() == [["check", "tiny/a"], ["convert", "tiny/a"]]
 
 
-def test_slow_work_in_another_process_overlaps(config, converters, tmp_path, monkeypatch, capsys):
+def test_slow_work_in_another_process_overlaps(config, fake_converters, tmp_path, monkeypatch, capsys):
     """While tiny/a is computed, tiny/b becomes ready: its cell did not wait for its conversion."""
     states = []
     run_model = worker.run_model
@@ -117,14 +117,14 @@ def test_slow_work_in_another_process_overlaps(config, converters, tmp_path, mon
     assert states == [("tiny/a", True), ("tiny/b", True)]
 
 
-def test_info_has_the_graph_in_it(tmp_path, converters):
+def test_info_has_the_graph_in_it(tmp_path, fake_converters):
     with conversions.Conversions(["tiny/a", "tiny/head"], tmp_path, 16, Limits(60)) as queue:
         infos = [artefacts.read_info(queue.result(m).path) for m in ("tiny/a", "tiny/head")]
     assert len({i["graph_hash"] for i in infos}) == 2
     assert infos[0]["spec"] == "tiny/a"
 
 
-def test_what_a_killed_conversion_left_goes(tmp_path, converters):
+def test_what_a_killed_conversion_left_goes(tmp_path, fake_converters):
     """A folder that was half saved, of a process that is gone; not one that is being saved."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -154,7 +154,7 @@ def test_several_that_save_the_same_model(tmp_path):
     assert os.listdir(tmp_path) == ["m"]
 
 
-def test_a_model_of_another_user(config, converters, tmp_path, monkeypatch):
+def test_a_model_of_another_user(config, fake_converters, tmp_path, monkeypatch):
     """Made under umask 077: one line before anything is converted."""
     exists = Path.exists
 
@@ -166,4 +166,4 @@ def test_a_model_of_another_user(config, converters, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "exists", forbidden)
     with pytest.raises(runner.UsageError, match="tiny--a-16 cannot be read .*config.models_dir=DIR"):
         runner.run(config, tmp_path)
-    assert converters.calls() == []
+    assert fake_converters.calls() == []

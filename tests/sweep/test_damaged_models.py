@@ -122,7 +122,7 @@ def test_weights_hash_is_what_it_was():
     assert vm.weight_hash(weights) == "5831e1e099ce46a5b9f77b39bfe39125292b0ff5cd2f136539a2fee18aeb8572"
 
 
-def test_a_sweep_names_the_damaged_model(config, converters, tmp_path, capsys):
+def test_a_sweep_names_the_damaged_model(config, fake_converters, tmp_path, capsys):
     from vtabjax import results
     from vtabjax.sweep import runner
 

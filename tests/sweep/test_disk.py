@@ -14,7 +14,7 @@ from vtabjax.runtime import files
 from vtabjax.sweep import runner
 
 
-def test_the_table_is_shown_before_it_is_written(config, converters, tmp_path, capsys):
+def test_the_table_is_shown_before_it_is_written(config, fake_converters, tmp_path, capsys):
     config.models = "tiny/a"
     assert runner.run(config, tmp_path) == 0
     shown = capsys.readouterr().out.split("tables: ")[0]
@@ -28,14 +28,14 @@ def test_the_table_is_shown_before_it_is_written(config, converters, tmp_path, c
 
 
 @pytest.mark.parametrize("name", ["models", "results", "features", "sweeps", "cache", "tables", "cells"])
-def test_what_is_not_a_folder_is_told_before_any_work(config, converters, tmp_path, name):
+def test_what_is_not_a_folder_is_told_before_any_work(config, fake_converters, tmp_path, name):
     (tmp_path / name).write_text("")
     with pytest.raises(UsageError, match=f"{name}.* is not a (folder|result)"):
         runner.run(config, tmp_path)
-    assert not [call for call in converters.calls() if call[0] == "convert"]
+    assert not [call for call in fake_converters.calls() if call[0] == "convert"]
 
 
-def test_a_read_only_folder_within_the_workdir(config, converters, tmp_path, monkeypatch):
+def test_a_read_only_folder_within_the_workdir(config, fake_converters, tmp_path, monkeypatch):
     """As root everything can be written, so the answer comes from a stand-in."""
     models = tmp_path / "elsewhere"
     models.mkdir()

@@ -14,25 +14,10 @@ import pytest
 from vtabjax import results
 from vtabjax.sweep import runner
 
-_SWEEPS = """
-import importlib, json, sys
-sys.path.insert(0, {root!r})
-from vtabjax.sweep import converters_client, runner
-converters_client.COMMAND = {command!r}
-{extra}
-status = 0
-for protocol, changes in json.loads(sys.argv[1]):
-    config = importlib.import_module("configs." + protocol).get_config()
-    config.tasks, config.image_size, config.batch_size = "digits,sprites_location", 16, 64
-    config.update(changes)
-    status = max(status, runner.run(config, sys.argv[2]))
-sys.exit(status)
-"""
 
-
-def run_two(converters, workdir, sweeps, devices=1, extra=""):
+def run_two(fake_converters, workdir, sweeps, devices=1, broken=""):
     """Runs sweeps in two processes; the exit status and what each process said."""
-    code = _SWEEPS.format(root=str(conftest.ROOT), command=converters.command, extra=extra)
+    program = conftest.PROGRAMS / "sweeps_as_one_worker.py"
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -42,7 +27,14 @@ def run_two(converters, workdir, sweeps, devices=1, extra=""):
     }
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, json.dumps(sweeps), str(workdir)],
+            [
+                sys.executable,
+                str(program),
+                str(fake_converters.folder),
+                json.dumps(sweeps),
+                str(workdir),
+                broken,
+            ],
             env={**environment, "JAX_PROCESS_ID": str(i)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -65,7 +57,7 @@ def numbers(workdir):
     return {(r["protocol"], r["model"], r["task"], r["config_hash"]): r for _, r in results.records(workdir)}
 
 
-def test_two_processes_give_the_numbers_of_one(converters, tmp_path):
+def test_two_processes_give_the_numbers_of_one(fake_converters, tmp_path):
     tiny = {"models": "tiny/head", "tasks": "digits", "image_size": 16}
     sweeps = [
         ("knn", tiny),
@@ -81,7 +73,7 @@ def test_two_processes_give_the_numbers_of_one(converters, tmp_path):
         config = importlib.import_module(f"configs.{protocol}").get_config()
         config.update(changes)
         assert runner.run(config, tmp_path / "one") == 0
-    status, (first, second) = run_two(converters, tmp_path / "two", sweeps, devices=2)
+    status, (first, second) = run_two(fake_converters, tmp_path / "two", sweeps, devices=2)
     assert status == 0, first + second
     assert first.count("2 processes") == 5 and not second.strip()  # one of them speaks
     one, two = numbers(tmp_path / "one"), numbers(tmp_path / "two")
@@ -100,32 +92,22 @@ def test_two_processes_give_the_numbers_of_one(converters, tmp_path):
     assert not [p for p in (tmp_path / "two").rglob("*.tmp")]
 
 
-def test_two_processes_agree_on_what_fails(converters, tmp_path):
+def test_two_processes_agree_on_what_fails(fake_converters, tmp_path):
     """A model that is not converted, one with NaN, one that is fine; and again: nothing is left to do."""
     models = "tiny/bad,tiny/nan,tiny/a"
-    status, (first, second) = run_two(converters, tmp_path, [("knn", {"models": models})])
+    status, (first, second) = run_two(fake_converters, tmp_path, [("knn", {"models": models})])
     assert status == 1, first + second
     assert {key[1:3] for key in numbers(tmp_path)} == {("tiny/a", "digits"), ("tiny/a", "sprites_location")}
     errors = {(r["model"], r["stage"]) for _, r in results.errors(tmp_path)}
     assert errors == {("tiny/bad", "convert"), ("tiny/nan", "features")}
     assert "4 cells failed:" in first and not second.strip()
-    status, (first, second) = run_two(converters, tmp_path, [("knn", {"models": models})])
+    status, (first, second) = run_two(fake_converters, tmp_path, [("knn", {"models": models})])
     assert status == 1 and "2 done, 0 to do, 4 failed before" in first and "4 cells failed:" in first
 
 
-def test_one_process_that_cannot_read_stops_both(converters, tmp_path):
+def test_one_process_that_cannot_read_stops_both(fake_converters, tmp_path):
     """What only one of them meets is the end of the cell on both, not a process that waits forever."""
-    broken = """
-import os
-from vtabjax.sweep import inputs
-whole = inputs.Inputs._examples
-def examples(self, split):
-    if os.environ["JAX_PROCESS_ID"] == "1" and self.task == "digits":
-        raise OSError("a disk of its own")
-    return whole(self, split)
-inputs.Inputs._examples = examples
-"""
-    status, said = run_two(converters, tmp_path, [("knn", {"models": "tiny/a"})], extra=broken)
+    status, said = run_two(fake_converters, tmp_path, [("knn", {"models": "tiny/a"})], broken="digits")
     assert status == 1, said
     assert [key[1:3] for key in numbers(tmp_path)] == [("tiny/a", "sprites_location")]
     ((_, record),) = results.errors(tmp_path)
@@ -133,8 +115,8 @@ inputs.Inputs._examples = examples
     assert "OtherProcessError: process 1: OSError: a disk of its own" in record["message"]
 
 
-def test_nobody_to_connect_to(main, tmp_path):
-    process = main(
+def test_nobody_to_connect_to(run_main, tmp_path):
+    process = run_main(
         "--config=configs/knn.py",
         "--config.models=tiny/a",
         "--config.distributed=true",

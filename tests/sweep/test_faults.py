@@ -23,15 +23,7 @@ from vtabjax import results
 
 pytestmark = pytest.mark.faults
 
-_DRIVER = f"""
-import sys
-sys.path.insert(0, {str(conftest.ROOT)!r})
-from absl import app
-from vtabjax import cli
-from vtabjax.protocols.finetune import journal
-journal.CHECKPOINT_SECONDS = 0.2
-app.run(cli.main, flags_parser=cli.parse_flags)
-"""
+_MAIN = conftest.PROGRAMS / "main_with_many_checkpoints.py"
 MODELS = "--config.models=timm/test_resnet@random,baseline/pixels"
 KNN = ("--config=configs/knn.py", "--config.image_size=32", MODELS, "--config.tasks=digits,sprites_location")
 FINETUNE = (
@@ -45,7 +37,7 @@ REPORT = ("--config=configs/report.py",)
 def start(workdir, *arguments):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
     return subprocess.Popen(
-        [sys.executable, "-c", _DRIVER, *arguments, f"--workdir={workdir}"],
+        [sys.executable, str(_MAIN), *arguments, f"--workdir={workdir}"],
         cwd=conftest.ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -210,7 +210,10 @@ def test_a_folder_that_is_too_small(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / "d" / name / "0.png")
     c = finetune.get_config()
     c.models, c.tasks = "baseline/pixels", f"folder:{tmp_path / 'd'}"
-    with pytest.raises(options.UsageError, match="has too few examples: .* would be empty"):
+    with pytest.raises(
+        options.UsageError,
+        match="has 2 pictures .* the split val200, which finetune uses, is empty",
+    ):
         runner.run(c, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 

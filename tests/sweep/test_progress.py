@@ -7,7 +7,7 @@ import pytest
 from vtabjax.sweep import adapters, heartbeat, plan, runner, status
 
 
-def test_what_a_sweep_tells(config, converters, tmp_path, capsys, monkeypatch):
+def test_what_a_sweep_tells(config, fake_converters, tmp_path, capsys, monkeypatch):
     """status, while it runs and afterwards, from files alone."""
     with pytest.raises(plan.UsageError, match="holds no sweep"):
         status.main(None, tmp_path)

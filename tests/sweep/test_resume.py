@@ -12,44 +12,13 @@ import pytest
 
 from vtabjax import results
 
-_SWEEP = """
-import sys
-sys.path.insert(0, {root!r})
-import numpy as np
-from configs import knn
-from vtabjax import protocols
-from vtabjax.sweep import adapters, converters_client, runner
-converters_client.COMMAND = {command!r}
 
-def run(inputs, settings):
-    given = inputs.split("val200")
-    with open({log!r}, "a") as log:
-        log.write(f"{{inputs.model.spec}} {{inputs.task}}\\n")
-    return protocols.Outcome({{"accuracy": float(given.features.mean())}}, np.asarray(given.labels) % 2 == 0)
-
-adapters.PROTOCOLS["knn"] = adapters.Protocol(lambda config: {{"splits": ["val200"]}}, run)
-config = knn.get_config()
-config.models = {models!r}
-config.tasks = "digits,sprites_location,sprites_orientation"
-config.image_size = 16
-print("started", flush=True)
-sys.exit(runner.run(config, {workdir!r}, {share!r}))
-"""
-
-
-def start(converters, workdir, log, models, share=""):
-    script = _SWEEP.format(
-        root=str(conftest.ROOT),
-        command=converters.command,
-        log=str(log),
-        models=models,
-        workdir=str(workdir),
-        share=share,
-    )
+def start(fake_converters, workdir, log, models, share=""):
+    program = conftest.PROGRAMS / "logged_sweep.py"
     # Compiled programs go to the workdir: a sweep that is killed may leave half of one.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     return subprocess.Popen(
-        [sys.executable, "-c", script],
+        [sys.executable, str(program), str(fake_converters.folder), str(log), models, str(workdir), share],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -83,12 +52,12 @@ def killed(process, rng, most):
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(25, marks=pytest.mark.audit)])
-def test_killed_at_random_moments(kills, converters, tmp_path):
+def test_killed_at_random_moments(kills, fake_converters, tmp_path):
     workdir, log = tmp_path / "w", tmp_path / "log"
     well = [f"tiny/m{i}" for i in range(4 if kills < 10 else 17)]
     ill = [] if kills < 10 else ["tiny/bad", "tiny/nan", "tiny/missing"]
     models, n_cells = ",".join(ill[:1] + well + ill[1:]), 3 * len(well)
-    straight = start(converters, tmp_path / "straight", tmp_path / "log2", models)
+    straight = start(fake_converters, tmp_path / "straight", tmp_path / "log2", models)
     seed = os.environ.get("VTABJAX_TEST_SEED") or str(random.SystemRandom().randrange(10**9))
     print(
         f"again with VTABJAX_TEST_SEED={seed}"
@@ -96,7 +65,7 @@ def test_killed_at_random_moments(kills, converters, tmp_path):
     rng = random.Random(seed)
     seen, n_killed = {}, 0
     for attempt in range(kills):
-        process = start(converters, workdir, log, models)
+        process = start(fake_converters, workdir, log, models)
         assert process.stdout.readline() == "started\n"
         # Each one leaves some to do for those that follow.
         rest = n_cells - len(seen)
@@ -106,7 +75,7 @@ def test_killed_at_random_moments(kills, converters, tmp_path):
         seen = now
         if len(seen) == n_cells:
             break
-    process = start(converters, workdir, log, models)
+    process = start(fake_converters, workdir, log, models)
     output = process.communicate()[0]
     assert n_killed > 0 and process.returncode == int(bool(ill)), output
     assert {r["model"] for _, r in results.errors(workdir)} == set(ill)
@@ -126,14 +95,16 @@ def test_killed_at_random_moments(kills, converters, tmp_path):
     assert numbers[0] == numbers[1]
 
 
-def test_killed_sweep_takes_its_converters_along(converters, tmp_path):
-    process = start(converters, tmp_path / "w", tmp_path / "log", "tiny/hang")
+def test_killed_sweep_takes_its_converters_along(fake_converters, tmp_path):
+    process = start(fake_converters, tmp_path / "w", tmp_path / "log", "tiny/hang")
     try:
         for line in process.stdout:
             if "to do" in line:
                 break
         deadline = time.monotonic() + 60
-        while not any(call[0] == "convert" for call in converters.calls()) and time.monotonic() < deadline:
+        while (
+            not any(call[0] == "convert" for call in fake_converters.calls()) and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         running = children(process.pid)
         assert running
@@ -146,12 +117,11 @@ def test_killed_sweep_takes_its_converters_along(converters, tmp_path):
     assert not any(map(alive, running))
 
 
-def test_interrupted(converters, tmp_path):
+def test_interrupted(fake_converters, tmp_path):
     arguments = ["--config=configs/knn.py", "--config.models=tiny/a,tiny/hang", "--config.tasks=digits"]
     process = subprocess.Popen(
         [
-            sys.executable,
-            str(converters.driver),
+            *fake_converters.main,
             *arguments,
             "--config.image_size=16",
             f"--workdir={tmp_path}",
@@ -194,12 +164,13 @@ def alive(pid):
 
 
 @pytest.mark.parametrize("shares", [("", ""), ("0/2", "1/2")])
-def test_two_workers_at_once(shares, converters, tmp_path):
+def test_two_workers_at_once(shares, fake_converters, tmp_path):
     """On one workdir: with shares each cell is computed once, without any it may be twice and is there once."""
     models = ",".join(f"tiny/m{i}" for i in range(4))
     logs = [tmp_path / f"log{i}" for i in range(2)]
     workers = [
-        start(converters, tmp_path / "w", log, models, share) for log, share in zip(logs, shares, strict=True)
+        start(fake_converters, tmp_path / "w", log, models, share)
+        for log, share in zip(logs, shares, strict=True)
     ]
     outputs = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs

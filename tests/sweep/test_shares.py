@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtabjax import results
+from vtabjax.options import UsageError
 from vtabjax.results import Cell
-from vtabjax.sweep import costs, plan, runner
+from vtabjax.sweep import costs, runner, shares
 
 
 def test_costs():
@@ -35,7 +36,7 @@ def test_costs():
     assert costs.images("folder:/no/such/folder", ["test"]) == 1000
 
 
-def test_shares_make_the_whole(config, converters, tmp_path):
+def test_shares_make_the_whole(config, fake_converters, tmp_path):
     config.tasks = "digits,sprites_location"
     for i in range(3):
         assert runner.run(config, tmp_path, f"{i}/3") == 0
@@ -43,8 +44,8 @@ def test_shares_make_the_whole(config, converters, tmp_path):
     assert len(list(tmp_path.glob("sweeps/knn-*/shares-3.json"))) == 1
 
 
-def shares(everything, n, seconds=lambda cell: None):
-    numbers = plan.assign(everything, n, seconds)
+def split(everything, n, seconds=lambda cell: None):
+    numbers = shares.assign(everything, n, seconds)
     assert len(numbers) == len(everything)
     return [[c for c, i in zip(everything, numbers, strict=True) if i == k] for k in range(n)]
 
@@ -52,7 +53,7 @@ def shares(everything, n, seconds=lambda cell: None):
 @given(st.integers(1, 7), st.integers(1, 5), st.integers(1, 12))
 def test_every_cell_has_one_worker(models, tasks, n):
     everything = [Cell("knn", f"tiny/{m}", f"t{t}", {"t": t}) for m in range(models) for t in range(tasks)]
-    found = shares(everything, n)
+    found = split(everything, n)
     assert sorted(map(str, everything)) == sorted(str(c) for share in found for c in share)
     sizes = [len(share) for share in found]
     if n <= models:  # whole models
@@ -68,14 +69,14 @@ def test_shares_are_balanced_by_cost(seconds, n):
     everything = [Cell("knn", f"tiny/{m}", "t", {}) for m in range(len(seconds))]
     if n > len(seconds):
         n = len(seconds)
-    found = shares(everything, n, lambda cell: seconds[int(cell.model.removeprefix("tiny/"))])
+    found = split(everything, n, lambda cell: seconds[int(cell.model.removeprefix("tiny/"))])
     loads = [sum(seconds[int(c.model.removeprefix("tiny/"))] for c in share) for share in found]
     ordered = sorted(seconds, reverse=True)
     pair = ordered[n - 1] + ordered[n] if n < len(seconds) else 0  # two of the n + 1 largest share a worker
     assert max(loads) <= sum(seconds) / n + max(seconds) * (1 - 1 / n) + 1e-9
     assert max(loads) <= 4 / 3 * 2 * max(sum(seconds) / n, ordered[0], pair) + 1e-9
     known = lambda cell: 5.0 if cell.model == "tiny/0" else None  # noqa: E731
-    assert sum(map(len, shares(everything, n, known))) == len(everything)  # unknown: like the others
+    assert sum(map(len, split(everything, n, known))) == len(everything)  # unknown: like the others
 
 
 def test_the_first_worker_writes_down_the_shares(tmp_path):
@@ -84,18 +85,19 @@ def test_the_first_worker_writes_down_the_shares(tmp_path):
     file = tmp_path / "shares.json"
     costs = iter([lambda cell: 1.0, lambda cell: 100.0 if cell.model == "tiny/0" else 1.0])
     found = [
-        plan.share_of(everything, plan.Share(i, 2, "--cells"), file, lambda: next(costs)) for i in range(2)
+        shares.share_of(everything, shares.Share(i, 2, "--cells"), file, lambda: next(costs))
+        for i in range(2)
     ]
     assert sorted(map(str, found[0] + found[1])) == sorted(map(str, everything))
     assert [len(f) for f in found] == [3, 3]
-    assert plan.share_of(everything, None, tmp_path / "none", lambda: 1 / 0) == everything
-    assert plan.share_of(everything, plan.Share(0, 1, ""), tmp_path / "none", lambda: 1 / 0) == everything
+    assert shares.share_of(everything, None, tmp_path / "none", lambda: 1 / 0) == everything
+    assert shares.share_of(everything, shares.Share(0, 1, ""), tmp_path / "none", lambda: 1 / 0) == everything
 
 
 @pytest.mark.parametrize("share", ["3/3", "-1/3", "1", "a/b", "1/0", "/", "1/2/3"])
 def test_bad_shares(share):
-    with pytest.raises(plan.UsageError, match="is not i/n with 0 <= i < n"):
-        plan.which_share(share, {})
+    with pytest.raises(UsageError, match="is not i/n with 0 <= i < n"):
+        shares.which_share(share, {})
 
 
 def slurm(number, count, least, most):
@@ -116,9 +118,9 @@ def slurm(number, count, least, most):
     ],
 )
 def test_shares_of_array_jobs(environment, expected):
-    found = plan.which_share("", environment)
+    found = shares.which_share("", environment)
     assert (found and str(found)) == expected
-    assert str(plan.which_share("1/2", environment)) == "1/2"  # what is said counts
+    assert str(shares.which_share("1/2", environment)) == "1/2"  # what is said counts
 
 
 @pytest.mark.parametrize(
@@ -132,5 +134,5 @@ def test_shares_of_array_jobs(environment, expected):
     ],
 )
 def test_arrays_that_are_no_shares(environment, why):
-    with pytest.raises(plan.UsageError, match=f"is set, but not which share .*{why}.*--cells=i/n"):
-        plan.which_share("", environment)
+    with pytest.raises(UsageError, match=f"is set, but not which share .*{why}.*--cells=i/n"):
+        shares.which_share("", environment)

@@ -26,7 +26,7 @@ def commands(tmp_path, monkeypatch):
     return make
 
 
-def test_no_slurm(config, converters, commands, tmp_path):
+def test_no_slurm(config, fake_converters, commands, tmp_path):
     with pytest.raises(
         UsageError, match="--executor=slurm: there is no sbatch and no srun here.*--cells=i/n"
     ):
@@ -34,7 +34,7 @@ def test_no_slurm(config, converters, commands, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_a_submission_that_fails_once(config, converters, commands, tmp_path, capsys):
+def test_a_submission_that_fails_once(config, fake_converters, commands, tmp_path, capsys):
     """The line says what SLURM said; the same command submits, and nothing is there twice."""
     count = tmp_path / "count"
     answer = f"echo x >> {count}; [ $(wc -l < {count}) -gt 1 ] && echo 'Submitted batch job 7' && exit 0"
@@ -50,14 +50,14 @@ def test_a_submission_that_fails_once(config, converters, commands, tmp_path, ca
     assert len(count.read_text().split()) == 2
 
 
-def test_an_answer_that_makes_no_sense(config, converters, commands, tmp_path):
+def test_an_answer_that_makes_no_sense(config, fake_converters, commands, tmp_path):
     commands(sbatch="echo hello", srun="", scontrol="")
     config.slurm.jobs = 1
     with pytest.raises(UsageError, match="SLURM rejected the job: .*hello"):
         slurm.submit(config, tmp_path / "w")
 
 
-def test_without_scontrol(config, converters, commands, tmp_path, capsys):
+def test_without_scontrol(config, fake_converters, commands, tmp_path, capsys):
     commands(sbatch="echo Submitted batch job 7", srun="")
     config.slurm.jobs = 2
     assert slurm.submit(config, tmp_path / "w") == 0
@@ -67,7 +67,9 @@ def test_without_scontrol(config, converters, commands, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")  # submitit's, about sacct
-def test_a_job_that_vanishes_is_not_waited_for(config, converters, commands, tmp_path, monkeypatch, capsys):
+def test_a_job_that_vanishes_is_not_waited_for(
+    config, fake_converters, commands, tmp_path, monkeypatch, capsys
+):
     commands(
         sbatch="echo Submitted batch job 7",
         srun="",
@@ -85,7 +87,7 @@ def test_a_job_that_vanishes_is_not_waited_for(config, converters, commands, tmp
 
 
 def test_a_job_that_is_queued_again_does_nothing_twice(
-    config, converters, extractions, tmp_path, monkeypatch
+    config, fake_converters, extractions, tmp_path, monkeypatch
 ):
     """SLURM starts the same element once more, with the same number: what is done stays as it is."""
     for name, value in {"ID": "0", "COUNT": "2", "MIN": "0", "MAX": "1"}.items():

@@ -7,10 +7,10 @@ from vtabjax import installation, results, tasks
 from vtabjax.sweep import adapters, artefacts, converters_client, inputs, plan, runner, status
 
 
-def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
+def test_sweep_and_again(config, fake_converters, extractions, tmp_path, capsys):
     config.tasks = "digits,sprites_location"
     assert runner.run(config, tmp_path) == 0
-    assert [c[0] for c in converters.calls()] == ["check", "convert", "convert"]
+    assert [c[0] for c in fake_converters.calls()] == ["check", "convert", "convert"]
     assert extractions == [(m, n) for m in ("tiny/a", "tiny/b") for _ in range(2) for n in (800, 200)]
     table = results.collect(tmp_path)
     assert len(table) == 4 and set(table["settings.task"]) == {"digits", "sprites_location"}
@@ -20,16 +20,16 @@ def test_sweep_and_again(config, converters, extractions, tmp_path, capsys):
     )
     assert "(chance)" in out and "mean (cosine)" in out
 
-    converters.forget()
+    fake_converters.forget()
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*.json")}
     assert runner.run(config, tmp_path) == 0
-    assert converters.calls() == [] and len(extractions) == 8
+    assert fake_converters.calls() == [] and len(extractions) == 8
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*.json")} == before
     again, err = capsys.readouterr()
     assert "nothing to do: every cell has a result" in err and again == out
 
 
-def test_record_of_a_cell(config, converters, tmp_path):
+def test_record_of_a_cell(config, fake_converters, tmp_path):
     config.models = "tiny/a"
     assert runner.run(config, tmp_path) == 0
     ((_, record),) = results.records(tmp_path)
@@ -57,7 +57,9 @@ def test_record_of_a_cell(config, converters, tmp_path):
     assert record["seconds"]["convert"] == 0.5  # what the converters said, not how long was waited
 
 
-def test_other_settings_extract_again_only_where_features_change(config, converters, extractions, tmp_path):
+def test_other_settings_extract_again_only_where_features_change(
+    config, fake_converters, extractions, tmp_path
+):
     config.models = "tiny/a"
     for changes, passes in [({}, 2), ({"k": 3}, 2), ({"dtype": "bfloat16"}, 4), ({"resize": "bilinear"}, 6)]:
         config.update(changes)
@@ -68,7 +70,7 @@ def test_other_settings_extract_again_only_where_features_change(config, convert
     assert len(list(folder.iterdir())) == 4 and (folder / "digits.json").exists()
 
 
-def test_failures_do_not_stop_the_rest(config, converters, tmp_path, capsys):
+def test_failures_do_not_stop_the_rest(config, fake_converters, tmp_path, capsys):
     config.models = "tiny/a,tiny/bad,tiny/nan,tiny/crash,tiny/b"
     assert runner.run(config, tmp_path) == 1
     assert sorted(results.collect(tmp_path)["model"]) == ["tiny/a", "tiny/b"]
@@ -90,14 +92,14 @@ def test_failures_do_not_stop_the_rest(config, converters, tmp_path, capsys):
     assert "3 of 5 models lack tasks" in out
 
     # Told again and not tried again, until asked.
-    converters.forget()
+    fake_converters.forget()
     assert runner.run(config, tmp_path) == 1
     out, err = capsys.readouterr()
-    assert converters.calls() == [] and "3 failed before" in err and "3 cells failed:" in err
+    assert fake_converters.calls() == [] and "3 failed before" in err and "3 cells failed:" in err
     config.retry_failed = True
     assert runner.run(config, tmp_path) == 1
     # The one with NaN weights is converted already.
-    assert converters.calls() == [
+    assert fake_converters.calls() == [
         ["check", "tiny/bad", "tiny/crash"],
         ["convert", "tiny/bad"],
         ["convert", "tiny/crash"],
@@ -105,7 +107,7 @@ def test_failures_do_not_stop_the_rest(config, converters, tmp_path, capsys):
     assert "2 done, 3 to do" in capsys.readouterr().err
 
 
-def test_twenty_models_on_three_tasks(config, converters, tmp_path, capsys, monkeypatch):
+def test_twenty_models_on_three_tasks(config, fake_converters, tmp_path, capsys, monkeypatch):
     """One that does not convert, one with NaN features, one without weights: 17 complete rows, three errors told."""
     ill = {"tiny/bad": "convert", "tiny/nan": "features", "tiny/missing": "convert"}
     well = [f"tiny/m{i}" for i in range(17)]
@@ -137,8 +139,8 @@ def test_twenty_models_on_three_tasks(config, converters, tmp_path, capsys, monk
     assert "; converted meanwhile: " in err and "tiny/m16: 3 of 3 cells in 0:0" in err
 
     # Again: only those that failed, and only when asked.
-    converters.forget()
-    assert runner.run(config, tmp_path) == 1 and converters.calls() == []
+    fake_converters.forget()
+    assert runner.run(config, tmp_path) == 1 and fake_converters.calls() == []
     config.retry_failed = True
     ran = []
     run = adapters.PROTOCOLS["knn"].run
@@ -148,29 +150,31 @@ def test_twenty_models_on_three_tasks(config, converters, tmp_path, capsys, monk
     monkeypatch.setitem(adapters.PROTOCOLS, "knn", counted)
     assert runner.run(config, tmp_path) == 1
     assert {c.model for c in ran} == {"tiny/nan"} and len(ran) == 3
-    assert [c for c in converters.calls() if c[0] == "convert"] == [
+    assert [c for c in fake_converters.calls() if c[0] == "convert"] == [
         ["convert", "tiny/bad"],
         ["convert", "tiny/missing"],
     ]
 
 
-def test_own_image_size(config, converters, tmp_path):
+def test_own_image_size(config, fake_converters, tmp_path):
     config.models, config.image_size = "tiny/a", 0
     assert runner.run(config, tmp_path) == 0
     ((_, record),) = results.records(tmp_path)
     assert record["settings"]["image_size"] == 0 and record["input"]["input_size"] == [3, 16, 16]
 
 
-def test_patterns(config, converters, tmp_path):
+def test_patterns(config, fake_converters, tmp_path):
     config.models = "baseline/pixels,tiny/m*,tiny/m1"
     assert runner.run(config, tmp_path) == 0
     assert sorted(results.collect(tmp_path)["model"]) == ["baseline/pixels", "tiny/m0", "tiny/m1", "tiny/m2"]
-    converters.forget()
+    fake_converters.forget()
     assert runner.run(config, tmp_path) == 0
-    assert converters.calls() == []  # not even to know what the pattern stands for
+    assert fake_converters.calls() == []  # not even to know what the pattern stands for
 
 
-def test_patterns_are_looked_up_again_after_a_change_of_sources(config, converters, tmp_path, monkeypatch):
+def test_patterns_are_looked_up_again_after_a_change_of_sources(
+    config, fake_converters, tmp_path, monkeypatch
+):
     root, workdir = tmp_path / "code", tmp_path / "work"
     monkeypatch.setattr(installation, "CONVERTERS", root / "converters")
     source = root / "converters" / "sources" / "lab.py"
@@ -179,11 +183,11 @@ def test_patterns_are_looked_up_again_after_a_change_of_sources(config, converte
     asked = plan.read(config)
     for text in ("A = 1", "A = 2"):
         source.write_text(text)
-        converters.forget()
+        fake_converters.forget()
         assert len(plan.all_cells(asked, workdir)) == 3
-        assert len(converters.calls()) == 1
-    converters.forget()
-    assert len(plan.all_cells(asked, workdir)) == 3 and converters.calls() == []
+        assert len(fake_converters.calls()) == 1
+    fake_converters.forget()
+    assert len(plan.all_cells(asked, workdir)) == 3 and fake_converters.calls() == []
 
 
 @pytest.mark.parametrize(
@@ -195,23 +199,23 @@ def test_patterns_are_looked_up_again_after_a_change_of_sources(config, converte
         lambda text: '{"installed": "x", "patterns": []}',
     ],
 )
-def test_damaged_patterns_are_looked_up_again(config, converters, tmp_path, caplog, damage):
-    config.models, config.dry_run = "tiny/m*", True
-    runner.run(config, tmp_path)
+def test_damaged_patterns_are_looked_up_again(config, fake_converters, tmp_path, caplog, damage):
+    config.models = "tiny/m*"
+    cells = plan.all_cells(plan.read(config), tmp_path)
     path = tmp_path / "cache" / "patterns.json"
     sound = path.read_text()
     path.write_text(damage(sound))
-    converters.forget()
-    assert runner.run(config, tmp_path) == 0
-    assert len(converters.calls()) == 1 and path.read_text() == sound
+    fake_converters.forget()
+    assert plan.all_cells(plan.read(config), tmp_path) == cells
+    assert len(fake_converters.calls()) == 1 and path.read_text() == sound
     assert f"{path} is made anew" in caplog.text
 
 
-def test_dry_run(config, converters, tmp_path, capsys):
+def test_dry_run(config, fake_converters, tmp_path, capsys):
     config.dry_run = True
     assert runner.run(config, tmp_path) == 0
     assert "nothing to estimate the time from" in capsys.readouterr().err
-    assert converters.calls() == [] and not (tmp_path / "results").exists()
+    assert fake_converters.calls() == [] and not (tmp_path / "results").exists()
     config.dry_run, config.models = False, "tiny/a"
     runner.run(config, tmp_path)
     capsys.readouterr()
@@ -222,7 +226,7 @@ def test_dry_run(config, converters, tmp_path, capsys):
     assert "  tiny/b: 1 cell (to convert; about 0:" in err and "as similar models took)" in err
 
 
-def test_other_settings_are_told(config, converters, tmp_path, capsys):
+def test_other_settings_are_told(config, fake_converters, tmp_path, capsys):
     config.models = "tiny/a"
     assert runner.run(config, tmp_path) == 0
     config.k, config.models = 3, "tiny/a,tiny/b"
@@ -230,7 +234,7 @@ def test_other_settings_are_told(config, converters, tmp_path, capsys):
     assert "1 of those to do have results with other settings here" in capsys.readouterr().err
 
 
-def test_folder_of_pictures(config, converters, tmp_path, monkeypatch):
+def test_folder_of_pictures(config, fake_converters, tmp_path, monkeypatch):
     from PIL import Image
 
     pictures, rng = tmp_path / "my birds", np.random.default_rng(0)
@@ -253,7 +257,7 @@ def test_folder_of_pictures(config, converters, tmp_path, monkeypatch):
     assert len(results.collect(tmp_path / "w")) == 2
 
 
-def test_damaged_caches_change_no_number(config, converters, tmp_path, capsys, caplog):
+def test_damaged_caches_change_no_number(config, fake_converters, tmp_path, capsys, caplog):
     """One flipped bit in every cached file: each is named and made anew, and the numbers are those of a fresh run."""
     config.tasks, config.k = "digits,sprites_location", 2
     assert runner.run(config, tmp_path / "fresh") == 0
@@ -280,7 +284,7 @@ def test_damaged_caches_change_no_number(config, converters, tmp_path, capsys, c
     assert numbers(tmp_path / "w") == numbers(tmp_path / "fresh") and len(numbers(tmp_path / "w")) == 4
 
 
-def test_labels_out_of_range(config, converters, tmp_path, monkeypatch):
+def test_labels_out_of_range(config, fake_converters, tmp_path, monkeypatch):
     from vtabjax import data
 
     load = data.load
@@ -293,7 +297,7 @@ def test_labels_out_of_range(config, converters, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damaged", ["model.json", "graph.json"])
-def test_damaged_artefact(config, converters, tmp_path, damaged):
+def test_damaged_artefact(config, fake_converters, tmp_path, damaged):
     config.models = "tiny/a"
     assert runner.run(config, tmp_path) == 0
     path = tmp_path / "models" / "tiny--a-16" / damaged
@@ -310,14 +314,14 @@ def test_damaged_artefact(config, converters, tmp_path, damaged):
     assert runner.run(config, tmp_path) == 0
 
 
-def test_retry_that_succeeds(config, converters, tmp_path, monkeypatch):
+def test_retry_that_succeeds(config, fake_converters, tmp_path, monkeypatch):
     config.models = "tiny/a"
     monkeypatch.setattr(inputs.CellContext, "examples", lambda *_: 1 / 0)
     assert runner.run(config, tmp_path) == 1
     ((path, record),) = results.errors(tmp_path)
     assert record["message"] == "ZeroDivisionError: division by zero" and record["stage"] == "knn"
     monkeypatch.undo()
-    monkeypatch.setattr(converters_client, "COMMAND", converters.command)
+    monkeypatch.setattr(converters_client, "COMMAND", fake_converters.command)
     config.retry_failed = True
     assert runner.run(config, tmp_path) == 0
     assert not path.exists() and len(results.collect(tmp_path)) == 1

@@ -10,29 +10,29 @@ from vtabjax.sweep import runner, status
 from vtabjax.sweep.plan import UsageError
 
 
-def test_results_stay_readable_when_the_file_was_moved_away(config, converters, tmp_path, capsys):
+def test_results_stay_readable_when_the_file_was_moved_away(config, fake_converters, tmp_path, capsys):
     weights = tmp_path / "a.pth"
     weights.write_bytes(b"weights")
     config.models, workdir = f"tiny/a@{weights}", tmp_path / "runs"
     assert runner.run(config, workdir) == 0
     before = results.collect(workdir)
     weights.unlink()
-    converters.forget()
-    results._slug.cache_clear()  # as in another process
-    assert status.main(config, workdir) == 0
+    fake_converters.forget()
+    results.slug.cache_clear()  # as in another process
+    assert status.main(None, workdir) == 0
     assert runner.run(config, workdir) == 0
-    assert converters.calls() == [] and results.collect(workdir).equals(before)
+    assert fake_converters.calls() == [] and results.collect(workdir).equals(before)
     # The converted model is still there, so another task needs no file either.
     config.tasks = "digits,sprites_location"
     assert runner.run(config, workdir) == 0
-    assert converters.calls() == [] and len(results.collect(workdir)) == 2
+    assert fake_converters.calls() == [] and len(results.collect(workdir)) == 2
     shutil.rmtree(workdir / "cache" / "files")
-    results._slug.cache_clear()
+    results.slug.cache_clear()
     with pytest.raises(UsageError, match="there is no weight file"):
         runner.run(config, workdir)
 
 
-def test_one_row_for_one_model(config, converters, tmp_path, capsys):
+def test_one_row_for_one_model(config, fake_converters, tmp_path, capsys):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.pth").write_bytes(b"weights")
@@ -49,7 +49,7 @@ def test_one_row_for_one_model(config, converters, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("dry", [True, False])
-def test_a_pipe_is_refused_at_the_door(dry, config, converters, tmp_path):
+def test_a_pipe_is_refused_at_the_door(dry, config, fake_converters, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     config.models, config.dry_run = f"tiny/a@{tmp_path}/pipe", dry
     with pytest.raises(UsageError, match="pipe is not a regular file but a pipe"):

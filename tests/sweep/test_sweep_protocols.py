@@ -9,7 +9,7 @@ from vtabjax import protocols, results
 from vtabjax.sweep import adapters, plan, runner
 
 
-def test_protocols_share_features(config, converters, extractions, tmp_path, monkeypatch):
+def test_protocols_share_features(config, fake_converters, extractions, tmp_path, monkeypatch):
     config.models = "tiny/head"
     assert runner.run(config, tmp_path) == 0
     assert len(extractions) == 2
@@ -30,11 +30,11 @@ def test_protocols_share_features(config, converters, extractions, tmp_path, mon
         config.protocol = f"p{i}"
         assert runner.run(config, tmp_path) == 0
         assert len(extractions) == passes
-    converted = [c for c in converters.calls() if c[0] == "convert"]
+    converted = [c for c in fake_converters.calls() if c[0] == "convert"]
     assert len(converted) == 1
 
 
-def test_one_compilation_for_each_protocol_that_needs_one(config, converters, tmp_path, monkeypatch):
+def test_one_compilation_for_each_protocol_that_needs_one(config, fake_converters, tmp_path, monkeypatch):
     """All tasks of a model share one; protocols that find their features need none."""
     from vtabjax import model
     from vtabjax.protocols import finetune
@@ -67,13 +67,13 @@ def test_one_compilation_for_each_protocol_that_needs_one(config, converters, tm
     assert one.traces == 1 and sorted(counts[tuning]) == [False, False, True]
 
 
-def test_linear_config_needs_no_knn_fields(converters, tmp_path):
+def test_linear_config_needs_no_knn_fields(fake_converters, tmp_path):
     config = linear.get_config()
     config.dry_run = True
     assert runner.run(config, tmp_path) == 0
 
 
-def test_all_protocols_on_one_pass(config, converters, extractions, tmp_path, capsys):
+def test_all_protocols_on_one_pass(config, fake_converters, extractions, tmp_path, capsys):
     config.models = "tiny/a,tiny/head"
     assert runner.run(config, tmp_path) == 0 and len(extractions) == 4
     for module, passes in ((transferability, 4), (linear, 6)):  # linear evaluation adds the test split
@@ -95,7 +95,7 @@ def test_all_protocols_on_one_pass(config, converters, extractions, tmp_path, ca
     assert "not applicable or undefined" in out
 
 
-def test_what_a_protocol_gets(config, converters, tmp_path, monkeypatch, capsys):
+def test_what_a_protocol_gets(config, fake_converters, tmp_path, monkeypatch, capsys):
     """The hooks that training needs: images, parameters, one trainer per model, a folder, a word in between."""
     made, folders = [], set()
 

@@ -163,7 +163,8 @@ def _prepare(data_set: _Set, own: options.PrepareOptions, data_dir: epath.Path) 
         print(f"  an interrupted preparation left {leftover}; remove it if nothing writes there", flush=True)
     generator = builder(task, data_dir, own.file_format)
     options = {"manual_dir": own.manual_dir} if own.manual_dir else {}
-    generator.download_and_prepare(download_config=tensorflow_datasets.download.DownloadConfig(**options))
+    download = tensorflow_datasets.download.DownloadConfig(**options)
+    generator.download_and_prepare(download_config=download)
     tfds.open_whole(task, data_dir)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vtabjax import options, specs
 from vtabjax.options import UsageError
 from vtabjax.runtime import files
-from vtabjax.sweep import tables
+from vtabjax.sweep.tables import to_csv, to_latex, to_markdown
 
 if TYPE_CHECKING:
     from vtabjax.report.boards import ReportData
@@ -111,6 +111,6 @@ def _check_reference(reference: str, boards: Sequence[Any]) -> None:
 
 def _write(sheet: Any, folder: Path) -> None:
     shown = sheet.shown()
-    files.write_text(folder / f"{sheet.key}.csv", tables.to_csv(sheet.raw()))
-    files.write_text(folder / f"{sheet.key}.md", tables.to_markdown(shown))
-    files.write_text(folder / f"{sheet.key}.tex", tables.to_latex(shown))
+    files.write_text(folder / f"{sheet.key}.csv", to_csv(sheet.raw()))
+    files.write_text(folder / f"{sheet.key}.md", to_markdown(shown))
+    files.write_text(folder / f"{sheet.key}.tex", to_latex(shown))

@@ -113,7 +113,7 @@ class Cell:
 
 @functools.cache
 def slug(model: str, workdir: str) -> str:
-    """`specs.slug`: a weight file is read once. With what the workdir remembers it may be gone."""
+    """`specs.file_stem`: a weight file is read once. With what the workdir remembers it may be gone."""
     return specs.file_stem(model, files.as_path(workdir) / "cache" / weight_files.STORE)
 
 

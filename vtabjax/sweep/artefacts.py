@@ -120,10 +120,10 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
       ConversionError: the converters do not run.
     """
     models = list(models)
-    bundled = {m: bundled.expand(m) for m in models if bundled.is_bundled(m)}
-    patterns = [m for m in models if specs.is_pattern(m) and m not in bundled]
+    ours = {m: bundled.expand(m) for m in models if bundled.is_bundled(m)}
+    patterns = [m for m in models if specs.is_pattern(m) and m not in ours]
     if not patterns:
-        return _replaced(models, bundled)
+        return _replaced(models, ours)
     installed = json.dumps(
         [*map(_version, ("torchvision", "timm")), _sources(installation.CONVERTERS / "sources")]
     )
@@ -138,7 +138,7 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
                 )
             known[pattern] = found
     files.write_text(cache, files.seal({"installed": installed, "patterns": known}))
-    return _replaced(models, {**known, **bundled})
+    return _replaced(models, {**known, **ours})
 
 
 def _replaced(models: Iterable[str], known: Mapping[str, list[str]]) -> list[str]:

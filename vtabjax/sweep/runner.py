@@ -24,7 +24,17 @@ from vtabjax import installation, results
 from vtabjax.options import RunOptions, UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
-from vtabjax.sweep import artefacts, converters_client, costs, folders, heartbeat, plan, tables, worker
+from vtabjax.sweep import (
+    artefacts,
+    converters_client,
+    costs,
+    folders,
+    heartbeat,
+    plan,
+    shares,
+    tables,
+    worker,
+)
 from vtabjax.sweep.progress import duration
 
 _MESSAGE_LINES = 5  # of a failure that are shown; the file has all
@@ -75,7 +85,7 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     asked = plan.read(config)
     workdir = files.as_path(workdir)
     connect(asked.run.distributed)
-    mine = plan.which_share(share, _share_environment())
+    mine = shares.which_share(share, _share_environment())
     state = assess(asked, workdir, mine)
     if state.todo and not asked.run.dry_run:
         preflight(state.todo, asked.run, workdir)
@@ -121,14 +131,14 @@ def _share_environment() -> dict[str, str]:
     return names
 
 
-def assess(asked: plan.SweepPlan, workdir: Path, share: plan.Share | None) -> WorkerShare:
+def assess(asked: plan.SweepPlan, workdir: Path, share: shares.Share | None) -> WorkerShare:
     """What a worker has to do, and tells it.
 
     Raises:
       UsageError: a field of the config is wrong, or a file that is there cannot be read.
     """
     run, everything = asked.run, plan.all_cells(asked, workdir)
-    place = heartbeat.folder(workdir, run.protocol, plan.digest(everything))
+    place = heartbeat.folder(workdir, run.protocol, shares.digest(everything))
 
     def seconds() -> Callable[[Cell], float | None]:
         if files.is_remote(workdir):  # two may write the plan at once, so that it must not depend on the time
@@ -137,7 +147,7 @@ def assess(asked: plan.SweepPlan, workdir: Path, share: plan.Share | None) -> Wo
 
     def numbers() -> list[list[int]]:
         written = place / f"shares-{share.count if share else 1}.json"
-        mine = plan.share_of(everything, share, written, seconds, remember=not run.dry_run)
+        mine = shares.share_of(everything, share, written, seconds, remember=not run.dry_run)
         found = results.find_all(mine, workdir)
         number = {id(cell): i for i, cell in enumerate(everything)}
         missing = [cell for cell, record in zip(mine, found, strict=True) if record is None]
@@ -165,7 +175,7 @@ def _costs(everything: Sequence[Cell], workdir: Path) -> costs.Costs:
     return costs.Costs(records, protocol, everything[0].settings)
 
 
-def _print_summary(state: WorkerShare, protocol: str, workdir: Path, share: plan.Share | None) -> None:
+def _print_summary(state: WorkerShare, protocol: str, workdir: Path, share: shares.Share | None) -> None:
     models, names = ({getattr(c, what) for c in state.everything} for what in ("model", "task"))
     source = f" ({share.source})" if share and share.source != "--cells" else ""
     _say(
@@ -237,22 +247,22 @@ def _check_tasks(todo: Sequence[Cell], data_dir: str) -> None:
         )
 
 
-def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: plan.Share | None) -> None:
+def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: shares.Share | None) -> None:
     from vtabjax.runtime import devices
 
-    place = heartbeat.folder(workdir, run.protocol, plan.digest(state.everything))
+    place = heartbeat.folder(workdir, run.protocol, shares.digest(state.everything))
     first = processes.is_first()
     if first:
         files.remove_stale_temporaries(workdir)
         heartbeat.describe(place, state.everything)
     about = {"share": str(share or ""), "device": devices.describe_devices(), "todo": len(state.todo)}
-    worker = heartbeat.Worker(place, about, enabled=first)
+    me = heartbeat.Worker(place, about, enabled=first)
     status = "interrupted"
     try:
-        worker.run(state.todo, run, workdir, worker)
+        worker.run(state.todo, run, workdir, me)
         status = "ended"
     finally:
-        worker.close(status)
+        me.close(status)
 
 
 # What is told.

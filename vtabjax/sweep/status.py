@@ -112,6 +112,7 @@ def _require(fits: bool, what: str) -> None:
 
 
 def _check_sweep(record: Any) -> None:
+    _require(isinstance(record["models"], list) and isinstance(record["tasks"], list), "no lists of names")
     texts = [record["protocol"], *record["models"], *record["tasks"]]
     _require(all(isinstance(text, str) for text in texts), "a name is not a text")
     _require(bool(record["models"]) and bool(record["tasks"]), "no models or no tasks")

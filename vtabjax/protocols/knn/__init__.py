@@ -124,6 +124,10 @@ def at_distance_zero(features: ArrayLike, neighbours: ArrayLike, *, block: int =
       features: [N, D].
       neighbours: row numbers [N, k], nearest first, as `leave_one_out` gives them.
       block: rows compared at once.
+
+    Example:
+      >>> at_distance_zero([[0.0], [5.0], [5.0]], [[1], [2], [1]])
+      array([False,  True,  True])
     """
     x, nearest_row = np.asarray(features), np.asarray(neighbours)[:, 0]
     starts = range(0, len(x), block)
