@@ -21,17 +21,27 @@ KEY = "0123456789abcdef" * 4
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), np.uint8)
 
 
-def _build(write):
-    write(IMAGES[:7])
-    write(IMAGES[7:])
+class Blocks:
+    """Images as the cache takes them: what a generator yields is written, what it returns is kept beside that."""
+
+    def __init__(self, make):
+        self._make, self.content = make, {}
+
+    def __iter__(self):
+        self.content = (yield from self._make()) or {}
+
+
+def _build():
+    yield IMAGES[:7]
+    yield IMAGES[7:]
     return {"labels": list(range(10))}
 
 
 def _fetch(folder, build=_build, key=KEY, n=10):
-    return cache.fetch(folder, "task-test-4", key, (4, 4, 3), n, build)
+    return cache.fetch(folder, "task-test-4", key, (4, 4, 3), n, Blocks(build))
 
 
-def _never(write):
+def _never():
     raise AssertionError("built although it was cached")
 
 
@@ -65,9 +75,9 @@ def test_built_once_and_memory_mapped(tmp_path):
 
 
 def test_fewer_images_than_announced_and_none(tmp_path):
-    images, _ = _fetch(tmp_path, lambda write: write(IMAGES[:3]) or {}, n=10_000_000)
+    images, _ = _fetch(tmp_path, lambda: iter([IMAGES[:3]]), n=10_000_000)
     assert images.shape == (3, 4, 4, 3)
-    images, _ = _fetch(tmp_path, lambda write: {}, key="f" * 64)
+    images, _ = _fetch(tmp_path, lambda: iter([]), key="f" * 64)
     assert images.shape == (0, 4, 4, 3)
     assert _fetch(tmp_path, _never, key="f" * 64)[0].shape == (0, 4, 4, 3)
 
@@ -137,12 +147,12 @@ def test_every_flipped_bit_is_noticed(tmp_path, suffix, caplog, monkeypatch):
     built = []
 
     def fetch():
-        def build(write):
+        def build():
             built.append(1)
-            write(big)
+            yield big
             return {"labels": list(range(90)), "ids": ids, "broken": {}}
 
-        return cache.fetch(tmp_path, "big", KEY, (16, 16, 3), 90, build)
+        return cache.fetch(tmp_path, "big", KEY, (16, 16, 3), 90, Blocks(build))
 
     fetch()
     path = next(tmp_path.glob(f"*{suffix}"))
@@ -186,8 +196,8 @@ def test_the_content_is_looked_at_once_per_process(cached, array_file, monkeypat
 
 
 def test_a_failing_build_leaves_nothing(tmp_path):
-    def build(write):
-        write(IMAGES)
+    def build():
+        yield IMAGES
         raise data.DataError("record 7 is damaged")
 
     with pytest.raises(data.DataError, match="record 7"):
@@ -197,16 +207,16 @@ def test_a_failing_build_leaves_nothing(tmp_path):
 
 def test_a_failing_rebuild_keeps_other_entries(cached):
     with pytest.raises(ZeroDivisionError):
-        _fetch(cached, lambda write: 1 / 0, key="a" * 64)
+        _fetch(cached, lambda: 1 / 0, key="a" * 64)
     np.testing.assert_array_equal(_fetch(cached, _never)[0], IMAGES)
 
 
 def _slow(folder, log):
-    def build(write):
+    def build():
         with open(log, "a") as f:
             f.write("built\n")
         time.sleep(0.5)
-        return _build(write)
+        return (yield from _build())
 
     images, _ = _fetch(folder, build)
     assert (images == IMAGES).all()
@@ -224,8 +234,8 @@ def test_two_processes_build_once(tmp_path):
 
 
 def _hang(folder):
-    def build(write):
-        write(IMAGES)
+    def build():
+        yield IMAGES
         (folder / "started").touch()
         time.sleep(60)
 
@@ -279,11 +289,10 @@ def test_a_disk_that_is_full(mounted, monkeypatch):
     # The disk fills up after the check.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1e9, 0, 1e9))
 
-    def build(write):
+    def build():
         monkeypatch.setattr(shutil, "disk_usage", real)
         for _ in range(3000):
-            write(IMAGES)
-        return {}
+            yield IMAGES
 
     with pytest.raises(data.CacheError, match=r"no room in .*1\.4 MB needed, .* MB free; free some"):
         _fetch(mounted, build, key="b" * 64, n=30_000)

@@ -10,7 +10,7 @@ import pytest
 
 import vtabjax
 from vtabjax import features, model
-from vtabjax.features import cache, device_images, extraction
+from vtabjax.features import cache, device_images
 from vtabjax.runtime.devices import data_mesh, round_up
 
 
@@ -44,10 +44,17 @@ def test_one_compilation_per_model(monkeypatch):
     traced = []
     apply = model.apply
     monkeypatch.setattr(model, "apply", lambda *a, **k: traced.append(1) or apply(*a, **k))
-    run = features.extractor(conftest.tiny_parts(), batch_size=8)
+    run = features.Extractor(conftest.tiny_parts(), batch_size=8)
     for n in (3, 8, 21, 1):
         run(images(n))
     assert len(traced) == 1
+
+
+def test_the_function_s_name_stays():
+    x = images(3)
+    found = features.extractor(conftest.tiny_parts(), batch_size=8)(x)
+    expected = features.extract(conftest.tiny_parts(), x, batch_size=8)
+    np.testing.assert_array_equal(found["features"], expected["features"])
 
 
 def test_bfloat16_is_near_float32():
@@ -65,23 +72,34 @@ def test_other_images_are_refused(x):
         features.extract(conftest.tiny_parts(), x)
 
 
-def test_out_of_memory_halves_the_batch(monkeypatch):
-    batches, tried = extraction._batches, []
+class SmallDevice(device_images.DeviceImageCache):
+    """Has room for batches of `most` images."""
 
-    def small_device(step, store, x, size):
-        tried.append((size, store.bytes > 0))
-        if size > 4:
+    most = 1_000_000
+
+    def __init__(self, mesh, room=0):
+        super().__init__(mesh, room)
+        self.tried = []
+
+    def batch(self, images, start, size):
+        self.tried.append((size, self.bytes > 0))
+        if size > self.most:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-        return batches(step, store, x, size)
+        return super().batch(images, start, size)
 
-    monkeypatch.setattr(extraction, "_batches", small_device)
+
+def test_out_of_memory_halves_the_batch():
     parts, x, mesh = conftest.tiny_parts(), images(10), data_mesh(jax.devices()[:1])
-    store = device_images.DeviceImageCache(mesh, room=1e6)
+    store = SmallDevice(mesh, room=1e6)
     store.batch(x, 0, 4)  # of another model
-    run = features.extractor(parts, batch_size=16, mesh=mesh, images=store)
+    store.tried.clear()
+    store.most = 4
+    run = features.Extractor(parts, batch_size=16, mesh=mesh, images=store)
     np.testing.assert_allclose(run(x)["features"], direct(parts, x)["features"], rtol=1e-5, atol=1e-6)
+    assert run.batch_size == 4
     run(x)
-    assert tried == [(16, True), (16, False), (8, False), (4, False), (4, False)]  # and remembers
+    rest = [(4, False)] * 3
+    assert store.tried == [(16, True), (16, False), (8, False), *rest, *rest]  # and remembers
 
 
 def test_images_stay_on_the_device(monkeypatch):
@@ -98,7 +116,7 @@ def test_images_stay_on_the_device(monkeypatch):
     store = device_images.DeviceImageCache(mesh, room=13 * 16 * 16 * 3)
     expected = direct(conftest.tiny_parts(), images(10))["features"]
     for model_number in range(2):
-        run = features.extractor(conftest.tiny_parts(), batch_size=4, mesh=mesh, images=store)
+        run = features.Extractor(conftest.tiny_parts(), batch_size=4, mesh=mesh, images=store)
         before = len(reads)
         np.testing.assert_allclose(run(x)["features"], expected, rtol=1e-5, atol=1e-6)
         assert (len(reads) == before) == bool(model_number)
@@ -114,13 +132,24 @@ def test_nothing_stays_on_cpus():
     assert store.bytes == 0 and not store.give_way()
 
 
-def test_out_of_memory_for_one_image_is_an_error(monkeypatch):
-    def full(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-
-    monkeypatch.setattr(extraction, "_batches", full)
+def test_out_of_memory_for_one_image_is_an_error():
+    store = SmallDevice(data_mesh())
+    store.most = 0
     with pytest.raises(jax.errors.JaxRuntimeError):
-        features.extract(conftest.tiny_parts(), images(3), batch_size=4)
+        features.Extractor(conftest.tiny_parts(), batch_size=4, images=store)(images(3))
+    assert store.tried[-1] == (len(jax.devices()), False)
+
+
+def test_another_error_is_not_tried_again():
+    class Broken(device_images.DeviceImageCache):
+        def batch(self, images, start, size):
+            tried.append(size)
+            raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+
+    tried = []
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        features.Extractor(conftest.tiny_parts(), batch_size=8, images=Broken(data_mesh(), 0))(images(3))
+    assert tried == [8]
 
 
 def test_one_device_and_four_agree(tmp_path):

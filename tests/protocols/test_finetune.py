@@ -339,20 +339,20 @@ def out_of_memory():
 
 def test_out_of_memory_halves_the_micro_batch(monkeypatch):
     made = trainer(settings(batch_size=24))
-    advance, predict = made.advance, made._batches
+    advance, put_batch = made.advance, devices.put_batch
 
     def small(state, data, run, n):
         if made.micro_batch > 8:
             raise out_of_memory()
         return advance(state, data, run, n)
 
-    def few(state, inputs, classes):
-        if made.eval_batch > 4:
+    def few(inputs, start, size, *args):
+        if size > 4:
             raise out_of_memory()
-        return predict(state, inputs, classes)
+        return put_batch(inputs, start, size, *args)
 
     monkeypatch.setattr(made, "advance", small)
-    monkeypatch.setattr(made, "_batches", few)
+    monkeypatch.setattr(devices, "put_batch", few)
     splits = examples(30, 3), examples(10, 3, 1), examples(20, 3, 2)
     found = finetune.evaluate(made, *splits, classes=3)
     assert found.grid[0].micro_batch == found.finals[0].micro_batch == 6  # 24, 12, 6

@@ -18,7 +18,8 @@ import pathlib
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,8 +29,18 @@ from vtabjax.runtime import files
 _log = logging.getLogger(__name__)
 _HEADER_BYTES = 128  # of the .npy file; room for any shape that images have
 
-# (write a block of images) -> what to keep beside them, as JSON
-Build = Callable[[Callable[[np.ndarray], None]], dict]
+
+class Blocks(Protocol):
+    """Images that are made while one goes through them.
+
+    Attributes:
+      content: what to keep beside them, as JSON; it is complete when one has gone through all of them.
+    """
+
+    content: dict[str, Any]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Blocks of images `[B, *image_shape]` uint8."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -103,20 +114,16 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return out.getvalue()
 
 
-def _write(array_path: pathlib.Path, key: str, image_shape: tuple[int, ...], build: Build) -> None:
+def _write(array_path: pathlib.Path, key: str, image_shape: tuple[int, ...], blocks: Blocks) -> None:
     n = crc = 0
     with files.replacing(array_path) as temporary, open(temporary, "wb") as f:
         # Written, not memory-mapped: on a full disk a write is an error, a mapped page kills the process.
         f.write(bytes(_HEADER_BYTES))
-
-        def write(block: np.ndarray) -> None:
-            nonlocal n, crc
+        for block in blocks:
             data = np.ascontiguousarray(block).data
             f.write(data)
             crc = zlib.crc32(data, crc)
             n += len(block)
-
-        content = build(write)
         header, size = _header((n, *image_shape)), f.tell()
         f.seek(0)
         f.write(header)
@@ -127,13 +134,13 @@ def _write(array_path: pathlib.Path, key: str, image_shape: tuple[int, ...], bui
         "shape": [n, *image_shape],
         "bytes": size,
         "checksum": zlib.crc32(header, crc),
-        "content": content,
+        "content": blocks.content,
     }
     files.write_text(array_path.with_suffix(".json"), files.seal(meta))
 
 
 def fetch(
-    folder: str | os.PathLike, name: str, key: str, image_shape: tuple[int, ...], n: int, build: Build
+    folder: str | os.PathLike, name: str, key: str, image_shape: tuple[int, ...], n: int, blocks: Blocks
 ) -> tuple[np.ndarray, dict]:
     """Images from the cache; built and put there if they are not there yet.
 
@@ -142,11 +149,11 @@ def fetch(
       name: beginning of the files' names, for people.
       key: hexadecimal digits that stand for everything that determines the images.
       image_shape: shape of one image.
-      n: number of images that `build` will write, at most.
-      build: writes the images, block by block `[B, *image_shape]`, and returns what else to keep (as JSON).
+      n: number of images in `blocks`, at most.
+      blocks: makes the images; it is not touched if they are there.
 
     Returns:
-      Images `[N, *image_shape]` uint8, memory-mapped read-only, and what `build` returned.
+      Images `[N, *image_shape]` uint8, memory-mapped read-only, and the content of their blocks.
 
     Raises:
       CacheError: the folder cannot be written, or the disk is full. Nothing half-written is left there.
@@ -168,7 +175,7 @@ def fetch(
                 _log.warning("image cache: %s is built again: %s", array_path, found)
             if (free := shutil.disk_usage(folder).free) < needed:
                 raise CacheError(_too_full(folder, needed, free))
-            _write(array_path, key, image_shape, build)
+            _write(array_path, key, image_shape, blocks)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheError(_too_full(folder, needed, shutil.disk_usage(folder).free)) from e

@@ -6,13 +6,17 @@ import collections
 import concurrent.futures
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from vtabjax.data import copies, images, pictures
-from vtabjax.data.types import BrokenImageError, Raw
+from vtabjax.data.types import BrokenImageError, Raw, Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _CHUNK = 16  # examples per unit of work: one by one, small images would spend their time on hand-over
 
@@ -51,25 +55,24 @@ class Chunk(NamedTuple):
     hashes: np.ndarray
 
 
-class Collected(NamedTuple):
-    """What `collect` found.
-
-    Attributes:
-      kept: positions of the decodable examples.
-      labels: theirs, `[N]` int32.
-      hashes: theirs, `[N]` uint64.
-      broken: id -> reason of the others.
-    """
-
-    kept: list[int]
-    labels: np.ndarray
-    hashes: np.ndarray
-    broken: dict[str, str]
-
-
 def default_workers() -> int:
     """Decoding threads: the processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(raw: Raw, form: Format) -> np.ndarray | Image:
+    """An example's picture, in its own size."""
+    image: np.ndarray | Image
+    if isinstance(raw.image, np.ndarray):
+        image = raw.image
+    else:
+        data = Path(raw.image).read_bytes() if isinstance(raw.image, os.PathLike) else raw.image
+        image = images.decode(data, upright=form.upright, reading=form.reading)
+    return image if form.scale == 1 else _pixels(image) * np.uint8(form.scale)
+
+
+def _pixels(image: np.ndarray | Image) -> np.ndarray:
+    return image if isinstance(image, np.ndarray) else images.to_array(image)
 
 
 def _decode_chunk(raws: list[Raw], form: Format, hashed: bool) -> Chunk:
@@ -78,19 +81,11 @@ def _decode_chunk(raws: list[Raw], form: Format, hashed: bool) -> Chunk:
     broken = {}
     for i, raw in enumerate(raws):
         try:
-            image = raw.image
-            if isinstance(image, os.PathLike):
-                with open(image, "rb") as f:
-                    image = f.read()
-            if not isinstance(image, np.ndarray):
-                image = images.decode(image, upright=form.upright, reading=form.reading)
-            if form.scale != 1:
-                image = image if isinstance(image, np.ndarray) else images.to_array(image)
-                image = image * np.uint8(form.scale)
+            image = _read(raw, form)
             if hashed:
-                array = image if isinstance(image, np.ndarray) else images.to_array(image)
-                hashes[i] = copies.pixel_hash(array)
-                image = array if form.resize == "vtab" else image  # which works on arrays
+                pixels = _pixels(image)
+                hashes[i] = copies.pixel_hash(pixels)
+                image = pixels if form.resize == "vtab" else image  # which works on arrays
             out[i] = images.resize(image, form.size, form.resize)
         except pictures.TooLargeError as e:  # no damage, so that nothing skips it
             name = raw.image if isinstance(raw.image, os.PathLike) else "a picture"
@@ -141,29 +136,50 @@ def broken_error(task: str, split: str, broken: dict[str, str]) -> BrokenImageEr
     )
 
 
-def collect(
-    chunks: Iterable[Chunk],
-    ids: list[str],
-    write: Callable[[np.ndarray], None],
-    *,
-    progress: str = "",
-) -> Collected:
-    """Passes every decodable image on to `write`, chunk by chunk."""
-    import tqdm
+class Decoding:
+    """The images of a source, decoded while one goes through them.
 
-    kept: list[int] = []
-    labels, hashes = [np.zeros(0, np.int32)], [np.zeros(0, np.uint64)]
-    broken: dict[str, str] = {}
-    # Silent below a second of work.
-    with tqdm.tqdm(total=len(ids), desc=progress, unit="image", delay=1, disable=not progress) as bar:
-        position = 0
-        for chunk in chunks:
-            good = np.asarray([i for i in range(len(chunk.labels)) if i not in chunk.broken], np.int64)
-            broken.update({ids[position + i]: reason for i, reason in chunk.broken.items()})
-            write(chunk.images if len(good) == len(chunk.labels) else chunk.images[good])
-            labels.append(chunk.labels[good])
-            hashes.append(chunk.hashes[good])
-            kept.extend((position + good).tolist())
-            position += len(chunk.labels)
-            bar.update(len(chunk.labels))
-    return Collected(kept, np.concatenate(labels), np.concatenate(hashes), broken)
+    Args:
+      source: the raw examples.
+      form: the decoded images' form.
+      task, split: their names, for messages.
+      skip_broken: leave out what cannot be decoded.
+
+    Attributes:
+      content: what belongs to the images, as JSON: labels, ids and hashes; ids of those left out and why. It is
+        complete when one has gone through all of them.
+    """
+
+    def __init__(self, source: Source, form: Format, task: str, split: str, skip_broken: bool):
+        self._source, self._form, self._skip_broken = source, form, skip_broken
+        self._task, self._split = task, split
+        self.content: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Images `[B, S, S, 3]` uint8 of consecutive examples.
+
+        Raises:
+          BrokenImageError: after the last one, if some could not be decoded and are not to be left out.
+        """
+        import tqdm
+
+        ids = iter(self._source.ids)
+        labels: list[int] = []
+        kept: list[str] = []
+        broken: dict[str, str] = {}
+        hashes: list[int] = []
+        n = len(self._source.ids)
+        # Silent below a second of work.
+        with tqdm.tqdm(total=n, desc=f"{self._task} {self._split}", unit="image", delay=1) as bar:
+            for chunk in decode(self._source.read(range(n)), self._form, hashed=True):
+                here = list(itertools.islice(ids, len(chunk.labels)))
+                good = [i for i in range(len(here)) if i not in chunk.broken]
+                labels += chunk.labels[good].tolist()
+                kept += [here[i] for i in good]
+                broken |= {here[i]: reason for i, reason in chunk.broken.items()}
+                hashes += chunk.hashes[good].tolist()
+                bar.update(len(here))
+                yield chunk.images[good] if chunk.broken else chunk.images
+        if broken and not self._skip_broken:
+            raise broken_error(self._task, self._split, broken)
+        self.content = {"labels": labels, "ids": kept, "broken": broken, "hashes": hashes}

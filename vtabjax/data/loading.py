@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -156,15 +157,12 @@ def load(
         raise decoding.broken_error(task.name, split, dict(task.problems))
     key = _key(task, split, source, form)
     n = len(source.ids)
-
-    def build(write: Callable[[np.ndarray], None]) -> dict:
-        return _decode(source, form, (task.name, split), write, skip_broken)
-
+    decoded = decoding.Decoding(source, form, task.name, split, skip_broken)
     shape = (image_size, image_size, 3)
     if cache_dir is None:
-        array, content = _in_memory(build, n, shape)
+        array, content = _in_memory(decoded, n, shape)
     else:
-        array, content = cache.fetch(cache_dir, f"{task.slug}-{split}-{image_size}", key, shape, n, build)
+        array, content = cache.fetch(cache_dir, f"{task.slug}-{split}-{image_size}", key, shape, n, decoded)
     if content["broken"]:
         error = decoding.broken_error(task.name, split, content["broken"])
         if not skip_broken:  # cached by a run that left them out
@@ -175,37 +173,14 @@ def load(
     return Examples(array, labels, content["ids"], _fingerprint(key, content), hashes)
 
 
-def _decode(
-    source: Source,
-    form: decoding.Format,
-    what: tuple[str, str],
-    write: Callable[[np.ndarray], None],
-    skip_broken: bool,
-) -> dict:
-    """Passes all images on to `write`; returns what is kept beside them."""
-    chunks = decoding.decode(source.read(range(len(source.ids))), form, hashed=True)
-    found = decoding.collect(chunks, source.ids, write, progress=" ".join(what))
-    if found.broken and not skip_broken:
-        raise decoding.broken_error(*what, found.broken)
-    return {
-        "labels": found.labels.tolist(),
-        "ids": [source.ids[i] for i in found.kept],
-        "broken": found.broken,
-        "hashes": found.hashes.tolist(),
-    }
-
-
-def _in_memory(build: cache.Build, n: int, shape: tuple[int, ...]) -> tuple[np.ndarray, dict]:
-    array = np.empty((n, *shape), np.uint8)
-    filled = 0
-
-    def write(block: np.ndarray) -> None:
-        nonlocal filled
+def _in_memory(
+    decoded: decoding.Decoding, n: int, image_shape: tuple[int, ...]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    array, filled = np.empty((n, *image_shape), np.uint8), 0
+    for block in decoded:
         array[filled : filled + len(block)] = block
         filled += len(block)
-
-    content = build(write)
-    return array[:filled], content
+    return array[:filled], decoded.content
 
 
 def _fingerprint(key: str, content: dict) -> str:

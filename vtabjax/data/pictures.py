@@ -166,7 +166,7 @@ def shows_nothing(image: Image) -> bool:
 
 
 def _extrema(image: Image) -> list[tuple[int, int]]:
-    found = image.getextrema()
+    found: Any = image.getextrema()  # a pair, or one for each of several channels
     bands = found if isinstance(found[0], tuple) else (found,)
     return list(bands[:-1] if image.mode in ("LA", "RGBA") else bands)
 

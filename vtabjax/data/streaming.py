@@ -7,7 +7,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     mask: np.ndarray
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which nobody needs of a batch
 
 
 class _End(NamedTuple):
@@ -83,7 +83,7 @@ def _assemble(
     workers: int | None,
     skip_broken: bool,
     what: tuple[str, str],
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     positions: collections.deque[int] = collections.deque()
 
     def raws() -> Iterator[Raw]:
@@ -145,7 +145,7 @@ def batches(
     return _ahead(made, prefetch)
 
 
-def _ahead(items: Iterator[Batch], n: int) -> Iterator[Batch]:
+def _ahead(items: Generator[Batch, None, None], n: int) -> Iterator[Batch]:
     """Computes up to `n` items ahead in a thread of its own; stops when the consumer does."""
     box: queue.Queue = queue.Queue(max(1, n))
     stop = threading.Event()

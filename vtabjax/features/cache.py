@@ -14,10 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtabjax import __version__
-from vtabjax.features.extraction import MAX_LOGITS_BYTES
 from vtabjax.runtime import files
 
 _log = logging.getLogger(__name__)
+
+# Logits are kept beside the features so that knn, linear and transferability share one pass. A 21,843-class
+# head over a full training set would fill disks for a protocol that may never come: it is left out above this
+# size.
+MAX_LOGITS_BYTES = 1 << 30
 
 
 class NotFiniteError(ValueError):

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vtabjax.runtime import devices
+
 # Of the memory that is free on a device when the run starts; the rest is for models and what they compute.
 _SHARE = 0.4
 
@@ -38,20 +40,7 @@ class DeviceImageCache:
         key = (id(images), start, size)
         if key in self._batches:
             return self._batches[key][1]
-        count = min(size, len(images) - start)
-
-        def read(index: tuple[slice, ...]) -> np.ndarray:
-            first, stop, _ = index[0].indices(size)
-            rows = np.asarray(images[start + first : start + min(stop, count)])
-            if len(rows) == stop - first:
-                return rows
-            filler = (
-                images[start : start + 1] if count > 0 else np.zeros((1, *images.shape[1:]), images.dtype)
-            )
-            return np.concatenate([rows, np.repeat(filler, stop - first - len(rows), axis=0)])
-
-        shape = (size, *images.shape[1:])
-        made = jax.make_array_from_callback(shape, self._sharding, read)
+        made = devices.put_batch(images, start, size, self._sharding)
         if self.bytes + made.nbytes <= self._room:
             self._batches[key] = images, made
             self.bytes += made.nbytes

@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -43,6 +44,95 @@ def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 def round_up(n: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `n`."""
     return -(-n // multiple) * multiple
+
+
+def put_batch(
+    array: np.ndarray,
+    start: int,
+    size: int,
+    sharding: NamedSharding,
+    dtype: np.typing.DTypeLike | None = None,
+) -> jax.Array:
+    """``array[start : start + size]`` on the devices, filled up to `size` with copies of its first row.
+
+    With several processes each reads only the rows that its own devices get.
+
+    Args:
+      array: rows [N, ...], in memory or memory-mapped.
+      start: the first row; of an array without rows the batch is zeros.
+      size: rows of the batch.
+      sharding: how the batch is split over the devices.
+      dtype: of the batch; the array's by default.
+    """
+    dtype = array.dtype if dtype is None else dtype
+    count = min(size, len(array) - start)
+
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        first, stop, _ = index[0].indices(size)
+        rows = np.asarray(array[start + first : start + min(stop, count)], dtype)
+        if len(rows) == stop - first:
+            return rows
+        filler = array[start : start + 1] if count > 0 else np.zeros((1, *array.shape[1:]))
+        return np.concatenate([rows, np.repeat(np.asarray(filler, dtype), stop - first - len(rows), axis=0)])
+
+    return jax.make_array_from_callback((size, *array.shape[1:]), sharding, read)
+
+
+class BatchSize:
+    """How many examples pass through the devices at once: a multiple of their number, halved when memory runs out.
+
+    Args:
+      size: to begin with; rounded up.
+      mesh: the devices.
+    """
+
+    def __init__(self, size: int, mesh: jax.sharding.Mesh):
+        self._devices = mesh.size
+        self.size = round_up(max(1, size), mesh.size)
+
+    def map_batches(
+        self, run: Callable[[int, int], Any], n: int, make_room: Callable[[], bool] = lambda: False
+    ) -> Any:
+        """Outputs of a function for `n` examples, batch by batch.
+
+        One batch is computed while the next one is read and the previous one comes back. When memory runs out, all
+        begins anew with what `make_room` could free, else with half the size, which stays for later calls.
+
+        Args:
+          run: (first example, size) -> arrays [size, ...] on the devices; what is beyond the `n` examples is dropped.
+            For no examples there is one batch, so that shapes and dtypes are known.
+          n: number of examples.
+          make_room: frees memory of the devices, and says whether there was any to free.
+
+        Returns:
+          The arrays of all examples [n, ...], on the host.
+
+        Raises:
+          JaxRuntimeError, MemoryError: one example per device is too much, or something else is wrong.
+        """
+        while True:
+            try:
+                return _through(run, n, self.size)
+            except (jax.errors.JaxRuntimeError, MemoryError) as e:
+                if not out_of_memory(e):
+                    raise
+                if not make_room():
+                    if self.size <= self._devices:
+                        raise
+                    self.size = round_up(self.size // 2, self._devices)
+
+
+def _through(run: Callable[[int, int], Any], n: int, size: int) -> Any:
+    """See `BatchSize.map_batches`."""
+    fetched: list[Any] = []
+    pending = run(0, size)
+    for start in range(size, n, size):
+        result = run(start, size)
+        fetched.append(jax.device_get(pending))
+        pending = result
+    fetched.append(jax.device_get(pending))
+    return jax.tree.map(lambda *batches: np.concatenate(batches)[:n], *fetched)
 
 
 def use_compilation_cache(folder: str) -> None:

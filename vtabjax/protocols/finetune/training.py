@@ -139,7 +139,7 @@ class Trainer:
         self._loop, self._unroll = (not on_cpu if loop is None else loop), on_cpu
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._split = NamedSharding(self.mesh, PartitionSpec("data"))
-        self.eval_batch = devices.round_up(max(1, eval_batch), self.mesh.size)
+        self._eval_batch = devices.BatchSize(eval_batch, self.mesh)
         self.traces = self.seen = 0
         self.micro_batch = 0
         self.use_micro_batch(settings.micro_batch or settings.batch_size)
@@ -169,6 +169,11 @@ class Trainer:
     def can_use(self, micro_batch: int) -> bool:
         """Whether a batch can pass through the model in pieces of that size, shared evenly among the devices."""
         return self.settings.batch_size % micro_batch == 0 and micro_batch % self.mesh.size == 0
+
+    @property
+    def eval_batch(self) -> int:
+        """Examples per step of `predict`, over all devices, as of now."""
+        return self._eval_batch.size
 
     # Moving things to the devices.
 
@@ -304,30 +309,15 @@ class Trainer:
 
     def predict(self, state: State, inputs: np.ndarray, classes: int) -> np.ndarray:
         """Predicted labels int32 [N] of inputs [N, ...], in evaluation mode. Halves its batch when out of memory."""
-        while True:
-            try:
-                with jax.default_matmul_precision("float32"):
-                    return self._batches(state, inputs, classes)
-            except (jax.errors.JaxRuntimeError, MemoryError) as e:
-                if not devices.out_of_memory(e) or self.eval_batch <= self.mesh.size:
-                    raise
-                self.eval_batch = devices.round_up(self.eval_batch // 2, self.mesh.size)
 
-    def _batches(self, state: State, inputs: np.ndarray, classes: int) -> np.ndarray:
-        size, found, pending = self.eval_batch, [np.zeros(0, np.int32)], None
+        def run(start: int, size: int) -> jax.Array:
+            batch = devices.put_batch(inputs, start, size, self._split, self.trunk.input_dtype)
+            return self._predict(state.trunk, state.head, state.buffers, batch, np.int32(classes))
+
+        with jax.default_matmul_precision("float32"):
+            found = self._eval_batch.map_batches(run, len(inputs))
         self.seen += len(inputs)
-        for start in range(0, len(inputs), size):
-            batch = np.asarray(inputs[start : start + size], self.trunk.input_dtype)
-            batch = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
-            # One batch is computed while the next is read (and a memory-mapped one comes from the disk).
-            result = self._predict(
-                state.trunk, state.head, state.buffers, _put(batch, self._split), np.int32(classes)
-            )
-            if pending is not None:
-                found.append(np.asarray(pending))
-            pending = result
-        found.append(np.asarray(pending) if pending is not None else found[0])
-        return np.concatenate(found)[: len(inputs)]
+        return found
 
     def _predictions(self, trunk, head, buffers, inputs, classes):
         features, _ = self.trunk.forward(trunk, buffers, inputs, False)
