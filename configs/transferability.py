@@ -9,10 +9,12 @@ they stay empty (null, not 0) for models without one. Scores are compared within
 over tasks.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(suite: str = "mini"):
+def get_config(suite: str = "mini") -> ConfigDict:
     """Fields of `common.base`, and of this protocol."""
     c = common.base("transferability", suite)
     c.scores = "leep,nce,nleep,logme,h_score,regularized_h_score,transrate,gbc,parc,sfda"

@@ -315,9 +315,10 @@ def read(kind: Callable[..., T], config: Mapping[str, Any], section: str = "") -
     Raises:
       UsageError: a field is missing, of another type or out of its range.
     """
-    prefix, own = ("config.", config) if not section else (f"config.{section}.", config.get(section))
+    prefix = f"config.{section}." if section else "config."
+    own: Mapping[str, Any] = (config.get(section) or {}) if section else config
     fields = rules(typing.cast(type, kind))
-    missing = [n for n in fields if own is None or n not in own]
+    missing = [n for n in fields if n not in own]
     if missing:
         protocol = config.get("protocol")
         raise UsageError(

@@ -38,7 +38,7 @@ def converted(monkeypatch):
         print("a library's chatter on stdout")
         if "vgg" in spec:
             raise RuntimeError("operator aten.nonsense\nis not known")
-        path = Path(out_dir) / f"{cli.specs.slug(spec)}-{input_size or 224}"
+        path = Path(out_dir) / f"{cli.specs.file_stem(spec)}-{input_size or 224}"
         path.mkdir(parents=True)
         (path / "model.json").write_text("{}")
         return path
