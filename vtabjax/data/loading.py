@@ -164,7 +164,9 @@ def load(
     if cache_dir is None:
         array, content = _in_memory(build, n, shape)
     else:
-        array, content = cache.fetch(cache_dir, f"{task.slug}-{split}-{image_size}", key, shape, n, build)
+        array, content = cache.fetch(
+            cache_dir, f"{task.file_stem}-{split}-{image_size}", key, shape, n, build
+        )
     if content["broken"]:
         error = decoding.broken_error(task.name, split, content["broken"])
         if not skip_broken:  # cached by a run that left them out
