@@ -101,7 +101,7 @@ def test_other_weights_under_the_same_names(copy, tmp_path):
     other = vm.save(tmp_path / "other", *tiny_parts(head=True, seed=1))
     shutil.rmtree(copy / "variables")
     shutil.copytree(other / "variables", copy / "variables")
-    with pytest.raises(DamagedModelError, match="weights do not fit the weight_hash"):
+    with pytest.raises(DamagedModelError, match="weights do not match the weight_hash"):
         vm.load(copy)
 
 

@@ -71,7 +71,9 @@ def _from_environment() -> dict[str, Any]:
     try:
         return {"coordinator_address": address, "num_processes": int(count), "process_id": int(number)}
     except ValueError as e:
-        raise ValueError(f"JAX_NUM_PROCESSES={count!r}, JAX_PROCESS_ID={number!r}: both are numbers") from e
+        raise ValueError(
+            f"JAX_NUM_PROCESSES={count!r}, JAX_PROCESS_ID={number!r}: both must be whole numbers"
+        ) from e
 
 
 def _signs() -> bool:
