@@ -77,7 +77,7 @@ else:
             continue
         kind = next((k for k in ("nan", "head") if name.startswith(k)), "plain")
         size = options.get("input_size", "16")
-        target = os.path.join(options["out"], f"{{specs.file_stem(model)}}-{{size}}")
+        target = os.path.join(options["out"], f"{{specs.slug(model)}}-{{size}}")
         if not os.path.exists(os.path.join(target, "model.json")):
             made = f"{{target}}.{{os.getpid()}}"
             shutil.copytree(os.path.join(templates, f"{{kind}}-16"), made)
