@@ -67,7 +67,7 @@ def test_an_edited_description(field, value, copy):
     info = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps({**info, field: value}))
     for read in (vm.load, vm.load_parts, artefacts.read_info):
-        with pytest.raises(DamagedModelError, match="tiny--a-16: .*graph.json and model.json do not fit"):
+        with pytest.raises(DamagedModelError, match="tiny--a-16: .*graph.json and model.json do not match"):
             read(copy)
 
 
