@@ -34,7 +34,7 @@ def base(protocol: str, suite: str) -> ConfigDict:
     """The fields of every sweep.
 
     Args:
-      protocol: "knn", "linear" or "transferability".
+      protocol: "knn", "linear", "transferability" or "finetune".
       suite: what comes after the colon in ``--config=configs/knn.py:vtab``.
 
     Raises:
@@ -47,9 +47,8 @@ def base(protocol: str, suite: str) -> ConfigDict:
     mini = suite == "mini"
     c = ConfigDict()
     c.protocol = protocol
-    c.suite = (
-        suite  # "mini": embedded tasks; "vtab": 19 tasks, 1,000 examples; "vtab_full": full training sets
-    )
+    # "mini": embedded tasks; "vtab": 19 tasks, 1,000 examples; "vtab_full": full training sets
+    c.suite = suite
 
     # What is compared on what. Comma-separated; models may be patterns: 'timm/resnet*'.
     c.models = ",".join(MODELS["mini" if mini else "vtab"])

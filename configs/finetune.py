@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def get_config(suite: str = "mini"):
+def get_config(suite: str = "mini") -> ConfigDict:
     """Fields of `common.base`, and of this protocol under `finetune`."""
     c = common.base("finetune", suite)
     mini = suite == "mini"

@@ -26,10 +26,12 @@ Euclidean distance of the features before the classifier, on train800val200 (vta
 second column.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(suite: str = "mini"):
+def get_config(suite: str = "mini") -> ConfigDict:
     """Fields of `common.base`, and of this protocol."""
     c = common.base("knn", suite)
     c.k = 1  # neighbours that vote

@@ -8,10 +8,12 @@ test set (vtab_full: train, val, test). Run after configs/knn.py in the same wor
 the training images.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(suite: str = "mini"):
+def get_config(suite: str = "mini") -> ConfigDict:
     """Fields of `common.base`, and of this protocol."""
     c = common.base("linear", suite)
     # Candidates for C (the inverse of the regularisation's strength), evenly spaced in the logarithm.

@@ -27,9 +27,8 @@ def get_config(suite: str = "html") -> ConfigDict:
     c.protocol = "report"
     c.suite = suite
     c.title = ""  # of the page [the workdir's name]
-    c.published = (
-        ""  # others' results as rows: "vtab" (the benchmark's own table) or CSV files, comma-separated
-    )
+    # Others' results as rows: "vtab" (the benchmark's own table) or CSV files, comma-separated.
+    c.published = ""
     c.imagenet = ""  # CSV file with columns model, top1: a baseline for the proxies
     c.reference = ""  # model whose strength is 0 [the mean is]
 
@@ -40,7 +39,6 @@ def get_config(suite: str = "html") -> ConfigDict:
     c.example_rounds = 0  # n: a round of EPP is one of n resamples of a task's examples [a round is a task]
 
     c.figures = True  # PDF and PNG, which take longer than the rest
-    c.models_dir = (
-        ""  # converted models, for results of versions that did not describe theirs [WORKDIR/models]
-    )
+    # Converted models, for results of versions that did not describe theirs [WORKDIR/models].
+    c.models_dir = ""
     return c

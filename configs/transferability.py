@@ -9,16 +9,17 @@ they stay empty (null, not 0) for models without one. Scores are compared within
 over tasks.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(suite: str = "mini"):
+def get_config(suite: str = "mini") -> ConfigDict:
     """Fields of `common.base`, and of this protocol."""
     c = common.base("transferability", suite)
     c.scores = "leep,nce,nleep,logme,h_score,regularized_h_score,transrate,gbc,parc,sfda"
-    c.nleep_seeds = (
-        1 if suite == "mini" else 5
-    )  # seeds (from `seed` on) that nleep, the slowest, averages over
+    # Seeds (from `seed` on) that nleep, the slowest, averages over.
+    c.nleep_seeds = 1 if suite == "mini" else 5
     # h_score, transrate and sfda prefer noise once a model has as many features as there are examples: they see
     # this many principal components of every model instead.
     c.pca_components = 64

@@ -8,7 +8,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _convert(args: argparse.Namespace, say: Callable) -> int:
     # From standard input each is converted when it comes: whoever writes decides how far ahead of them this goes.
-    lines = (line.strip() for line in sys.stdin) if args.specs == ["-"] else None
-    models, failed = _expand(args.specs, say) if lines is None else (filter(None, lines), 0)
-    total = "?" if lines is not None else str(len(models))
+    models: Iterable[str]
+    if args.specs == ["-"]:
+        models, failed, total = filter(None, (line.strip() for line in sys.stdin)), 0, "?"
+    else:
+        models, failed = _expand(args.specs, say)
+        total = str(len(models))
     for i, spec in enumerate(models, 1):
         start = time.monotonic()
         if total != "1":

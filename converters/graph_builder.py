@@ -103,7 +103,7 @@ class Builder:
                 elif target in state:
                     self.env[node] = Ref("variable", target.removeprefix("module."))
                 else:
-                    raise ExportError(f"{target} is in no state_dict")
+                    raise ExportError(f"{target} is not in the state_dict")
             elif node.name in lifted:
                 self.env[node] = self.program.constants[lifted[node.name]]
             else:

@@ -103,7 +103,7 @@ def compare(
     dtype = images.dtype.name
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("float32"):
         run = jax.jit(lambda v, x: apply(graph, v, x)[0]).lower(dict(variables), images)
-        ours = run.compile(compiler_options and dict(compiler_options))(dict(variables), images)
+        ours = run.compile(dict(compiler_options) if compiler_options else None)(dict(variables), images)
         ours = {k: np.asarray(v) for k, v in ours.items()}
     theirs = reference(module, as_torch(images))
     if outputs is not None:

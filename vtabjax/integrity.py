@@ -61,11 +61,11 @@ def read(path: Path) -> Description:
         raise DamagedModelError(path, "model.json does not hold an object")
     if FIELD not in info:
         _log.warning(
-            "%s: model.json has no %s, so nothing tells whether the graph and the normalisation are what was "
+            "%s: model.json has no %s, so it is not known whether the graph and the normalisation are what was "
             "converted; convert the model again",
             path,
             FIELD,
         )
     elif info[FIELD] != artefact_hash(graph, info):
-        raise DamagedModelError(path, f"graph.json and model.json do not fit the {FIELD}")
+        raise DamagedModelError(path, f"graph.json and model.json do not match the {FIELD}")
     return Description(graph, info)

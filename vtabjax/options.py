@@ -136,10 +136,10 @@ class Some(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text of one line, which may be empty."""
+    """A single line of text, which may be empty."""
 
     def __str__(self) -> str:
-        return "a text of one line"
+        return "a single line of text"
 
     def take(self, field: str, value: Any, kind: type) -> str:
         """The text. Raises UsageError."""
@@ -315,9 +315,10 @@ def read(kind: Callable[..., T], config: Mapping[str, Any], section: str = "") -
     Raises:
       UsageError: a field is missing, of another type or out of its range.
     """
-    prefix, own = ("config.", config) if not section else (f"config.{section}.", config.get(section))
+    prefix = f"config.{section}." if section else "config."
+    own: Mapping[str, Any] = (config.get(section) or {}) if section else config
     fields = rules(typing.cast(type, kind))
-    missing = [n for n in fields if own is None or n not in own]
+    missing = [n for n in fields if n not in own]
     if missing:
         protocol = config.get("protocol")
         raise UsageError(
@@ -331,7 +332,7 @@ def read(kind: Callable[..., T], config: Mapping[str, Any], section: str = "") -
 
 def _text(field: str, value: Any) -> str:
     if not isinstance(value, str) or any(ord(c) < 32 or ord(c) == 127 for c in value):
-        raise UsageError(f"{field}={_short(value)}: it must be a text of one line")
+        raise UsageError(f"{field}={_short(value)}: it must be a single line of text")
     return value
 
 

@@ -182,7 +182,9 @@ def run(args: Any) -> int:
     again = [s for s in args.again.split(",") if s]
     unknown = set(again) - set(STATUSES)
     if unknown:
-        raise SpecError(f"--again: {', '.join(unknown)} is no status; they are {', '.join(STATUSES)}")
+        raise SpecError(
+            f"--again: {', '.join(sorted(unknown))} is not a status; choose from {', '.join(STATUSES)}"
+        )
     if args.jobs < 1 or args.timeout <= 0:
         raise SpecError("--jobs and --timeout must be positive")
     rows = audit(args.source, args.models, args.out, Limits(limit, args.timeout), jobs=args.jobs, again=again)

@@ -89,8 +89,9 @@ def build(
         if found.place.kind != "average":
             found = found._replace(incomplete=tuple(search.incomplete(tree, architecture)))
         options: dict[str, Any] = {"num_classes": search.head(found.state, architecture)}
-        if found.layout is not None and _width(found.state) in found.layout.heads:
-            options["num_heads"] = found.layout.heads[_width(found.state)]
+        width = _width(found.state)
+        if found.layout is not None and width is not None and width in found.layout.heads:
+            options["num_heads"] = found.layout.heads[width]
         module = make(**options)
         if _is_sobel(found.state):
             put_sobel_first(module)
@@ -159,7 +160,8 @@ def _by_layout(
     """The weights that a known layout points to, unless they do not fit or the file has better or other ones."""
     layout = laid_out.layout
     place = Place(layout.container, layout.prefix, layouts.descend(tree, layout.container) or {})
-    state, resampled = laid_out.state, {}
+    state = laid_out.state
+    resampled: dict[str, Any] = {}
     if not search.judge(state, architecture).fits:
         again = rename and fitting.renamed(state, blank, architecture, rename)
         if not again:
@@ -251,7 +253,7 @@ def _from_arrays(
     )
 
 
-def _load_arrays(module: nn.Module, path: str) -> bool:
+def _load_arrays(module: Any, path: str) -> bool:
     """Whether the module's own loader filled it from the file completely."""
     with torch.no_grad():
         for parameter in module.parameters():

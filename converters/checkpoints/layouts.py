@@ -90,15 +90,17 @@ _MM_DROP = (
     r"(encoder_k|target_net|momentum_encoder)\.(\d.*|module\..+|steps)",
     r"data_preprocessor\..+",
 )
-_MM = dict(container=("state_dict",), prefix="backbone.", stem="resnet", drop=_MM_DROP, license="apache-2.0")
-_MOCO = dict(
+_MM: dict[str, Any] = dict(
+    container=("state_dict",), prefix="backbone.", stem="resnet", drop=_MM_DROP, license="apache-2.0"
+)
+_MOCO: dict[str, Any] = dict(
     container=("state_dict",),
     prefix="module.encoder_q.",
     stem="resnet",
     drop=(r"module\.encoder_q\.fc\..+", r"module\.encoder_k\..+", r"module\.queue(_ptr)?"),
     momentum="module.encoder_k.",
 )
-_MOCO3 = dict(
+_MOCO3: dict[str, Any] = dict(
     container=("state_dict",),
     prefix="module.base_encoder.",
     drop=(
@@ -108,7 +110,7 @@ _MOCO3 = dict(
     ),
     momentum="module.momentum_encoder.",
 )
-_SWAV = dict(
+_SWAV: dict[str, Any] = dict(
     prefix="module.",
     stem="resnet",
     has=(r"module\.(projection_head|prototypes)\..+",),
@@ -118,10 +120,10 @@ _SWAV = dict(
 _DINO_DROP = (r"(module\.)?(head|dino_head|ibot_head)\..+", r"(module\.)?backbone\.(masked_embed|mask_token)")
 # DINOv3's names are those of its predecessors, and its positions and registers its own.
 _DINO3 = r"(.+\.)?(storage_tokens|rope_embed\..+)"
-_DINO = dict(
+_DINO: dict[str, Any] = dict(
     container=("teacher",), lacks=(_DINO3,), drop=_DINO_DROP, interpolation="bicubic", license="apache-2.0"
 )
-_VISSL = dict(
+_VISSL: dict[str, Any] = dict(
     prefix="_feature_blocks.", stem="resnet", drop=(r"(_feature_blocks\.)?heads\..+",), license="mit"
 )
 _PYCONTRAST_DROP = (
@@ -266,7 +268,7 @@ def _fits(layout: Layout, tree: Mapping, state: State) -> bool:
 
 def _take(layout: Layout, state: State, path: str) -> Backbone | None:
     if layout.alias:
-        _refuse_swapped(layout, state, path)
+        _refuse_swapped(layout, layout.alias, state, path)
     dropped = [k for k in state if any(re.fullmatch(p, k) for p in layout.drop)]
     dropped_set = set(dropped)
     kept = {k: v for k, v in state.items() if k not in dropped_set}
@@ -289,19 +291,20 @@ def _take(layout: Layout, state: State, path: str) -> Backbone | None:
     return found
 
 
-def _refuse_swapped(layout: Layout, state: State, path: str) -> None:
+def _refuse_swapped(layout: Layout, alias: str, state: State, path: str) -> None:
     """The backbone's tensors lie in the file twice; where the two differ, one of them is not what it says."""
 
     def differing(copy: str) -> list[str]:
         pairs = [(k, copy + k.removeprefix(layout.prefix)) for k in state if k.startswith(layout.prefix)]
         return [k for k, other in pairs if other in state and not _equal(state[k], state[other])]
 
-    different = differing(layout.alias)
+    different = differing(alias)
     if not different:
         return
-    text = f"{path}: {different[0]} differs from its other copy under {layout.alias}"
-    if any(k.startswith(layout.momentum) for k in state) and not differing(layout.momentum):
-        text += f" and equals the momentum copy under {layout.momentum}: the two encoders are swapped"
+    text = f"{path}: {different[0]} differs from its other copy under {alias}"
+    momentum = layout.momentum
+    if momentum and any(k.startswith(momentum) for k in state) and not differing(momentum):
+        text += f" and equals the momentum copy under {momentum}: the two encoders are swapped"
     raise CheckpointError(f"{text}; the file was not written by the method's own code")
 
 

@@ -9,7 +9,7 @@ import types
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -45,31 +45,31 @@ class CheckpointError(SpecError):
 class Stub:
     """Stands for a pickled object of a class that is of no concern here. Inert."""
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         return super().__new__(cls)
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         pass
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Self:
         return self
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
-    def append(self, value):
+    def append(self, value: Any) -> None:
         """Takes a list's item and forgets it."""
 
-    def extend(self, values):
+    def extend(self, values: Any) -> None:
         """Takes a list's items and forgets them."""
 
-    def add(self, value):
+    def add(self, value: Any) -> None:
         """Takes a set's item and forgets it."""
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return id(self)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -13,7 +15,9 @@ class SobelConv(nn.Conv2d):
     leave them out. Both together are one convolution from 3 to 2 channels.
     """
 
-    def __init__(self, conv: nn.Conv2d):
+    sobel: torch.Tensor
+
+    def __init__(self, conv: Any) -> None:
         super().__init__(
             2, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=conv.bias is not None
         )
@@ -26,6 +30,6 @@ class SobelConv(nn.Conv2d):
         return super().forward(nn.functional.conv2d(x, self.sobel, padding=1))
 
 
-def put_sobel_first(module: nn.Module) -> None:
+def put_sobel_first(module: Any) -> None:
     """Gives a ResNet the two-channel first layer of DeepCluster, under the name it has in the file."""
     module.conv1 = SobelConv(module.conv1)

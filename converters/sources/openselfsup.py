@@ -1,7 +1,7 @@
 """OpenSelfSup's releases by name: ``openselfsup/<method>@/path/to/file.pth``, all of them ResNet-50.
 
 The published files lie on Google Drive (docs/MODEL_ZOO.md of open-mmlab/OpenSelfSup), so the file comes from you.
-The digits in their names are no checksums: ``-e3b0c442`` is the hash of no bytes at all.
+The digits in their names are not checksums: ``-e3b0c442`` is the hash of no bytes at all.
 """
 
 from __future__ import annotations

@@ -96,11 +96,12 @@ def build(spec: Spec, input_size: int | None) -> Source:
     channels, height, width = info["input_size"]
     options: dict[str, Any] = {}
     if input_size is not None and (height, width) != (input_size, input_size):
-        options = size_options(spec.name, input_size)
-        if options is None:
+        resized = size_options(spec.name, input_size)
+        if resized is None:
             raise refuse_size(
                 spec, input_size, (height, width), lambda s: size_options(spec.name, s) is not None
             )
+        options = resized
         info["input_size"] = [channels, input_size, input_size]
     if spec.random:
         with torch.random.fork_rng(devices=[]):
@@ -155,7 +156,7 @@ def _renaming(name: str, options: dict[str, Any]) -> _Renaming | None:
     """What timm would pass an architecture's downloaded weights through; None where it takes them as they are."""
     # Each family hands its function to one loader, and nothing else names it.
     found: list[Callable[..., Any] | None] = []
-    builder = importlib.import_module("timm.models._builder")
+    builder: Any = importlib.import_module("timm.models._builder")
     loader = builder.load_pretrained
 
     def remember(*args: Any, filter_fn: Callable[..., Any] | None = None, **kwargs: Any) -> None:
@@ -210,7 +211,8 @@ def _pretrained_model(spec: Spec, input_size: int | None, options: dict[str, Any
 
 def size_options(name: str, size: int) -> dict[str, Any] | None:
     """What create_model needs for another image size: an img_size, nothing, or None if it cannot take it."""
-    for options in ({"img_size": size}, {}):
+    candidates: tuple[dict[str, Any], ...] = ({"img_size": size}, {})
+    for options in candidates:
         try:
             with torch.device("meta"):
                 module = timm.create_model(name, **options).eval()

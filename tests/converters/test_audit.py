@@ -154,7 +154,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "0 of 1 pass" in capsys.readouterr().out
     assert "`test_vit`, the process ended with status 3" in out.with_suffix(".md").read_text()
     assert main(["audit", "--source=timm", f"--out={out}", "--again=nonsense"]) == 1
-    assert "nonsense is no status" in capsys.readouterr().err
+    assert "nonsense is not a status" in capsys.readouterr().err
 
 
 def test_committed_table_has_every_architecture():

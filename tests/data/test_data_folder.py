@@ -139,7 +139,7 @@ def _empty_class(root):
     _fill(root, cat=4, dog=4)
     (root / "bird").mkdir()
     (root / "bird" / "list.txt").write_text("")
-    return r"no pictures in bird/ \(known are \.apng"
+    return r"no pictures in bird/ \(supported formats: \.apng"
 
 
 def _both_layouts(root):

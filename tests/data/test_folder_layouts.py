@@ -72,7 +72,7 @@ def test_three_splits(tmp_path):
         ({"train/cat": 3, "train/dog": 3, "test": 1}, ("test/ has 1 picture(s) outside class folders",)),
         ({"train/cat": 3, "train/dog": 3, "test/Cat": 1}, ("the classes Cat", "'Cat' (train/ has 'cat')")),
         ({"train/cat ": 3, "train/dog": 3, "test/cat": 1}, ("nearly the same: 'cat' (train/ has 'cat ')",)),
-        ({"cat": 3, "cat ": 3}, ("'cat' and 'cat ' differ in blanks only",)),
+        ({"cat": 3, "cat ": 3}, ("'cat' and 'cat ' differ only in spaces",)),
         ({"test/cat": 3, "val/cat": 3, "test/dog": 3}, ("no train/",)),
         ({"cat/train": 3, "cat/test": 3, "dog/train": 3, "dog/test": 3}, ("as in test/cat/",)),
         ({"fold1/cat": 3, "fold1/dog": 3, "fold2/cat": 3, "fold2/dog": 3}, ("folds", "cat, dog")),
@@ -240,7 +240,7 @@ def test_names_that_are_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fill(tmp_path, cat=5, dog=5)
     for name in ("folder:", "folder: ", "folder:/", "folder://", "folder:/.."):
-        with pytest.raises(tasks.TaskError, match="variable of the shell"):
+        with pytest.raises(tasks.TaskError, match="shell variable unset"):
             tasks.get(name)
     with pytest.raises(tasks.TaskError, match=f"did you mean folder:{tmp_path}"):
         tasks.get(str(tmp_path))

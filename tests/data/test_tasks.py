@@ -185,12 +185,12 @@ def test_other_labels():
     assert tasks.smallnorb_elevation(example) == 8
 
 
-def test_slug_of_folders(tmp_path):
+def test_file_stem_of_folders(tmp_path):
     for parent in "ab":
         for cls in ("x", "y"):
             (tmp_path / parent / "my pets" / cls).mkdir(parents=True)
             (tmp_path / parent / "my pets" / cls / "1.png").write_bytes(b"")
-    first, second = (tasks.get(f"folder:{tmp_path}/{p}/my pets").slug for p in "ab")
+    first, second = (tasks.get(f"folder:{tmp_path}/{p}/my pets").file_stem for p in "ab")
     assert first.startswith("folder-my_pets-") and first != second
-    assert "/" not in first and tasks.get(f"folder:{tmp_path}/a/my pets/").slug == first
-    assert tasks.get("dtd").slug == "dtd"
+    assert "/" not in first and tasks.get(f"folder:{tmp_path}/a/my pets/").file_stem == first
+    assert tasks.get("dtd").file_stem == "dtd"

@@ -67,7 +67,7 @@ def test_an_edited_description(field, value, copy):
     info = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps({**info, field: value}))
     for read in (vm.load, vm.load_parts, artefacts.read_info):
-        with pytest.raises(DamagedModelError, match="tiny--a-16: .*graph.json and model.json do not fit"):
+        with pytest.raises(DamagedModelError, match="tiny--a-16: .*graph.json and model.json do not match"):
             read(copy)
 
 
@@ -101,7 +101,7 @@ def test_other_weights_under_the_same_names(copy, tmp_path):
     other = vm.save(tmp_path / "other", *tiny_parts(head=True, seed=1))
     shutil.rmtree(copy / "variables")
     shutil.copytree(other / "variables", copy / "variables")
-    with pytest.raises(DamagedModelError, match="weights do not fit the weight_hash"):
+    with pytest.raises(DamagedModelError, match="weights do not match the weight_hash"):
         vm.load(copy)
 
 

@@ -158,7 +158,7 @@ def test_values_come_typed():
         ("knn", "image_size", 3, "it must be 8 to 2048 pixels, or 0 for each model's own"),
         ("knn", "k", 1.5, "config.k=1.5: it must be a whole number, 1 to 100000"),
         ("knn", "k", True, "config.k=True: it must be a whole number"),
-        ("knn", "models", "a\nb", "it must be a text of one line"),
+        ("knn", "models", "a\nb", "it must be a single line of text"),
         ("report", "resamples", 3, "config.resamples=3 is too small: it must be at least 100"),
         (
             "prepare",

@@ -12,10 +12,14 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from vtabjax.model import SavedModel
 
 SHAPES, SIZES, PLACES, TURNS = 3, 2, 2, 4
 CLASSES = SHAPES * SIZES * PLACES * PLACES * TURNS
@@ -49,7 +53,7 @@ def pictures(start: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray]
     return np.stack([images.resize(d, size, "vtab") for d in drawn]), label(factors)
 
 
-def train(parts, config: Any, say=print):
+def train(parts: SavedModel, config: Any, say: Callable[[str], None] = print) -> tuple[SavedModel, float]:
     """Trains a converted model on the stream.
 
     Args:
@@ -101,7 +105,7 @@ def train(parts, config: Any, say=print):
     return model, accuracy
 
 
-def write(model, accuracy: float, config: Any, folder: Path) -> None:
+def write(model: SavedModel, accuracy: float, config: Any, folder: Path) -> None:
     """Writes weights.safetensors (float16), graph.json and source.json, of which the bundled model is made."""
     from safetensors.numpy import save_file
 

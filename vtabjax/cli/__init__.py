@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries are chatty at absl's default
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are not text
     if len(argv) > 1:
         return _usage(_not_a_flag(argv[1]))
     from vtabjax.options import UsageError

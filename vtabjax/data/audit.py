@@ -106,7 +106,7 @@ def record_path(task: Task, reading: Reading, cache_dir: str | os.PathLike | Non
     """Where `record` keeps what it found."""
     if cache_dir is None:
         return None
-    return files.as_path(cache_dir) / f"{task.slug}-audit-{_key(task, reading)[:16]}.json"
+    return files.as_path(cache_dir) / f"{task.file_stem}-audit-{_key(task, reading)[:16]}.json"
 
 
 def _read(path: Path | None, key: str) -> dict[str, Any] | None:

@@ -162,7 +162,9 @@ def load(
     if cache_dir is None:
         array, content = _in_memory(decoded, n, shape)
     else:
-        array, content = cache.fetch(cache_dir, f"{task.slug}-{split}-{image_size}", key, shape, n, decoded)
+        array, content = cache.fetch(
+            cache_dir, f"{task.file_stem}-{split}-{image_size}", key, shape, n, decoded
+        )
     if content["broken"]:
         error = decoding.broken_error(task.name, split, content["broken"])
         if not skip_broken:  # cached by a run that left them out

@@ -96,7 +96,7 @@ def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[
         download, on_disk = _BYTES.get(data_set.name, (0, 0))
         version = "" if data_set.name == "embedded" else data_set.tasks[0].builder.partition(":")[2]
         names = ", ".join(task.name for task in data_set.tasks)
-        manual = data_set.tasks[0].manual
+        manual = data_set.tasks[0].manual_download
         size = ["", ""] if ready else [_human(download), _human(on_disk)]
         rows.append([names, data_set.name, version, state, *size, "" if ready or not manual else "by hand"])
         if not ready:

@@ -57,7 +57,7 @@ def split(
         )
     )
 
-    def part(invars, eqns, outvars) -> Callable[..., list]:
+    def part(invars: list, eqns: list, outvars: list) -> Callable[..., list]:
         piece = jaxpr.replace(invars=invars, eqns=eqns, outvars=outvars)
         return core.jaxpr_as_fun(core.ClosedJaxpr(piece, closed.consts))
 
@@ -78,7 +78,9 @@ def _without_last_views(eqns: list) -> tuple[list, list]:
 
     They cost nothing where they are used, and would make an array of its own of every piece.
     """
-    kept, views, used = [], [], set()
+    kept: list = []
+    views: list = []
+    used: set = set()
     for eqn in reversed(eqns):
         grows = _size(eqn.outvars) > _size(eqn.invars)
         if eqn.primitive.name in _VIEWS and not grows and used.isdisjoint(eqn.outvars):

@@ -91,7 +91,7 @@ def load_parts(path: str | os.PathLike) -> SavedModel:
     graph = Graph.from_json(text.decode("utf-8"))
     variables = _restore(path, graph) if graph.variables else {}
     if weight_hash(variables) != info.get("weight_hash"):
-        raise DamagedModelError(path, "the weights do not fit the weight_hash in model.json")
+        raise DamagedModelError(path, "the weights do not match the weight_hash in model.json")
     return SavedModel(graph, variables, info)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+Size = int | Sequence[int]
 
-def per_dimension(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+
+def per_dimension(value: Size, rank: int) -> tuple[int, ...]:
     """`value` as `rank` numbers."""
     if isinstance(value, int):
         return (value,) * rank

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 __all__ = [
     "relu", "relu6", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu",
@@ -47,7 +48,7 @@ def hardsigmoid(self: jax.Array) -> jax.Array:
 
 
 @hardsigmoid.defjvp
-def _hardsigmoid_jvp(primals, tangents):
+def _hardsigmoid_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (t,) = primals, tangents
     # ATen's derivative: 1/6 rounded to float32, in float64 too, and none at the kinks.
     slope = jnp.where((x > -3) & (x < 3), np.float32(1 / 6).item(), 0.0).astype(x.dtype)
@@ -103,11 +104,11 @@ def glu(self: jax.Array, dim: int = -1) -> jax.Array:
     return a * jax.nn.sigmoid(b)
 
 
-def softmax(self: jax.Array, dim: int, dtype=None) -> jax.Array:
+def softmax(self: jax.Array, dim: int, dtype: DTypeLike | None = None) -> jax.Array:
     return jax.nn.softmax(self if dtype is None else self.astype(dtype), axis=dim)
 
 
-def log_softmax(self: jax.Array, dim: int, dtype=None) -> jax.Array:
+def log_softmax(self: jax.Array, dim: int, dtype: DTypeLike | None = None) -> jax.Array:
     return jax.nn.log_softmax(self if dtype is None else self.astype(dtype), axis=dim)
 
 

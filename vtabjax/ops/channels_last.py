@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,12 +56,22 @@ def call(name: str, function: Callable, args: tuple, kwargs: Mapping[str, Any]) 
     return function(*plain(args), **plain(kwargs))
 
 
-def batch_norm(x: jax.Array | ChannelsLast, *args) -> tuple[Any, jax.Array | None, jax.Array | None]:
+def batch_norm(
+    x: jax.Array | ChannelsLast,
+    weight: jax.Array | None,
+    bias: jax.Array | None,
+    running_mean: jax.Array | None,
+    running_var: jax.Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Any, jax.Array | None, jax.Array | None]:
     """`vtabjax.ops.norm.batch_norm`, of a ChannelsLast too."""
-    if not isinstance(x, ChannelsLast):
-        return norm.batch_norm(x, *args)
-    out, mean, var = norm.batch_norm(x.array, *args, axis=-1)
-    return ChannelsLast(out), mean, var
+    array, axis = (x.array, -1) if isinstance(x, ChannelsLast) else (x, 1)
+    out, mean, var = norm.batch_norm(
+        array, weight, bias, running_mean, running_var, training, momentum, eps, axis
+    )
+    return ChannelsLast(out) if isinstance(x, ChannelsLast) else out, mean, var
 
 
 def _as_channels_last(x: Any) -> ChannelsLast | None:
@@ -76,12 +86,12 @@ def _dims(dim: Any) -> tuple[int, ...] | None:
     return tuple(_LAST[d % 4] for d in dims) or None
 
 
-def _elementwise(function: Callable, *args, **kwargs) -> Any:
+def _elementwise(function: Callable, *args: Any, **kwargs: Any) -> Any:
     values = (*args, *kwargs.values())
     if not any(isinstance(v, ChannelsLast) for v in values) or any(getattr(v, "ndim", 0) > 4 for v in values):
         return NotImplemented
 
-    def operand(value):
+    def operand(value: Any) -> Any:
         if isinstance(value, ChannelsLast):
             return value.array
         if getattr(value, "ndim", 0) == 0:
@@ -91,7 +101,7 @@ def _elementwise(function: Callable, *args, **kwargs) -> Any:
     return ChannelsLast(function(*map(operand, args), **{k: operand(v) for k, v in kwargs.items()}))
 
 
-def _conv2d(function: Callable, input, weight, *args, **kwargs) -> Any:
+def _conv2d(function: Callable, input: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
     image = _as_channels_last(input)
     if image is None:
         return NotImplemented
@@ -99,7 +109,7 @@ def _conv2d(function: Callable, input, weight, *args, **kwargs) -> Any:
 
 
 def _pool(pool_channels_last: Callable) -> Callable:
-    def run(function: Callable, self, *args, **kwargs) -> Any:
+    def run(function: Callable, self: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(self, ChannelsLast):
             return NotImplemented
         return ChannelsLast(pool_channels_last(self.array, *args, **kwargs))
@@ -107,7 +117,7 @@ def _pool(pool_channels_last: Callable) -> Callable:
     return run
 
 
-def _reduce(function: Callable, self, dim=None, keepdim=False, **kwargs) -> Any:
+def _reduce(function: Callable, self: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
     dims = _dims(dim) if isinstance(self, ChannelsLast) else None
     if dims is None:
         return NotImplemented
@@ -118,46 +128,47 @@ def _reduce(function: Callable, self, dim=None, keepdim=False, **kwargs) -> Any:
     return NotImplemented
 
 
-def _cat(function: Callable, tensors, dim=0) -> Any:
+def _cat(function: Callable, tensors: Sequence[Any], dim: int = 0) -> Any:
     if not any(isinstance(x, ChannelsLast) for x in tensors):
         return NotImplemented
     images = [_as_channels_last(x) for x in tensors]
-    if None in images:
+    arrays = [image.array for image in images if image is not None]
+    if len(arrays) < len(images):
         return NotImplemented
-    return ChannelsLast(function([i.array for i in images], _LAST[dim % 4]))
+    return ChannelsLast(function(arrays, _LAST[dim % 4]))
 
 
-def _split(function: Callable, self, sections, dim=0) -> Any:
+def _split(function: Callable, self: Any, sections: Any, dim: int = 0) -> Any:
     if not isinstance(self, ChannelsLast):
         return NotImplemented
     return tuple(map(ChannelsLast, function(self.array, sections, _LAST[dim % 4])))
 
 
-def _permute(function: Callable, self, dims) -> Any:
+def _permute(function: Callable, self: Any, dims: Sequence[int]) -> Any:
     dims = tuple(d % len(dims) for d in dims)
     if isinstance(self, ChannelsLast):
         return function(self.array, tuple(_LAST[d] for d in dims))
     return ChannelsLast(self) if dims == (0, 3, 1, 2) else NotImplemented
 
 
-def _pad(function: Callable, self, pad, *args, **kwargs) -> Any:
+def _pad(function: Callable, self: Any, pad: Sequence[int], *args: Any, **kwargs: Any) -> Any:
     if not isinstance(self, ChannelsLast) or len(pad) > 4:
         return NotImplemented
     # Widths count from the last dimension on, here the channels.
     return ChannelsLast(function(self.array, (0, 0, *pad), *args, **kwargs))
 
 
-def _group_norm(function: Callable, input, *args, **kwargs) -> Any:
+def _group_norm(function: Callable, input: Any, *args: Any, **kwargs: Any) -> Any:
     if not isinstance(input, ChannelsLast):
         return NotImplemented
-    return ChannelsLast(norm.group_norm(input.array, *args, **kwargs, axis=-1))
+    return ChannelsLast(norm.group_norm(input.array, *args, **(kwargs | {"axis": -1})))
 
 
-def _sym_size(function: Callable, self, dim) -> int:
+def _sym_size(function: Callable, self: Any, dim: int) -> int:
     return self.shape[dim]
 
 
-def _getitem(function: Callable, sequence, item) -> Any:
+def _getitem(function: Callable, sequence: Any, item: int) -> Any:
     return sequence[item]
 
 

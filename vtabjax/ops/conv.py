@@ -5,21 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vtabjax.ops._sizes import per_dimension
+from vtabjax.ops._sizes import Size, per_dimension
 
 __all__ = [
     "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 ]  # fmt: skip
 
+_Padding = Size | Literal["same", "valid"]
+
 _LETTERS = {1: "W", 2: "HW", 3: "DHW"}
 
 
-def _padding(padding, kernel, dilation, rank) -> list[tuple[int, int]]:
+def _padding(
+    padding: _Padding, kernel: Sequence[int], dilation: Sequence[int], rank: int
+) -> list[tuple[int, int]]:
     if padding == "valid":
         return [(0, 0)] * rank
     if padding == "same":
@@ -49,7 +54,13 @@ def _framed(x: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
     return x
 
 
-def _by_taps(x, weight, stride, padding, dilation) -> jax.Array:
+def _by_taps(
+    x: jax.Array,
+    weight: jax.Array,
+    stride: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> jax.Array:
     """Depthwise convolution as a sum over kernel positions of shifted products; x is channels-last.
 
     XLA's CPU backend has no fast kernel for it: written this way it is 10-40 times faster, with the same numbers.
@@ -70,7 +81,7 @@ def _by_taps(x, weight, stride, padding, dilation) -> jax.Array:
         weight = jnp.broadcast_to(weight[..., None, :], (*kernel, sizes[-1], step)).reshape(*kernel, -1)
         x = x.reshape(*x.shape[:-2], -1, 1)
         sizes = [*sizes[:-1], sizes[-1] * step]
-    out = None
+    out: Any = None
     for tap in itertools.product(*map(range, kernel)):
         starts = [t * d for t, d in zip(tap, dilation, strict=True)]
         starts[-1] *= step
@@ -82,7 +93,7 @@ def _by_taps(x, weight, stride, padding, dilation) -> jax.Array:
     return out.reshape(out.shape[0], *shape) if rows else out
 
 
-def _by_dot(x, weight, stride) -> jax.Array:
+def _by_dot(x: jax.Array, weight: jax.Array, stride: Sequence[int]) -> jax.Array:
     """Convolution with a kernel of one pixel and no padding: a product of matrices; x is channels-last.
 
     XLA's CPU backend multiplies matrices twice as fast as it convolves.
@@ -91,7 +102,14 @@ def _by_dot(x, weight, stride) -> jax.Array:
     return x @ weight.reshape(weight.shape[:2]).T
 
 
-def _by_product(x, weight, stride, padding, dilation, groups) -> jax.Array:
+def _by_product(
+    x: jax.Array,
+    weight: jax.Array,
+    stride: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
+) -> jax.Array:
     """Convolution as one product of the stacked windows with the kernel; x is channels-last.
 
     XLA's CPU backend convolves with a plain loop in float64, and in float32 where the kernel is not smaller than the
@@ -114,29 +132,41 @@ def _by_product(x, weight, stride, padding, dilation, groups) -> jax.Array:
     return jnp.einsum("...gi,goi->...go", x, weight).reshape(*x.shape[:-2], -1)
 
 
-def _is_small(x, weight, stride, padding, dilation) -> bool:
+def _is_small(
+    x: jax.Array,
+    weight: jax.Array,
+    stride: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> bool:
     """Whether the kernel is as large as the image, or as the output, over which the gradient convolves."""
     dims = zip(x.shape[1:-1], weight.shape[2:], stride, padding, dilation, strict=True)
     return any(k >= min(n, (n + sum(p) - d * (k - 1) - 1) // s + 1) for n, k, s, p, d in dims)
 
 
 def conv_channels_last(
-    x: jax.Array, weight: jax.Array, bias=None, stride=1, padding=0, dilation=1, groups=1
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Size = 1,
+    padding: _Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
 ) -> jax.Array:
     """Convolution of x [B, ..., C] with ATen's weight [O, C / groups, ...] -> [B, ..., O]."""
     rank = weight.ndim - 2
     stride, dilation = per_dimension(stride, rank), per_dimension(dilation, rank)
-    padding = _padding(padding, weight.shape[2:], dilation, rank)
+    pads = _padding(padding, weight.shape[2:], dilation, rank)
     dtype = jnp.promote_types(x.dtype, weight.dtype)
     x, weight = x.astype(dtype), weight.astype(dtype)
     depthwise = groups > 1 and weight.shape[1] == 1
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu and depthwise:
-        out = _by_taps(x, weight, stride, padding, dilation)
-    elif on_cpu and groups == 1 and math.prod(weight.shape[2:]) == 1 and not any(map(any, padding)):
+        out = _by_taps(x, weight, stride, pads, dilation)
+    elif on_cpu and groups == 1 and math.prod(weight.shape[2:]) == 1 and not any(map(any, pads)):
         out = _by_dot(x, weight, stride)
-    elif on_cpu and (dtype == jnp.float64 or _is_small(x, weight, stride, padding, dilation)):
-        out = _by_product(x, weight, stride, padding, dilation, groups)
+    elif on_cpu and (dtype == jnp.float64 or _is_small(x, weight, stride, pads, dilation)):
+        out = _by_product(x, weight, stride, pads, dilation, groups)
     else:
         letters = _LETTERS[rank]
         order = f"OI{letters}"
@@ -146,7 +176,7 @@ def conv_channels_last(
             x,
             weight,
             stride,
-            padding,
+            pads,
             rhs_dilation=dilation,
             dimension_numbers=(f"N{letters}C", order, f"N{letters}C"),
             feature_group_count=groups,
@@ -154,26 +184,67 @@ def conv_channels_last(
     return out if bias is None else out + bias.astype(dtype)
 
 
-def _conv(x, weight, bias, stride, padding, dilation, groups) -> jax.Array:
+def _conv(
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: Size,
+    padding: _Padding,
+    dilation: Size,
+    groups: int,
+) -> jax.Array:
     batched = x.ndim == weight.ndim
     x = _channels_last(x if batched else x[None])
     out = _channels_first(conv_channels_last(x, weight, bias, stride, padding, dilation, groups))
     return out if batched else out[0]
 
 
-def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> jax.Array:
+def conv1d(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Size = 1,
+    padding: _Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> jax.Array:
     return _conv(input, weight, bias, stride, padding, dilation, groups)
 
 
-def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> jax.Array:
+def conv2d(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Size = 1,
+    padding: _Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> jax.Array:
     return _conv(input, weight, bias, stride, padding, dilation, groups)
 
 
-def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> jax.Array:
+def conv3d(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Size = 1,
+    padding: _Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> jax.Array:
     return _conv(input, weight, bias, stride, padding, dilation, groups)
 
 
-def _conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation) -> jax.Array:
+def _conv_transpose(
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: Size,
+    padding: Size,
+    output_padding: Size,
+    groups: int,
+    dilation: Size,
+) -> jax.Array:
     """The gradient of a convolution: dilate the input by the stride, correlate with the flipped kernel."""
     rank = weight.ndim - 2
     stride, padding = per_dimension(stride, rank), per_dimension(padding, rank)
@@ -206,25 +277,54 @@ def _conv_transpose(x, weight, bias, stride, padding, output_padding, groups, di
 
 
 def conv_transpose1d(
-    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
 ) -> jax.Array:
     return _conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_transpose2d(
-    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
 ) -> jax.Array:
     return _conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_transpose3d(
-    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
 ) -> jax.Array:
     return _conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def convolution(
-    input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: Size,
+    padding: Size,
+    dilation: Size,
+    transposed: bool,
+    output_padding: Size,
+    groups: int,
 ) -> jax.Array:
     if transposed:
         return _conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)

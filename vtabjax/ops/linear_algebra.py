@@ -7,13 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from vtabjax.ops.reduce import linalg_vector_norm
 
 __all__ = [
-    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "outer", "linalg_cross", "cdist", "mv",
+    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "dot", "outer", "cross", "linalg_cross", "cdist",
+    "mv",
 ]  # fmt: skip
 
 
@@ -61,6 +63,12 @@ def outer(self: jax.Array, vec2: jax.Array) -> jax.Array:
 
 def linalg_cross(self: jax.Array, other: jax.Array, *, dim: int = -1) -> jax.Array:
     return jnp.cross(self, other, axis=dim)
+
+
+def cross(self: jax.Array, other: jax.Array, dim: int | None = None) -> jax.Array:
+    if dim is None:  # the first one of size 3
+        dim = np.broadcast_shapes(self.shape, other.shape).index(3)
+    return linalg_cross(self, other, dim=dim)
 
 
 def cdist(x1: jax.Array, x2: jax.Array, p: float = 2, compute_mode: int | None = None) -> jax.Array:

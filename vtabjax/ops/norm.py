@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -44,11 +46,11 @@ def batch_norm(
     x = _wide(input)
     shape = _along(axis, x.ndim)
     new_mean = new_var = None
-    if training or running_mean is None:
+    if training or running_mean is None or running_var is None:
         axes = tuple(a for a, n in enumerate(shape) if n == 1)
         mean = x.mean(axes)
         var = jnp.square(x - mean.reshape(shape)).mean(axes)
-        if running_mean is not None:
+        if running_mean is not None and running_var is not None:
             count = x.size // x.shape[axis]
             unbiased = var * (count / max(count - 1, 1))
             new_mean = ((1 - momentum) * running_mean + momentum * mean).astype(running_mean.dtype)
@@ -65,7 +67,12 @@ def batch_norm(
 
 
 def layer_norm(
-    input: jax.Array, normalized_shape, weight=None, bias=None, eps: float = 1e-05, cudnn_enable: bool = True
+    input: jax.Array,
+    normalized_shape: Sequence[int],
+    weight: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    eps: float = 1e-05,
+    cudnn_enable: bool = True,
 ) -> jax.Array:
     del cudnn_enable
     axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
@@ -79,11 +86,22 @@ def layer_norm(
     return x.astype(input.dtype)
 
 
-def native_layer_norm(input, normalized_shape, weight, bias, eps) -> tuple[jax.Array, None, None]:
+def native_layer_norm(
+    input: jax.Array,
+    normalized_shape: Sequence[int],
+    weight: jax.Array | None,
+    bias: jax.Array | None,
+    eps: float,
+) -> tuple[jax.Array, None, None]:
     return layer_norm(input, normalized_shape, weight, bias, eps), None, None
 
 
-def rms_norm(input: jax.Array, normalized_shape, weight=None, eps: float | None = None) -> jax.Array:
+def rms_norm(
+    input: jax.Array,
+    normalized_shape: Sequence[int],
+    weight: jax.Array | None = None,
+    eps: float | None = None,
+) -> jax.Array:
     axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
     x = _wide(input)
     eps = float(jnp.finfo(input.dtype).eps) if eps is None else eps
@@ -96,8 +114,8 @@ def rms_norm(input: jax.Array, normalized_shape, weight=None, eps: float | None 
 def group_norm(
     input: jax.Array,
     num_groups: int,
-    weight=None,
-    bias=None,
+    weight: jax.Array | None = None,
+    bias: jax.Array | None = None,
     eps: float = 1e-05,
     cudnn_enabled: bool = True,
     axis: int = 1,
@@ -119,12 +137,29 @@ def group_norm(
     return x.astype(input.dtype)
 
 
-def native_group_norm(input, weight, bias, N, C, HxW, group, eps) -> tuple[jax.Array, None, None]:
+def native_group_norm(
+    input: jax.Array,
+    weight: jax.Array | None,
+    bias: jax.Array | None,
+    N: int,
+    C: int,
+    HxW: int,
+    group: int,
+    eps: float,
+) -> tuple[jax.Array, None, None]:
     return group_norm(input, group, weight, bias, eps), None, None
 
 
 def instance_norm(
-    input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled
+    input: jax.Array,
+    weight: jax.Array | None,
+    bias: jax.Array | None,
+    running_mean: jax.Array | None,
+    running_var: jax.Array | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
 ) -> jax.Array:
     """Instance norm from the input's own statistics."""
     if not use_input_stats:

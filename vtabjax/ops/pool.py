@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vtabjax.ops._sizes import per_dimension
+from vtabjax.ops._sizes import Size, per_dimension
 
 __all__ = [
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
@@ -18,7 +20,14 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _geometry(sizes, kernel, stride, padding, dilation, ceil_mode) -> list[tuple[int, int]]:
+def _geometry(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> list[tuple[int, int]]:
     """Padding (low, high) by dimension; `high` includes what ceil_mode adds."""
     pads = []
     for n, k, s, p, d in zip(sizes, kernel, stride, padding, dilation, strict=True):
@@ -30,7 +39,15 @@ def _geometry(sizes, kernel, stride, padding, dilation, ceil_mode) -> list[tuple
     return pads
 
 
-def _reduce(x, initial, function, kernel, stride, pads, dilation) -> jax.Array:
+def _reduce(
+    x: jax.Array,
+    initial: np.ndarray,
+    function: Callable,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> jax.Array:
     return lax.reduce_window(
         x,
         initial,
@@ -42,7 +59,7 @@ def _reduce(x, initial, function, kernel, stride, pads, dilation) -> jax.Array:
     )
 
 
-def _with_batch(function, x: jax.Array, rank: int, *args) -> jax.Array:
+def _with_batch(function: Callable[..., jax.Array], x: jax.Array, rank: int, *args: Any) -> jax.Array:
     """`function` on channels-last [B, ..., C], also for an input without batch dimension."""
     batched = x.ndim == rank + 2
     x = x if batched else x[None]
@@ -51,7 +68,12 @@ def _with_batch(function, x: jax.Array, rank: int, *args) -> jax.Array:
 
 
 def max_pool_channels_last(
-    x: jax.Array, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False
+    x: jax.Array,
+    kernel_size: Size,
+    stride: Size = (),
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
 ) -> jax.Array:
     """Max pooling of [B, ..., C]."""
     rank = x.ndim - 2
@@ -63,24 +85,50 @@ def max_pool_channels_last(
     return _reduce(x, np.array(low, x.dtype), lax.max, kernel, stride, pads, dilation)
 
 
-def _max_pool(rank, x, *args) -> jax.Array:
+def _max_pool(rank: int, x: jax.Array, *args: Any) -> jax.Array:
     return _with_batch(max_pool_channels_last, x, rank, *args)
 
 
-def max_pool1d(self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False) -> jax.Array:
+def max_pool1d(
+    self: jax.Array,
+    kernel_size: Size,
+    stride: Size = (),
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
     return _max_pool(1, self, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def max_pool2d(self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False) -> jax.Array:
+def max_pool2d(
+    self: jax.Array,
+    kernel_size: Size,
+    stride: Size = (),
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
     return _max_pool(2, self, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def max_pool3d(self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False) -> jax.Array:
+def max_pool3d(
+    self: jax.Array,
+    kernel_size: Size,
+    stride: Size = (),
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
     return _max_pool(3, self, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool2d_with_indices(
-    self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False
+    self: jax.Array,
+    kernel_size: Size,
+    stride: Size = (),
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
 ) -> tuple[jax.Array, None]:
     """The maxima; the indices are not computed (nothing in an image classifier's features uses them)."""
     return max_pool2d(self, kernel_size, stride, padding, dilation, ceil_mode), None
@@ -88,12 +136,12 @@ def max_pool2d_with_indices(
 
 def avg_pool_channels_last(
     x: jax.Array,
-    kernel_size,
-    stride=(),
-    padding=0,
-    ceil_mode=False,
-    count_include_pad=True,
-    divisor_override=None,
+    kernel_size: Size,
+    stride: Size = (),
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> jax.Array:
     """Average pooling of [B, ..., C]."""
     rank = x.ndim - 2
@@ -119,22 +167,41 @@ def avg_pool_channels_last(
     return total / jnp.asarray(counts.reshape(1, *counts.shape[1:], 1), x.dtype)
 
 
-def _avg_pool(rank, x, *args) -> jax.Array:
+def _avg_pool(rank: int, x: jax.Array, *args: Any) -> jax.Array:
     return _with_batch(avg_pool_channels_last, x, rank, *args)
 
 
-def avg_pool1d(self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True) -> jax.Array:
+def avg_pool1d(
+    self: jax.Array,
+    kernel_size: Size,
+    stride: Size = (),
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> jax.Array:
     return _avg_pool(1, self, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
 def avg_pool2d(
-    self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+    self: jax.Array,
+    kernel_size: Size,
+    stride: Size = (),
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> jax.Array:
     return _avg_pool(2, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 def avg_pool3d(
-    self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+    self: jax.Array,
+    kernel_size: Size,
+    stride: Size = (),
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> jax.Array:
     return _avg_pool(3, self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
@@ -144,12 +211,18 @@ def _windows(size: int, out: int) -> list[tuple[int, int]]:
     return [(i * size // out, -((-(i + 1) * size) // out)) for i in range(out)]
 
 
-def adaptive_avg_pool_channels_last(x: jax.Array, output_size) -> jax.Array:
+def adaptive_avg_pool_channels_last(x: jax.Array, output_size: int | Sequence[int | None]) -> jax.Array:
     """Adaptive average pooling of [B, ..., C]."""
     return _adaptive(x.ndim - 2, x, output_size, jnp.mean, end=x.ndim - 1)
 
 
-def _adaptive(rank, x, output_size, reduce, end=None) -> jax.Array:
+def _adaptive(
+    rank: int,
+    x: jax.Array,
+    output_size: Any,
+    reduce: Callable[..., jax.Array],
+    end: int | None = None,
+) -> jax.Array:
     end = x.ndim if end is None else end
     axes = range(end - rank, end)
     outs = per_dimension(output_size, rank)
@@ -169,26 +242,26 @@ def _adaptive(rank, x, output_size, reduce, end=None) -> jax.Array:
     return x
 
 
-def adaptive_avg_pool1d(self, output_size) -> jax.Array:
+def adaptive_avg_pool1d(self: jax.Array, output_size: int | Sequence[int | None]) -> jax.Array:
     return _adaptive(1, self, output_size, jnp.mean)
 
 
-def adaptive_avg_pool2d(self, output_size) -> jax.Array:
+def adaptive_avg_pool2d(self: jax.Array, output_size: int | Sequence[int | None]) -> jax.Array:
     return _adaptive(2, self, output_size, jnp.mean)
 
 
-def _adaptive_avg_pool2d(self, output_size) -> jax.Array:
+def _adaptive_avg_pool2d(self: jax.Array, output_size: int | Sequence[int | None]) -> jax.Array:
     return _adaptive(2, self, output_size, jnp.mean)
 
 
-def adaptive_avg_pool3d(self, output_size) -> jax.Array:
+def adaptive_avg_pool3d(self: jax.Array, output_size: int | Sequence[int | None]) -> jax.Array:
     return _adaptive(3, self, output_size, jnp.mean)
 
 
-def adaptive_max_pool1d(self, output_size) -> tuple[jax.Array, None]:
+def adaptive_max_pool1d(self: jax.Array, output_size: int | Sequence[int | None]) -> tuple[jax.Array, None]:
     return _adaptive(1, self, output_size, jnp.max), None
 
 
-def adaptive_max_pool2d(self, output_size) -> tuple[jax.Array, None]:
+def adaptive_max_pool2d(self: jax.Array, output_size: int | Sequence[int | None]) -> tuple[jax.Array, None]:
     """The maxima; the indices are not computed."""
     return _adaptive(2, self, output_size, jnp.max), None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +17,17 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _sizes_and_scales(x, output_size, factors, rank):
+# Output over input by dimension, None where the sizes decide.
+_Factors = Sequence[Any] | None
+
+
+def _sizes_and_scales(
+    x: jax.Array, output_size: Sequence[int] | None, factors: _Factors, rank: int
+) -> tuple[tuple[int, ...], list[float]]:
     """Output sizes and input pixels per output pixel; a given factor wins over the ratio of sizes, as in ATen."""
     inputs = x.shape[-rank:]
     if output_size is None:
-        output_size = [math.floor(n * f) for n, f in zip(inputs, factors, strict=True)]
+        output_size = [math.floor(n * f) for n, f in zip(inputs, factors or (), strict=True)]
     scales = []
     for i, (n, out) in enumerate(zip(inputs, output_size, strict=True)):
         factor = factors[i] if factors else None
@@ -27,7 +35,9 @@ def _sizes_and_scales(x, output_size, factors, rank):
     return tuple(output_size), scales
 
 
-def _nearest(x, output_size, factors, rank, offset) -> jax.Array:
+def _nearest(
+    x: jax.Array, output_size: Sequence[int] | None, factors: _Factors, rank: int, offset: float
+) -> jax.Array:
     sizes, scales = _sizes_and_scales(x, output_size, factors, rank)
     for axis, out, scale in zip(range(x.ndim - rank, x.ndim), sizes, scales, strict=True):
         # float32, as ATen computes it: the floor must fall on the same side.
@@ -36,31 +46,49 @@ def _nearest(x, output_size, factors, rank, offset) -> jax.Array:
     return x
 
 
-def _factors(scales_h, scales_w):
+def _factors(scales_h: float | None, scales_w: float | None) -> _Factors:
     return None if scales_h is None and scales_w is None else (scales_h, scales_w)
 
 
-def _nearest1d_vec(input, output_size, scale_factors=None):
+def _nearest1d_vec(
+    input: jax.Array, output_size: Sequence[int] | None, scale_factors: _Factors = None
+) -> jax.Array:
     return _nearest(input, output_size, scale_factors, 1, 0)
 
 
-def upsample_nearest1d(self, output_size, scales=None):
+def upsample_nearest1d(
+    self: jax.Array, output_size: Sequence[int] | None, scales: float | None = None
+) -> jax.Array:
     return _nearest(self, output_size, None if scales is None else (scales,), 1, 0)
 
 
-def _nearest2d_vec(input, output_size, scale_factors=None):
+def _nearest2d_vec(
+    input: jax.Array, output_size: Sequence[int] | None, scale_factors: _Factors = None
+) -> jax.Array:
     return _nearest(input, output_size, scale_factors, 2, 0)
 
 
-def upsample_nearest2d(self, output_size, scales_h=None, scales_w=None):
+def upsample_nearest2d(
+    self: jax.Array,
+    output_size: Sequence[int] | None,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> jax.Array:
     return _nearest(self, output_size, _factors(scales_h, scales_w), 2, 0)
 
 
-def _nearest_exact2d_vec(input, output_size, scale_factors=None):
+def _nearest_exact2d_vec(
+    input: jax.Array, output_size: Sequence[int] | None, scale_factors: _Factors = None
+) -> jax.Array:
     return _nearest(input, output_size, scale_factors, 2, 0.5)
 
 
-def _upsample_nearest_exact2d(self, output_size, scales_h=None, scales_w=None):
+def _upsample_nearest_exact2d(
+    self: jax.Array,
+    output_size: Sequence[int] | None,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> jax.Array:
     return _nearest(self, output_size, _factors(scales_h, scales_w), 2, 0.5)
 
 
@@ -96,9 +124,9 @@ def _matrix(n: int, out: int, scale: float, kind: str, align_corners: bool, anti
         return matrix
     if kind == "linear":
         centre = np.maximum(centre, 0)
-        taps, kernel = (0, 1), _triangle
+        taps, kernel = range(0, 2), _triangle
     else:
-        taps, kernel = (-1, 0, 1, 2), lambda t: _cubic(t, -0.75)
+        taps, kernel = range(-1, 3), lambda t: _cubic(t, -0.75)
     base = np.floor(centre)
     if kind == "linear":
         base = np.minimum(base, n - 1)
@@ -109,7 +137,15 @@ def _matrix(n: int, out: int, scale: float, kind: str, align_corners: bool, anti
     return matrix
 
 
-def _interpolate(x, output_size, factors, kind, align_corners, antialias=False, rank=2) -> jax.Array:
+def _interpolate(
+    x: jax.Array,
+    output_size: Sequence[int] | None,
+    factors: _Factors,
+    kind: str,
+    align_corners: bool,
+    antialias: bool = False,
+    rank: int = 2,
+) -> jax.Array:
     sizes, scales = _sizes_and_scales(x, output_size, factors, rank)
     dtype = x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))
@@ -121,47 +157,85 @@ def _interpolate(x, output_size, factors, kind, align_corners, antialias=False, 
     return x.astype(dtype)
 
 
-def _linear1d_vec(input, output_size, align_corners, scale_factors=None):
+def _linear1d_vec(
+    input: jax.Array, output_size: Sequence[int] | None, align_corners: bool, scale_factors: _Factors = None
+) -> jax.Array:
     return _interpolate(input, output_size, scale_factors, "linear", align_corners, rank=1)
 
 
-def upsample_linear1d(self, output_size, align_corners, scales=None):
+def upsample_linear1d(
+    self: jax.Array, output_size: Sequence[int] | None, align_corners: bool, scales: float | None = None
+) -> jax.Array:
     return _linear1d_vec(self, output_size, align_corners, None if scales is None else (scales,))
 
 
-def _bilinear_vec(input, output_size, align_corners, scale_factors=None):
+def _bilinear_vec(
+    input: jax.Array, output_size: Sequence[int] | None, align_corners: bool, scale_factors: _Factors = None
+) -> jax.Array:
     return _interpolate(input, output_size, scale_factors, "linear", align_corners)
 
 
-def upsample_bilinear2d(self, output_size, align_corners, scales_h=None, scales_w=None):
+def upsample_bilinear2d(
+    self: jax.Array,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> jax.Array:
     return _interpolate(self, output_size, _factors(scales_h, scales_w), "linear", align_corners)
 
 
-def _bicubic_vec(input, output_size, align_corners, scale_factors=None):
+def _bicubic_vec(
+    input: jax.Array, output_size: Sequence[int] | None, align_corners: bool, scale_factors: _Factors = None
+) -> jax.Array:
     return _interpolate(input, output_size, scale_factors, "cubic", align_corners)
 
 
-def upsample_bicubic2d(self, output_size, align_corners, scales_h=None, scales_w=None):
+def upsample_bicubic2d(
+    self: jax.Array,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> jax.Array:
     return _interpolate(self, output_size, _factors(scales_h, scales_w), "cubic", align_corners)
 
 
-def _bilinear_aa_vec(input, output_size, align_corners, scale_factors=None):
+def _bilinear_aa_vec(
+    input: jax.Array, output_size: Sequence[int] | None, align_corners: bool, scale_factors: _Factors = None
+) -> jax.Array:
     return _interpolate(input, output_size, scale_factors, "linear", align_corners, True)
 
 
-def _upsample_bilinear2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+def _upsample_bilinear2d_aa(
+    self: jax.Array,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> jax.Array:
     return _interpolate(self, output_size, _factors(scales_h, scales_w), "linear", align_corners, True)
 
 
-def _bicubic_aa_vec(input, output_size, align_corners, scale_factors=None):
+def _bicubic_aa_vec(
+    input: jax.Array, output_size: Sequence[int] | None, align_corners: bool, scale_factors: _Factors = None
+) -> jax.Array:
     return _interpolate(input, output_size, scale_factors, "cubic", align_corners, True)
 
 
-def _upsample_bicubic2d_aa(self, output_size, align_corners, scales_h=None, scales_w=None):
+def _upsample_bicubic2d_aa(
+    self: jax.Array,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> jax.Array:
     return _interpolate(self, output_size, _factors(scales_h, scales_w), "cubic", align_corners, True)
 
 
-def grid_sampler(input, grid, interpolation_mode, padding_mode, align_corners) -> jax.Array:
+def grid_sampler(
+    input: jax.Array, grid: jax.Array, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> jax.Array:
     """Samples [B, C, H, W] at [B, h, w, (x, y)] in [-1, 1]; bilinear (0) or nearest (1), zero or border padding."""
     if interpolation_mode not in (0, 1) or padding_mode not in (0, 1):
         raise NotImplementedError(
@@ -170,13 +244,13 @@ def grid_sampler(input, grid, interpolation_mode, padding_mode, align_corners) -
         )
     h, w = input.shape[2:]
 
-    def unnormalise(g, n):
+    def unnormalise(g: jax.Array, n: int) -> jax.Array:
         g = (g + 1) / 2 * (n - 1) if align_corners else ((g + 1) * n - 1) / 2
         return jnp.clip(g, 0, n - 1) if padding_mode == 1 else g
 
     x, y = unnormalise(grid[..., 0], w), unnormalise(grid[..., 1], h)
 
-    def fetch(row, column):
+    def fetch(row: jax.Array, column: jax.Array) -> jax.Array:
         inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
         row = jnp.clip(row, 0, h - 1).astype(jnp.int32)
         column = jnp.clip(column, 0, w - 1).astype(jnp.int32)
@@ -185,7 +259,7 @@ def grid_sampler(input, grid, interpolation_mode, padding_mode, align_corners) -
 
     if interpolation_mode == 1:
         return fetch(jnp.round(y), jnp.round(x))
-    out = 0
+    out: Any = 0
     for row, wy in ((jnp.floor(y), 1), (jnp.floor(y) + 1, 0)):
         for column, wx in ((jnp.floor(x), 1), (jnp.floor(x) + 1, 0)):
             fy = 1 - (y - jnp.floor(y)) if wy else y - jnp.floor(y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -27,7 +28,7 @@ def sym_min(a: int, b: int) -> int:
     return min(a, b)
 
 
-def _getitem(sequence: Sequence, item: int):
+def _getitem(sequence: Sequence, item: int) -> Any:
     return sequence[item]
 
 

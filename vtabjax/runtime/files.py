@@ -210,7 +210,7 @@ def remove_stale_temporaries(folder: str | os.PathLike) -> int:
     removed = 0
     if is_remote(folder):
         return removed  # nothing is ever half there
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(os.fspath(folder)):
         for name in [n for n in folders if _is_leftover(n)]:
             folders.remove(name)  # nothing to look for in there
             shutil.rmtree(os.path.join(root, name), ignore_errors=True)

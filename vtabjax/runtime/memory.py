@@ -21,14 +21,21 @@ def available() -> float:
     """Bytes that new processes may use, as far as the system and its container tell; 16 GB otherwise."""
     try:
         with open("/proc/meminfo") as f:
-            free = int(re.search(r"MemAvailable:\s+(\d+)", f.read())[1]) * 1024.0
-    except (OSError, TypeError):
+            free = _number(r"MemAvailable:\s+(\d+)", f.read()) * 1024.0
+    except (OSError, ValueError):
         free = 16e9
     try:  # a container has a limit of its own (control groups, version 2); its file cache is free for the taking
         with open(f"{_CGROUP}/memory.max") as limit, open(f"{_CGROUP}/memory.current") as used:
             with open(f"{_CGROUP}/memory.stat") as stat:
-                cache = int(re.search(r"inactive_file (\d+)", stat.read())[1])
+                cache = _number(r"inactive_file (\d+)", stat.read())
                 free = min(free, float(limit.read()) - float(used.read()) + cache)
-    except (OSError, TypeError, ValueError):  # no container, or "max"
+    except (OSError, ValueError):  # no container, or "max"
         pass
     return max(free, 0.0)
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"no {pattern!r} in the system's text")
+    return int(found[1])

@@ -18,7 +18,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def initialize(wanted: bool, detect: bool = True) -> bool:
     return jax.process_count() > 1
 
 
-def _from_environment() -> dict[str, object]:
+def _from_environment() -> dict[str, Any]:
     """The variables that JAX's documentation names; JAX itself reads only the first of them."""
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     if not all(name in os.environ for name in names):
@@ -71,7 +71,9 @@ def _from_environment() -> dict[str, object]:
     try:
         return {"coordinator_address": address, "num_processes": int(count), "process_id": int(number)}
     except ValueError as e:
-        raise ValueError(f"JAX_NUM_PROCESSES={count!r}, JAX_PROCESS_ID={number!r}: both are numbers") from e
+        raise ValueError(
+            f"JAX_NUM_PROCESSES={count!r}, JAX_PROCESS_ID={number!r}: both must be whole numbers"
+        ) from e
 
 
 def _signs() -> bool:
@@ -116,7 +118,8 @@ def gather(value: T) -> list[T]:
     # No public name of JAX either; orbax and JAX's own multihost_utils reach for the same one.
     from jax._src.distributed import global_state
 
-    client, number, me = global_state.client, next(_round), _me()
+    client: Any = global_state.client
+    number, me = next(_round), _me()
     client.key_value_set(f"vtabjax/{number}/{me}", json.dumps(value))
     found = [json.loads(client.blocking_key_value_get(f"vtabjax/{number}/{p}", _WEEK)) for p in range(n)]
     if number:  # everyone who set this round's value has read the last round's
@@ -132,12 +135,13 @@ def broadcast_from_first(make: Callable[[], T]) -> T:
     """
     if count() == 1:
         return make()
-    error, answer = None, None
+    error: Exception | None = None
+    answer: tuple[Any, str | None] = None, None
     if is_first():
         try:
-            answer = [make(), None]
+            answer = make(), None
         except Exception as e:
-            error, answer = e, [None, f"{type(e).__name__}: {e}"]
+            error, answer = e, (None, f"{type(e).__name__}: {e}")
     value, message = gather(answer)[0]
     if error is not None:
         raise error
@@ -154,7 +158,8 @@ def all_or_none(make: Callable[[], T]) -> T:
     """
     if count() == 1:
         return make()
-    error, value = None, None
+    error: Exception | None = None
+    value: Any = None
     try:
         value = make()
     except Exception as e:

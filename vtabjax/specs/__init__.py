@@ -87,7 +87,7 @@ def parse(text: str) -> Spec:
         raise SpecError(f"model {text!r} has no source: {_FORM}")
     if at and not weights:
         raise SpecError(
-            f"model {text!r} names no weights after '@': write @random, @random:SEED or @/path/to/file"
+            f"model {text!r} does not name any weights after '@': write @random, @random:SEED or @/path/to/file"
         )
     name, _, tag = name.partition(".")
     seed = file = None
@@ -111,7 +111,7 @@ def _seed(digits: str, text: str) -> int:
         raise SpecError(f"model {text!r}: the seed {digits!r} is not a whole number; write @random:7")
     if len(digits.lstrip("0")) > 20 or int(digits) > _MAX_SEED:
         raise SpecError(
-            f"model {text!r}: the seed {digits} has more than 64 bits; write one up to {_MAX_SEED}"
+            f"model {text!r}: the seed {digits} does not fit in 64 bits; write one up to {_MAX_SEED}"
         )
     return int(digits)
 

@@ -37,11 +37,11 @@ def find(name: str) -> Task:
     path = name.removeprefix("folder:")
     if not path.strip():
         raise TaskError(
-            f"task {name!r} names no folder (is a variable of the shell not set?); write folder:/path/to/pictures"
+            f"task {name!r} does not name a folder (is a shell variable unset?); write folder:/path/to/pictures"
         )
     root = os.path.abspath(os.path.expanduser(path))
     if not root.strip("/"):  # POSIX lets a path begin with two slashes
-        raise TaskError(f"task {name!r} is the whole file system (is a variable of the shell not set?)")
+        raise TaskError(f"task {name!r} is the whole file system (is a shell variable unset?)")
     return _known(root)
 
 

@@ -40,7 +40,7 @@ def find(tree: Tree) -> Layout:
     """The layout of a folder.
 
     Raises:
-      TaskError: the folder is no classification task, or may be read in two ways.
+      TaskError: the folder is not a classification task, or may be read in two ways.
     """
     base = tree.root
     unused: list[str] = []
@@ -176,7 +176,7 @@ def _unread_hint(directory: Directory) -> str:
 
 
 def _check_names(base: Directory, roles: Mapping[str, object]) -> None:
-    """Refuses directories that are no classes by their names or by what they hold."""
+    """Refuses directories that are not classes by their names or by what they hold."""
     inside = _with_pictures(base)
     images = [d for d in inside if _names.is_images(d.name)]
     targets = [d for d in inside if _names.is_target(d.name)]
@@ -207,7 +207,7 @@ def _check_hidden_splits(base: Directory, inside: Sequence[Directory]) -> None:
     below = [[d.name for d in _with_pictures(child)] for child in inside]
     if len(inside) > 1 and all(names and all(map(_names.role, names)) for names in below):
         raise TaskError(
-            f"{base.path}: {_listed(inside)} hold folders that are called like splits ({', '.join(below[0])}); put "
+            f"{base.path}: {_listed(inside)} hold folders named like splits ({', '.join(below[0])}); put "
             f"the splits above the classes, as in {below[0][0]}/{inside[0].name}/"
         )
     if len(inside) > 1 and all(_names.is_fold(d.name) and not d.pictures for d in inside):
@@ -226,7 +226,7 @@ def _check_class_names(base: Directory) -> None:
         other = by_name.setdefault(name.strip(), name)
         if other != name:
             raise TaskError(
-                f"{base.path}: the classes {other!r} and {name!r} differ in blanks only; join or rename the folders"
+                f"{base.path}: the classes {other!r} and {name!r} differ only in spaces; join or rename the folders"
             )
 
 
@@ -243,7 +243,7 @@ def _check_empty(
         if any(where == d.where or where.startswith(d.where + "/") for n in empty for d in members[split, n])
     ]
     raise TaskError(
-        f"no pictures in {', '.join(f'{n}/' for n in empty)} (known are {' '.join(sorted(PICTURES))})"
+        f"no pictures in {', '.join(f'{n}/' for n in empty)} (supported formats: {' '.join(sorted(PICTURES))})"
         + _unread_hint(members[split, empty[0]][0])
         + "".join(f"\n  {problem}" for problem in problems[:5])
     )

@@ -60,13 +60,13 @@ class Task:
       num_classes: number of classes; some may be absent from the 1,000 training examples.
       splits: split name -> which examples these are, at the published sizes, in tfds's slicing notation.
       label: an example's fields (numpy) -> its label, 0 ... num_classes - 1.
-      fields: the example's fields that `label` reads.
+      label_fields: the example's fields that `label` reads.
       sizes: examples in each split of the data set, as published.
       parts: "train", "val", "test" -> the pieces of the data set's splits that they consist of.
       scale: what stored pixel values are multiplied by (dSprites stores 0 and 1).
-      also: further versions that hold the same examples in the same order.
+      compatible_versions: further versions that hold the same examples in the same order.
       majority: share of the largest class in the test split, where known.
-      manual: what has to be downloaded by hand, and where in the manual folder it goes.
+      manual_download: what has to be downloaded by hand, and where in the manual folder it goes.
       class_names: names of the classes, where the data set itself does not carry them.
       files: split -> its pictures in order, of a folder of pictures.
       problems: path -> why it cannot be read (links to nowhere, directories without permission), of a folder.
@@ -79,13 +79,13 @@ class Task:
     num_classes: int
     splits: Mapping[str, str]
     label: Callable[[Mapping[str, Any]], int]
-    fields: tuple[str, ...] = ("label",)
+    label_fields: tuple[str, ...] = ("label",)
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     parts: Mapping[str, tuple[Part, ...]] = dataclasses.field(default_factory=dict)
     scale: int = 1
-    also: tuple[str, ...] = ()
+    compatible_versions: tuple[str, ...] = ()
     majority: float | None = None
-    manual: str = ""
+    manual_download: str = ""
     class_names: tuple[str, ...] = ()
     files: Mapping[str, tuple[PictureFile, ...]] = dataclasses.field(default_factory=dict)
     problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -97,7 +97,7 @@ class Task:
         return 1 / self.num_classes
 
     @property
-    def slug(self) -> str:
+    def file_stem(self) -> str:
         """The name as a file name; two folders with the same last component have different ones."""
         if not self.name.startswith("folder:"):
             return self.name

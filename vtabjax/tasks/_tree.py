@@ -1,4 +1,4 @@
-"""A folder looked through: its pictures, what is no picture, what cannot be read; every real directory once."""
+"""A folder looked through: its pictures, what is not a picture, what cannot be read; every real directory once."""
 
 from __future__ import annotations
 

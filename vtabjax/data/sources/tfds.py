@@ -45,7 +45,7 @@ def builder_name(task: Task) -> str:
 
 def versions(task: Task) -> tuple[str, ...]:
     """Version patterns a task can be read from, the benchmark's own first."""
-    return (task.builder.partition(":")[2], *task.also)
+    return (task.builder.partition(":")[2], *task.compatible_versions)
 
 
 def matches(version: str, pattern: str) -> bool:
@@ -66,8 +66,8 @@ def manual_dir(data_dir: str | os.PathLike | None) -> epath.Path:
 
 def _not_prepared(task: Task, data_dir: str | os.PathLike | None, why: str) -> NotPreparedError:
     by_hand = ""
-    if task.manual:
-        by_hand = f"\nFirst download by hand: {task.manual.format(manual_dir=manual_dir(data_dir))}"
+    if task.manual_download:
+        by_hand = f"\nFirst download by hand: {task.manual_download.format(manual_dir=manual_dir(data_dir))}"
     return NotPreparedError(
         f"task {task.name}: {why}{by_hand}\nPrepare it with: {prepare_command(task, data_dir)}"
     )
@@ -131,7 +131,7 @@ def open_builder(task: Task, data_dir: str | os.PathLike | None) -> tfds.core.Da
         if missing:
             why = f"{len(missing)} of {len(files)} files of split {split} are missing, first {missing[0]}"
             raise _not_prepared(task, data_dir, why)
-    lacking = [name for name in ("image", *task.fields) if name not in features]
+    lacking = [name for name in ("image", *task.label_fields) if name not in features]
     if lacking:
         raise _not_prepared(task, data_dir, f"{folder} lacks the field {', '.join(lacking)}")
     sizes = split_sizes(builder)
