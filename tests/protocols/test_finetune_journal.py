@@ -33,7 +33,7 @@ def uninterrupted(trainer):
 
 def advanced(trainer, steps=3):
     run = finetune.plan(OWN, learning_rate=0.1, steps=8, classes=3, seed=0)
-    state, losses, hits = trainer.advance(trainer.start(), trainer.data(*SPLITS[0]), run, steps)
+    state, losses, hits = trainer.train_steps(trainer.initial_state(), trainer.data(*SPLITS[0]), run, steps)
     return Progress(state, losses.tolist(), hits.tolist())
 
 
@@ -139,7 +139,7 @@ import sys
 sys.path[:0] = {paths!r}
 import test_finetune_journal as t
 made = t.finetune.Trainer(
-    t.finetune.trunk(t.conv_parts(), t.OWN), t.OWN, classes=3, capacity=40, eval_batch=16
+    t.finetune.trainable(t.conv_parts(), t.OWN), t.OWN, classes=3, capacity=40, eval_batch=16
 )
 found, said = t.resumed({folder!r}, made)
 assert not said and made.mesh.size == 4
@@ -150,7 +150,8 @@ print([p["loss"] for p in found.curves], found.grid[0].val_accuracy)
 
 def test_resumed_on_another_number_of_devices(folder, trainer, uninterrupted, tmp_path):
     """Saved by one device, resumed by four: the same within rounding."""
-    paths = [str(conftest.ROOT), str(conftest.ROOT / "tests" / "support")]
+    tests = conftest.ROOT / "tests"
+    paths = [str(conftest.ROOT), *(str(tests / name) for name in ("", "support", "protocols"))]
     code = _RESUME.format(paths=paths, folder=str(folder), file=str(tmp_path / "correct.npy"))
     environment = {
         **os.environ,

@@ -30,14 +30,14 @@ journal.CHECKPOINT_SECONDS = 0.0  # after every call
 protocol._pace = lambda n, seconds: 3
 own = finetune.Settings(learning_rates=(0.1, 0.02), steps=(9, 12), batch_size=8, seeds=(0, 1))
 made = finetune.Trainer(finetune.trainable(conv_parts(), own), own, classes=5, capacity=40, eval_batch=16)
-advance = made.advance
+advance = made.train_steps
 
 def slow(state, data, run, n):
-    print("step", int(data.count), int(state.step), flush=True)
+    print("step", int(data.n_examples), int(state.step), flush=True)
     sys.stdin.readline()  # until the test lets it go on, or has closed its end
     return advance(state, data, run, n)
 
-made.advance = slow
+made.train_steps = slow
 with finetune.catch_sigterm() as stop:
     record = finetune.Journal({folder!r}, {{"settings": 1}}, stop)
     found = finetune.evaluate(
@@ -161,7 +161,7 @@ _TWENTY_STEPS = """
 own = finetune.Settings(learning_rates=(0.1,), steps=(20,), batch_size=8)
 made = finetune.Trainer(finetune.trainable(conv_parts(), own), own, classes=5, capacity=40, eval_batch=12, loop={loop})
 run = finetune.plan(own, learning_rate=0.1, steps=20, classes=3, seed=0)
-state, losses, _ = made.advance(made.start(), made.data(*examples(30, 3)), run, 20)
+state, losses, _ = made.train_steps(made.initial_state(), made.data(*examples(30, 3)), run, 20)
 found = made.predict(state, examples(50, 3, 1)[0], 3)
 value = np.asarray(state.buffers["bn.running_var"])
 print("result", json.dumps([losses.tolist(), found.tolist(), value.tolist(), jax.device_count()]), flush=True)
