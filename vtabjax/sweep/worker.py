@@ -86,7 +86,7 @@ def run(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat.
     converting = processes.broadcast_from_first(lambda: to_convert(todo, run, workdir))
     progress = Progress(len(todo), models=len(by_model), enabled=processes.is_first())
 
-    def told(model: str, began: float, ended: float, well: bool) -> None:
+    def on_converted(model: str, began: float, ended: float, well: bool) -> None:
         worker.event("convert", model, began, ended, ok=well)
 
     limits = conversions.Limits(
@@ -99,7 +99,7 @@ def run(todo: Sequence[Cell], run: RunOptions, workdir: Path, worker: heartbeat.
         run.image_size,
         limits,
         ahead=run.convert_ahead,
-        told=told,
+        on_converted=on_converted,
     ) as queue:
         session = Session(run, workdir, make_context(run, workdir), queue, progress, worker)
         try:
