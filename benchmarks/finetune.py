@@ -40,7 +40,6 @@ def ours(name: str, args: argparse.Namespace, dtype: str):
     import converters
     from vtabjax import model
     from vtabjax.protocols import finetune
-    from vtabjax.protocols.finetune.training import STEPS_PER_CALL
 
     size = args.image_size
     graph, variables = converters.from_torch(build(name, size), (3, size, size))
@@ -48,11 +47,11 @@ def ours(name: str, args: argparse.Namespace, dtype: str):
     parts = model.SavedModel(graph, variables, {"mean": [0.5] * 3, "std": [0.25] * 3})
     trainer = finetune.Trainer(finetune.trainable(parts, own), own, classes=100, capacity=1000)
     run = finetune.plan(own, learning_rate=0.01, steps=2500, classes=100, seed=0)
-    data, state = trainer.data(*images_and_labels(size, 100)), [trainer.start()]
+    data, state = trainer.data(*images_and_labels(size, 100)), [trainer.initial_state()]
 
     def steps(n: int) -> None:
-        for start in range(0, n, STEPS_PER_CALL):
-            state[0], *_ = trainer.advance(state[0], data, run, min(STEPS_PER_CALL, n - start))
+        for start in range(0, n, finetune.STEPS_PER_CALL):
+            state[0], *_ = trainer.train_steps(state[0], data, run, min(finetune.STEPS_PER_CALL, n - start))
 
     return steps
 

@@ -116,10 +116,10 @@ def rates(artefact: Path) -> dict:
         trainer = finetune.Trainer(finetune.trainable(parts, own), own, classes=100, capacity=ROUND)
         data = trainer.data(images, np.arange(ROUND, dtype=np.int32))
         run = finetune.plan(own, learning_rate=0.01, steps=2500, classes=100, seed=0)
-        state = [trainer.start()]
+        state = [trainer.initial_state()]
 
         def train() -> None:
-            state[0], *_ = trainer.advance(state[0], data, run, ROUND // 16)
+            state[0], *_ = trainer.train_steps(state[0], data, run, ROUND // 16)
             jax.block_until_ready(state[0])
 
         sides["train"] = train

@@ -30,7 +30,7 @@ def fit(made, steps=12, classes=3, n=30, seed=0):
     run = finetune.plan(
         made.settings, learning_rate=made.settings.learning_rates[0], steps=steps, classes=classes, seed=seed
     )
-    state, losses, _ = made.advance(made.start(), made.data(*examples(n, classes)), run, steps)
+    state, losses, _ = made.train_steps(made.initial_state(), made.data(*examples(n, classes)), run, steps)
     return jax.device_get(state), losses
 
 
@@ -117,7 +117,7 @@ def test_two_steps_by_hand():
         finetune.precomputed(4, own), own, classes=7, capacity=6, mesh=devices.data_mesh(jax.devices()[:1])
     )
     run = finetune.plan(own, learning_rate=0.5, steps=1000, classes=3, seed=0)
-    state, losses, hits = made.advance(made.start(), made.data(x, y), run, 2)
+    state, losses, hits = made.train_steps(made.initial_state(), made.data(x, y), run, 2)
 
     weight, velocity, wanted = np.zeros((3, 4)), 0.0, []
     for _ in range(2):  # the batch is all examples in some order
@@ -176,7 +176,7 @@ def test_micro_batches():
             mesh=devices.data_mesh(jax.devices()[:1]),
         )
         run = finetune.plan(own, learning_rate=0.1, steps=12, classes=3, seed=0)
-        found.append(made.advance(made.start(), made.data(features, examples(30, 3)[1]), run, 12))
+        found.append(made.train_steps(made.initial_state(), made.data(features, examples(30, 3)[1]), run, 12))
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5)
     np.testing.assert_allclose(found[0][0].head["weight"], found[1][0].head["weight"], rtol=1e-4, atol=1e-6)
     # Batch norm sees micro-batches.
@@ -206,7 +206,7 @@ def test_predictions_of_a_ragged_number_of_images():
     made = trainer(settings())
     data = examples(30, 3)
     run = finetune.plan(made.settings, learning_rate=0.1, steps=60, classes=3, seed=0)
-    state, _, _ = made.advance(made.start(), made.data(*data), run, 60)
+    state, _, _ = made.train_steps(made.initial_state(), made.data(*data), run, 60)
     images, labels = examples(37, 3, seed=1)
     found = made.predict(state, images, 3)
     assert found.shape == (37,) and np.mean(found == labels) > 0.8
@@ -275,7 +275,7 @@ def test_chooses_on_validation_and_retrains_on_both():
     # The first grid point is what it would be alone; a retrained model saw all 40 examples.
     run = finetune.plan(own, learning_rate=found.learning_rate, steps=found.steps, classes=3, seed=6)
     both = [np.concatenate(pair) for pair in zip(train, val, strict=True)]
-    state, _, _ = made.advance(made.start(), made.data(*both), run, found.steps)
+    state, _, _ = made.train_steps(made.initial_state(), made.data(*both), run, found.steps)
     np.testing.assert_allclose(kept[6].trunk["conv.weight"], state.trunk["conv.weight"], rtol=1e-6)
     correct = made.predict(state, test[0], 3) == test[1]
     np.testing.assert_array_equal(found.finals[1].correct, correct)
@@ -318,17 +318,17 @@ def test_everything_diverges():
 def test_a_diverged_retraining_falls_back_on_the_next_point(monkeypatch):
     own = settings(learning_rates=(0.1, 0.05), steps=(20,))
     made = trainer(own)
-    advance = made.advance
+    advance = made.train_steps
 
     def diverging(state, data, run, n):
         state, losses, hits = advance(state, data, run, n)
-        if run.learning_rate == np.float32(best) and int(data.count) == 40:
+        if run.learning_rate == np.float32(best) and int(data.n_examples) == 40:
             losses[-1] = np.inf
         return state, losses, hits
 
     splits = examples(30, 3), examples(10, 3, 1), examples(50, 3, 2)
     best = finetune.evaluate(made, *splits, classes=3).learning_rate
-    monkeypatch.setattr(made, "advance", diverging)
+    monkeypatch.setattr(made, "train_steps", diverging)
     found = finetune.evaluate(made, *splits, classes=3)
     assert found.learning_rate == best and found.finals[0].learning_rate != best
 
@@ -339,7 +339,7 @@ def out_of_memory():
 
 def test_out_of_memory_halves_the_micro_batch(monkeypatch):
     made = trainer(settings(batch_size=24))
-    advance, put_batch = made.advance, devices.put_batch
+    advance, put_batch = made.train_steps, devices.put_batch
 
     def small(state, data, run, n):
         if made.micro_batch > 8:
@@ -351,7 +351,7 @@ def test_out_of_memory_halves_the_micro_batch(monkeypatch):
             raise out_of_memory()
         return put_batch(inputs, start, size, *args)
 
-    monkeypatch.setattr(made, "advance", small)
+    monkeypatch.setattr(made, "train_steps", small)
     monkeypatch.setattr(devices, "put_batch", few)
     splits = examples(30, 3), examples(10, 3, 1), examples(20, 3, 2)
     found = finetune.evaluate(made, *splits, classes=3)
@@ -367,7 +367,7 @@ def test_out_of_memory_with_one_example(monkeypatch):
     def never(*_):
         raise out_of_memory()
 
-    monkeypatch.setattr(made, "advance", never)
+    monkeypatch.setattr(made, "train_steps", never)
     with pytest.raises(ValueError, match="remat"):
         finetune.evaluate(made, examples(30, 3), examples(10, 3), examples(9, 3), classes=3)
     assert made.micro_batch == 1
@@ -391,7 +391,7 @@ def saved_after_each_call(monkeypatch, folder):
 def test_out_of_memory_after_a_checkpoint_ends(on_disk, monkeypatch, tmp_path):
     """Memory that another process takes in the middle of a run: what was saved does not set the micro-batch back."""
     made = trainer(settings(batch_size=24, steps=(6,)))
-    advance, calls = made.advance, []
+    advance, calls = made.train_steps, []
 
     def small(state, data, run, n):
         calls.append(made.micro_batch)
@@ -400,7 +400,7 @@ def test_out_of_memory_after_a_checkpoint_ends(on_disk, monkeypatch, tmp_path):
             raise out_of_memory()
         return advance(state, data, run, n)
 
-    monkeypatch.setattr(made, "advance", small)
+    monkeypatch.setattr(made, "train_steps", small)
     journal = saved_after_each_call(monkeypatch, tmp_path / "cell" if on_disk else None)
     splits = examples(30, 3), examples(10, 3, 1), examples(20, 3, 2)
     found = finetune.evaluate(made, *splits, classes=3, journal=journal)
@@ -411,7 +411,7 @@ def test_out_of_memory_after_a_checkpoint_ends(on_disk, monkeypatch, tmp_path):
 
 def test_memory_that_runs_out_without_end(monkeypatch, tmp_path):
     made = trainer(settings(batch_size=24, steps=(6,)))
-    advance, calls = made.advance, []
+    advance, calls = made.train_steps, []
 
     def never_again(state, data, run, n):
         calls.append(made.micro_batch)
@@ -419,7 +419,7 @@ def test_memory_that_runs_out_without_end(monkeypatch, tmp_path):
             raise MemoryError("cannot allocate")
         return advance(state, data, run, n)
 
-    monkeypatch.setattr(made, "advance", never_again)
+    monkeypatch.setattr(made, "train_steps", never_again)
     with pytest.raises(ValueError, match="the fewest that 1 device"):
         journal = saved_after_each_call(monkeypatch, tmp_path / "cell")
         finetune.evaluate(made, examples(30, 3), examples(10, 3), examples(9, 3), classes=3, journal=journal)

@@ -103,14 +103,14 @@ def test_saved_models_open(config, tmp_path):
 def test_out_of_memory_is_told(config, tmp_path, monkeypatch):
     import jax
 
-    advance = finetune.Trainer.advance
+    advance = finetune.Trainer.train_steps
 
     def small(self, *arguments):
         if self.micro_batch > 8:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return advance(self, *arguments)
 
-    monkeypatch.setattr(finetune.Trainer, "advance", small)
+    monkeypatch.setattr(finetune.Trainer, "train_steps", small)
     config.finetune.steps, config.finetune.seeds = "3", "0"
     assert runner.run(config, tmp_path) == 0
     record = only(tmp_path)
@@ -191,8 +191,8 @@ def trained(parts, classes=4):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (20, height, width, channels), dtype=np.uint8)
     run = finetune.plan(own, learning_rate=0.05, steps=3, classes=classes, seed=0)
-    state, _, _ = made.advance(
-        made.start(), made.data(images, (np.arange(20) % classes).astype(np.int32)), run, 3
+    state, _, _ = made.train_steps(
+        made.initial_state(), made.data(images, (np.arange(20) % classes).astype(np.int32)), run, 3
     )
     values = jax.device_get(state)
     artefact = head.with_head(

@@ -33,7 +33,7 @@ def uninterrupted(trainer):
 
 def advanced(trainer, steps=3):
     run = finetune.plan(OWN, learning_rate=0.1, steps=8, classes=3, seed=0)
-    state, losses, hits = trainer.advance(trainer.start(), trainer.data(*SPLITS[0]), run, steps)
+    state, losses, hits = trainer.train_steps(trainer.initial_state(), trainer.data(*SPLITS[0]), run, steps)
     return Progress(state, losses.tolist(), hits.tolist())
 
 

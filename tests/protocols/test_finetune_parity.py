@@ -46,7 +46,7 @@ def test_follows_pytorch(name, size, options, rate):
         mesh = devices.data_mesh(jax.devices()[:1])
         trainer = finetune.Trainer(trunk, settings, classes=CLASSES + 4, capacity=EXAMPLES + 3, mesh=mesh)
         plan = finetune.plan(settings, learning_rate=rate, steps=STEPS, classes=CLASSES, seed=3)
-        data, state = trainer.data(images, labels), trainer.start()
+        data, state = trainer.data(images, labels), trainer.initial_state()
         draw = jax.jit(
             lambda step: finetune.sample(
                 plan.key, step, np.int32(EXAMPLES), size=EXAMPLES, batch=BATCH, sampling="epoch"
@@ -55,7 +55,7 @@ def test_follows_pytorch(name, size, options, rate):
         batches = [np.array(draw(step)) for step in range(STEPS)]
         losses = []
         for n in (20, 30):
-            state, loss, _ = trainer.advance(state, data, plan, n)
+            state, loss, _ = trainer.train_steps(state, data, plan, n)
             losses.extend(loss)
 
     head = torch.nn.Linear(module.num_features, CLASSES).double()

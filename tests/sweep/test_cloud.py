@@ -171,7 +171,7 @@ def test_an_error_in_between_ends_the_converters(fake_converters, store, monkeyp
 
     models = [f"tiny/m{i}" for i in range(3)]
     with conversions.Conversions(
-        models, "gs://bucket/models", 16, conversions.Limits(60), told=tell
+        models, "gs://bucket/models", 16, conversions.Limits(60), on_converted=tell
     ) as queue:
         queue.result("tiny/m0")
         for model in models[1:]:

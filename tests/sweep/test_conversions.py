@@ -67,7 +67,7 @@ def test_conversions_stay_a_few_models_ahead(tmp_path, fake_converters):
 
     told = []
     with conversions.Conversions(
-        models, tmp_path, 16, Limits(60), ahead=2, told=lambda *e: told.append(e)
+        models, tmp_path, 16, Limits(60), ahead=2, on_converted=lambda *e: told.append(e)
     ) as queue:
         assert converted(2)
         queue.result("tiny/m0")

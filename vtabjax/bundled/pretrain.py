@@ -85,12 +85,12 @@ def train(parts: SavedModel, config: Any, say: Callable[[str], None] = print) ->
     plan = finetune.plan(
         settings, learning_rate=config.learning_rate, steps=config.steps, classes=CLASSES, seed=config.seed
     )
-    state, step = trainer.start(), 0
+    state, step = trainer.initial_state(), 0
     while step < config.steps:
         data = trainer.data(*pictures(step * config.batch_size, config.round, config.image_size))
         for _ in range(0, config.round // config.batch_size, 64):
             n = min(64, config.round // config.batch_size, config.steps - step)
-            state, losses, hits = trainer.advance(state, data, plan, n)
+            state, losses, hits = trainer.train_steps(state, data, plan, n)
             step += n
             say(f"step {step}/{config.steps}: loss {losses.mean():.4f}, accuracy {hits.mean():.4f}")
             if step >= config.steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from vtabjax import specs
 from vtabjax.runtime import files, memory
@@ -48,6 +49,13 @@ class Limits(NamedTuple):
     bytes: float | None = None
 
 
+class _Fed(NamedTuple):
+    """How far a process got: whether it answered at all, and when the last model began."""
+
+    answered: bool
+    began: float
+
+
 class Conversions:
     """Converts models, one after the other, while the caller works on those that are done.
 
@@ -63,7 +71,7 @@ class Conversions:
         limits: Limits,
         *,
         ahead: int = AHEAD,
-        told: Callable[[str, float, float, bool], None] = lambda *_: None,
+        on_converted: Callable[[str, float, float, bool], None] = lambda *_: None,
     ):
         """Starts converting.
 
@@ -73,8 +81,8 @@ class Conversions:
           image_size: edge in pixels; 0: each model's own.
           limits: for one model.
           ahead: converted models that nobody has asked for yet, at most; 0 converts each when it is asked for.
-          told: called from another thread with every model, when its conversion began and ended (time.time()), and
-            whether it succeeded.
+          on_converted: called from another thread with every model, when its conversion began and ended
+            (time.time()), and whether it succeeded.
 
         Raises:
           ValueError: `ahead` is negative: then no model would ever have its turn.
@@ -82,21 +90,19 @@ class Conversions:
         """
         if ahead < 0:
             raise ValueError(f"ahead={ahead} must be at least 0")
-        self._models, self._dir, self._size, self._limits = (
-            list(models),
-            files.as_path(models_dir),
-            image_size,
-            limits,
-        )
-        self._ahead, self._told = ahead, told
-        self._futures = {model: concurrent.futures.Future() for model in models}
+        self._models, self._dir = list(models), files.as_path(models_dir)
+        self._size, self._limits = image_size, limits
+        self._ahead, self._on_converted = ahead, on_converted
+        self._futures: dict[str, concurrent.futures.Future[Conversion]] = {
+            model: concurrent.futures.Future() for model in models
+        }
         self._number = {model: i for i, model in enumerate(models)}
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._closed = False
-        self._asked = 0  # models that were asked for
+        self._requested = 0  # models that were asked for
         self._room = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="conversions", daemon=True)
-        self._staging = None
+        self._staging: tempfile.TemporaryDirectory[str] | None = None
         if not models:
             return
         if files.is_remote(self._dir):  # converted here, then sent there
@@ -118,7 +124,7 @@ class Conversions:
           ConversionError: it could not be converted.
         """
         with self._room:
-            self._asked = max(self._asked, self._number[model] + 1)
+            self._requested = max(self._requested, self._number[model] + 1)
             self._room.notify_all()
         return self._futures[model].result()
 
@@ -137,7 +143,7 @@ class Conversions:
     def __enter__(self) -> Conversions:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _work(self) -> None:
@@ -149,45 +155,24 @@ class Conversions:
             for model in remaining:
                 self._futures[model].set_exception(ConversionError(f"the converters cannot run: {e}"))
 
-    def _turn(self, model: str) -> bool:
+    def _wait_for_turn(self, model: str) -> bool:
         """Waits until the model may be converted; False when it need not be any more."""
         with self._room:
-            self._room.wait_for(lambda: self._closed or self._number[model] < self._asked + self._ahead)
+            self._room.wait_for(lambda: self._closed or self._number[model] < self._requested + self._ahead)
         return not self._closed
 
     def _run(self, remaining: list[str]) -> None:
         """Converts models in one process, as far as it gets, and takes them out of `remaining`."""
-        size = [f"--input_size={self._size}"] if self._size else []
-        command = [*converters_client.COMMAND, "convert", "-", f"--out={self._out}", *size, "--json_lines"]
-        if not self._turn(remaining[0]):
+        if not self._wait_for_turn(remaining[0]):
             return
         with open(self.log, "ab") as log:
             offset = log.tell()
-            with self._room:
-                if self._closed:
-                    return
-                self._process = process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-                )
-        answers = converters_client.json_lines(process.stdout)
+            process = self._start(log)
+        if process is None:
+            return
         guard = _Guard(process, self._limits)
-        answered = False
         try:
-            while remaining and self._turn(remaining[0]):
-                model = remaining[0]
-                began = time.time()
-                guard.begin()
-                try:
-                    print(model, file=process.stdin, flush=True)
-                except BrokenPipeError:
-                    break
-                line = next((a for a in answers if a["spec"] in (model, str(specs.parse(model)))), None)
-                guard.end()
-                if line is None:
-                    break
-                answered = True
-                self._answer(model, line, began)
-                del remaining[0]
+            fed = self._feed(process, guard, remaining)
         except BaseException:  # it would wait for its next line, and the wait below for its end
             process.kill()
             raise
@@ -196,30 +181,55 @@ class Conversions:
             guard.stop()
             if self._closed or not remaining:
                 process.kill()  # it waits for more
-            try:
-                status = process.wait(_TO_END)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                status = process.wait()
-            for pipe in (process.stdin, process.stdout):
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
+            status = _reap(process)
         if not remaining or self._closed:
             return
         with open(self.log, "rb") as log:
             log.seek(offset)
             reason = guard.reason or converters_client.reason(status, log.read().decode(errors="replace"))
         # It crashed in one model, unless it never got as far as models: then the rest would fail the same way.
-        lost = remaining[:1] if answered or guard.reason or status < 0 else list(remaining)
+        lost = remaining[:1] if fed.answered or guard.reason or status < 0 else list(remaining)
+        where = "" if self._staging else f"; see {self.log}"
         for model in lost:
             remaining.remove(model)
-            self._told(model, began, time.time(), False)
-            where = "" if self._staging else f"; see {self.log}"
+            self._on_converted(model, fed.began, time.time(), False)
             self._futures[model].set_exception(ConversionError(f"{reason}{where}"))
 
-    def _answer(self, model: str, line: dict[str, Any], began: float) -> None:
+    def _start(self, log: IO[bytes]) -> subprocess.Popen[str] | None:
+        """A process of the converters that reads specs and writes to `log`; None when it need not be any more."""
+        size = [f"--input_size={self._size}"] if self._size else []
+        command = [*converters_client.COMMAND, "convert", "-", f"--out={self._out}", *size, "--json_lines"]
+        with self._room:
+            if self._closed:
+                return None
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+            return self._process
+
+    def _feed(self, process: subprocess.Popen[str], guard: _Guard, remaining: list[str]) -> _Fed:
+        """Gives a process one model after the other until it ends; takes out of `remaining` what it answered."""
+        assert process.stdout is not None
+        lines = converters_client.json_lines(process.stdout)
+        fed = _Fed(False, time.time())
+        while remaining and self._wait_for_turn(remaining[0]):
+            model = remaining[0]
+            fed = fed._replace(began=time.time())
+            guard.begin()
+            try:
+                print(model, file=process.stdin, flush=True)
+            except BrokenPipeError:
+                break
+            line = next((a for a in lines if a["spec"] in (model, str(specs.parse(model)))), None)
+            guard.end()
+            if line is None:
+                break
+            fed = fed._replace(answered=True)
+            self._resolve(model, line, fed.began)
+            del remaining[0]
+        return fed
+
+    def _resolve(self, model: str, line: dict[str, Any], began: float) -> None:
         future = self._futures[model]
         problem, path = None, Path(line.get("path") or "")
         if line.get("status") == "failed":
@@ -231,7 +241,7 @@ class Conversions:
                 path = self._send(path)
             except Exception as e:  # of whatever kind the object store has; the next model may get through
                 problem = f"it was converted, but could not be sent to {self._dir}: {type(e).__name__}: {e}"
-        self._told(model, began, time.time(), problem is None)
+        self._on_converted(model, began, time.time(), problem is None)
         if problem is not None:
             future.set_exception(ConversionError(problem))
         else:
@@ -252,10 +262,24 @@ class Conversions:
         return there
 
 
+def _reap(process: subprocess.Popen[str]) -> int:
+    """The exit status of a process that has nothing more to say."""
+    try:
+        status = process.wait(_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        status = process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
+    return status
+
+
 class _Guard:
     """Kills a process that takes too long or too much memory; `reason` says so."""
 
-    def __init__(self, process: subprocess.Popen, limits: Limits):
+    def __init__(self, process: subprocess.Popen[str], limits: Limits):
         self.reason = ""
         self._process, self._seconds = process, limits.seconds
         self._bytes = 0.75 * memory.available() if limits.bytes is None else limits.bytes

@@ -74,7 +74,7 @@ def run(pending: Sequence[Cell], options: RunOptions, workdir: Path, beat: heart
     converting = processes.broadcast_from_first(lambda: to_convert(pending, options, workdir))
     progress = Progress(len(pending), models=len(by_model), enabled=processes.is_first())
 
-    def told(model: str, began: float, ended: float, well: bool) -> None:
+    def on_converted(model: str, began: float, ended: float, well: bool) -> None:
         beat.event("convert", model, began, ended, ok=well)
 
     memory = options.convert_memory_gb * 1e9 if options.convert_memory_gb else None
@@ -86,7 +86,7 @@ def run(pending: Sequence[Cell], options: RunOptions, workdir: Path, beat: heart
         options.image_size,
         limits,
         ahead=options.convert_ahead,
-        told=told,
+        on_converted=on_converted,
     ) as queue:
         sweep = make_context(options, workdir, queue, progress, beat)
         try:

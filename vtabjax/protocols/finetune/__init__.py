@@ -2,7 +2,8 @@
 
 from vtabjax.protocols.finetune.backbone import Backbone, precomputed, trainable
 from vtabjax.protocols.finetune.journal import Journal, catch_sigterm
-from vtabjax.protocols.finetune.protocol import DivergedError, Final, GridPoint, Result, evaluate
+from vtabjax.protocols.finetune.protocol import evaluate
+from vtabjax.protocols.finetune.result import DivergedError, Final, GridPoint, Result
 from vtabjax.protocols.finetune.settings import Settings, schedule
 from vtabjax.protocols.finetune.training import Schedule, State, Trainer, TrainingSet, plan, sample
 

@@ -57,7 +57,7 @@ def needed(graph: Graph) -> Graph:
     )
 
 
-def _saved(primitive, *_, **params) -> bool:
+def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
     """What rematerialisation keeps: results of convolutions and of products with weights."""
     if primitive.name == "dot_general":
         return not params["dimension_numbers"][1][0]  # not the attention maps, whose products are batched
@@ -65,36 +65,38 @@ def _saved(primitive, *_, **params) -> bool:
 
 
 def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
-    """A converted model as a trunk whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
+    """A converted model whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
     graph = needed(parts.graph)
-    wide, compute = settings.param_dtype, jnp.dtype(settings.dtype)
+    param_dtype, compute_dtype = settings.param_dtype, jnp.dtype(settings.dtype)
 
-    def wide_array(name: str) -> np.ndarray:
+    def cast(name: str) -> np.ndarray:
         value = np.asarray(parts.variables[name])
         floating = jnp.issubdtype(value.dtype, jnp.floating)
-        return value.astype(wide if floating else jax.dtypes.canonicalize_dtype(value.dtype))
+        return value.astype(param_dtype if floating else jax.dtypes.canonicalize_dtype(value.dtype))
 
     trained = [k for k, v in graph.variables.items() if v.kind == "parameter"]
     others = [k for k in graph.variables if k not in trained and k in parts.variables]
-    names = {k: v.kind for k, v in graph.variables.items()}
+    kinds = {k: v.kind for k, v in graph.variables.items()}
 
-    def forward(parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool):
-        inputs = model.normalise(images.astype(wide) / 255, parts.info).astype(compute)
+    def forward(
+        parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict]:
+        inputs = model.normalise(images.astype(param_dtype) / 255, parts.info).astype(compute_dtype)
         # Running statistics stay wide: a bfloat16 average would stop moving.
-        variables = {**buffers, **{k: v.astype(compute) for k, v in parameters.items()}}
+        variables = {**buffers, **{k: v.astype(compute_dtype) for k, v in parameters.items()}}
         for name, value in buffers.items():
-            if names[name] == "buffer" and jnp.issubdtype(value.dtype, jnp.floating):
-                variables[name] = value.astype(compute)
+            if kinds[name] == "buffer" and jnp.issubdtype(value.dtype, jnp.floating):
+                variables[name] = value.astype(compute_dtype)
         outputs, updates = model.apply(graph, variables, inputs, train=train)
-        return outputs["features"].astype(wide), {**buffers, **updates}
+        return outputs["features"].astype(param_dtype), {**buffers, **updates}
 
     if settings.remat:
         forward = jax.checkpoint(forward, policy=_saved, static_argnums=3)
     channels, height, width = graph.input_size
     return Backbone(
         forward,
-        {k: wide_array(k) for k in trained},
-        {k: wide_array(k) for k in others},
+        {k: cast(k) for k in trained},
+        {k: cast(k) for k in others},
         _features(parts),
         (height, width, channels),
         np.uint8,
@@ -111,9 +113,11 @@ def _features(parts: model.SavedModel) -> int:
 
 
 def precomputed(width: int, settings: Settings) -> Backbone:
-    """No trunk at all: inputs are features [B, D] that were computed once."""
+    """Nothing to train below the head: inputs are features [B, D] that were computed once."""
 
-    def forward(parameters: Mapping, buffers: Mapping, inputs: jax.Array, train: bool):
+    def forward(
+        parameters: Mapping, buffers: Mapping, inputs: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict]:
         return inputs.astype(settings.param_dtype), {}
 
     return Backbone(forward, {}, {}, width, (width,), settings.param_dtype)

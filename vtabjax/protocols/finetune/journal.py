@@ -61,16 +61,15 @@ class Journal:
         self._stop, self._say, self._saved = stop, say, time.monotonic()
         self._owner = processes.broadcast_from_first(files.owner)
         fresh = {"identity": json.loads(json.dumps(identity)), "finished": {}, "current": None}
-        found = processes.broadcast_from_first(
-            self._read
-        )  # another process may not see the latest file, or no longer
-        if found is None or found["identity"] != fresh["identity"]:
-            if found is not None and found["current"] is not None:
-                self._remove(found["current"]["state"])
-            found = fresh
-        self._content = found
+        # Another process may not see the latest file, or no longer.
+        content = processes.broadcast_from_first(self._read)
+        if content is None or content["identity"] != fresh["identity"]:
+            if content is not None and content["current"] is not None:
+                self._remove(content["current"]["state"])
+            content = fresh
+        self._content: dict[str, Any] = content
         if self._folder is not None and _first():
-            self._sweep()
+            self._remove_stale_checkpoints(self._folder)
 
     def _read(self) -> dict[str, Any] | None:
         if self._folder is None:
@@ -94,10 +93,10 @@ class Journal:
             text = json.dumps({**self._content, "digest": _digest(self._content)})
             files.write_text(self._folder / "progress.json", text)
 
-    def _sweep(self) -> None:
+    def _remove_stale_checkpoints(self, folder: Path) -> None:
         """Removes checkpoints that dead processes left, complete or not."""
         current = self._content["current"]
-        for path in self._folder.glob("state-*"):
+        for path in folder.glob("state-*"):
             with contextlib.suppress(OSError):
                 # A living process of another machine renews its own every few minutes.
                 old = time.time() - path.stat().st_mtime > _DEAD_SECONDS
@@ -126,7 +125,8 @@ class Journal:
         if current is None or current["run"] != run:
             return None
         state = self._restored(current, trainer)
-        if not all(processes.gather(state is not None)):
+        intact = all(processes.gather(state is not None))
+        if state is None or not intact:
             self._say(f"{self._folder / current['state']} is damaged: {run} starts from its beginning")
             self._content["current"] = None
             return None
@@ -139,7 +139,7 @@ class Journal:
 
         # On the devices of now, which may be others than those it was saved from.
         target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trainer.start()
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trainer.initial_state()
         )
         try:
             with ocp.StandardCheckpointer() as checkpointer:
@@ -209,7 +209,8 @@ def any_process(due: bool, stop: bool) -> tuple[bool, bool]:
         return due, stop
     from jax.experimental import multihost_utils
 
-    return tuple(map(bool, multihost_utils.process_allgather(np.asarray([due, stop])).any(axis=0)))
+    due, stop = multihost_utils.process_allgather(np.asarray([due, stop])).any(axis=0).tolist()
+    return due, stop
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ class Meter:
     def __enter__(self) -> Meter:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def run(self, name: str, done: int) -> None:

@@ -7,11 +7,13 @@ features; batch norm in training mode. docs/finetune.md has the whole story.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,14 +21,9 @@ import numpy as np
 from vtabjax import results
 from vtabjax.protocols.finetune.journal import Journal, Progress
 from vtabjax.protocols.finetune.meter import Meter
+from vtabjax.protocols.finetune.result import DivergedError, Final, GridPoint, Result
 from vtabjax.protocols.finetune.settings import Settings, schedule
-from vtabjax.protocols.finetune.training import (
-    STEPS_PER_CALL,
-    State,
-    Trainer,
-    TrainingSet,
-    plan,
-)
+from vtabjax.protocols.finetune.training import STEPS_PER_CALL, State, Trainer, TrainingSet, plan
 from vtabjax.runtime import devices
 
 # A call of the device is at most so long: what SIGTERM waits for, and progress.
@@ -34,75 +31,6 @@ _SECONDS_PER_CALL = 5.0
 _CURVE_POINTS = 100
 
 Examples = tuple[np.ndarray, np.ndarray]
-T = TypeVar("T")
-
-
-class DivergedError(ValueError):
-    """Training diverged wherever it was tried."""
-
-
-class GridPoint(NamedTuple):
-    """A grid point, trained on the training and evaluated on the validation examples.
-
-    Attributes:
-      learning_rate: initial learning rate.
-      steps: number of steps.
-      val_accuracy: None where it diverged.
-      diverged_at: first step whose loss was not finite, or None.
-      micro_batch: examples that passed through the model at once.
-    """
-
-    learning_rate: float
-    steps: int
-    val_accuracy: float | None
-    diverged_at: int | None
-    micro_batch: int
-
-
-class Final(NamedTuple):
-    """A retrained model on the test examples.
-
-    Attributes:
-      seed: of the order of the examples.
-      learning_rate: initial learning rate.
-      steps: number of steps.
-      accuracy: on the test examples.
-      correct: whether each was classified correctly, bool [N].
-      micro_batch: examples that passed through the model at once.
-    """
-
-    seed: int
-    learning_rate: float
-    steps: int
-    accuracy: float
-    correct: np.ndarray
-    micro_batch: int
-
-
-class Result(NamedTuple):
-    """What the protocol found.
-
-    Attributes:
-      accuracy: test accuracy, the median over the seeds (of an even number of them the lower middle one, so that it
-        is one run's).
-      val_accuracy: the chosen grid point's.
-      learning_rate: chosen.
-      steps: chosen.
-      correct: bool [N], of the median run.
-      grid: every grid point.
-      finals: every seed.
-      curves: a dict per point of the learning curves: run, step, learning_rate, loss and accuracy (means over the
-        steps since the point before).
-    """
-
-    accuracy: float
-    val_accuracy: float
-    learning_rate: float
-    steps: int
-    correct: np.ndarray
-    grid: tuple[GridPoint, ...]
-    finals: tuple[Final, ...]
-    curves: list[dict]
 
 
 def evaluate(
@@ -134,119 +62,54 @@ def evaluate(
       SystemExit: the journal was told to stop; progress is saved.
     """
     settings = trainer.settings
-    journal = Journal() if journal is None else journal
-    curves: list[dict] = []
-    points = list(itertools.product(settings.learning_rates, settings.steps))
     meter = Meter(
-        sum(steps for _, steps in points) + len(settings.seeds) * max(settings.steps),
+        sum(steps for _, steps in _grid(settings)) + len(settings.seeds) * max(settings.steps),
         settings.batch_size,
         label,
     )
+    protocol = _Protocol(trainer, classes, Journal() if journal is None else journal, meter, keep)
     with meter:
-        grid = []
-        data = _Once(lambda: trainer.data(*train))
-        for rate, steps in points:
-            name = f"grid learning_rate={float(rate)!r} steps={steps}"
-            record = journal.finished(name)
-            if record is None:
-                fitted = _fit(trainer, data(), name, rate, steps, classes, settings.seeds[0], journal, meter)
-                accuracy = None
-                if fitted.state is not None:
-                    accuracy = float(np.mean(trainer.predict(fitted.state, val[0], classes) == val[1]))
-                record = {
-                    "val_accuracy": accuracy,
-                    "diverged_at": fitted.diverged_at,
-                    "micro_batch": trainer.micro_batch,
-                    "curve": _curve(name, fitted, rate, steps, settings),
-                }
-                journal.finish(name, record)
-                del fitted
-            else:
-                meter.skip(steps)
-            curves += record["curve"]
-            fields = (record[k] for k in ("val_accuracy", "diverged_at", "micro_batch"))
-            grid.append(GridPoint(rate, steps, *fields))
-        del data
-        scored = [(p.val_accuracy, p) for p in grid if p.val_accuracy is not None]
-        scored.sort(
-            key=lambda pair: -pair[0]
-        )  # stable: ties go to the point that comes first in the settings
-        ranked = [p for _, p in scored]
-        if not ranked:
-            raise DivergedError(
-                "every grid point diverged ("
-                + "; ".join(f"learning rate {p.learning_rate:g} at step {p.diverged_at}" for p in grid)
-                + "): give smaller finetune.learning_rates or a finetune.warmup"
-            )
+        grid = protocol.train_grid(train, val)
+        ranked = _ranked(grid)
         meter.expect(len(settings.seeds) * (ranked[0].steps - max(settings.steps)))
-        both = tuple(np.concatenate(pair) for pair in zip(train, val, strict=True))
-        data, test_data = _Once(lambda: trainer.data(*both)), _Once(test if callable(test) else lambda: test)
-        finals = []
-        for seed in settings.seeds:
-            final, curve = _final(trainer, data, test_data, ranked, seed, classes, journal, keep, meter)
-            finals.append(final)
-            curves += curve
+        finals = protocol.retrain(ranked, train, val, test)
     middle = statistics.median_low([f.accuracy for f in finals])
-    best = next(f for f in finals if f.accuracy == middle)
     return Result(
-        middle, scored[0][0], ranked[0].learning_rate, ranked[0].steps, best.correct, tuple(grid),
-        tuple(finals), curves,
-    )  # fmt: skip
-
-
-def _final(
-    trainer: Trainer,
-    data: Callable[[], TrainingSet],
-    test: Callable[[], Examples],
-    ranked: Sequence[GridPoint],
-    seed: int,
-    classes: int,
-    journal: Journal,
-    keep: Callable[[int, State], None] | None,
-    meter: Meter,
-) -> tuple[Final, list[dict]]:
-    """Retrains the best grid point; the next best where that diverges."""
-    curves: list[dict] = []
-    for point in ranked:
-        name = f"final learning_rate={float(point.learning_rate)!r} steps={point.steps} seed={seed}"
-        record = journal.finished(name)
-        if record is None:
-            fitted = _fit(
-                trainer, data(), name, point.learning_rate, point.steps, classes, seed, journal, meter
-            )
-            packed = None
-            if fitted.state is not None:
-                if keep is not None:
-                    keep(seed, fitted.state)
-                meter.say(f"{name}: testing")
-                inputs, labels = test()
-                packed = results.pack(trainer.predict(fitted.state, inputs, classes) == labels)
-            record = {
-                "correct": packed,
-                "micro_batch": trainer.micro_batch,
-                "curve": _curve(name, fitted, point.learning_rate, point.steps, trainer.settings),
-            }
-            journal.finish(name, record)
-            del fitted
-        else:
-            meter.skip(point.steps)
-        curves += record["curve"]
-        if record["correct"] is not None:
-            correct = results.unpack(record["correct"])
-            return (
-                Final(
-                    seed,
-                    point.learning_rate,
-                    point.steps,
-                    float(correct.mean()),
-                    correct,
-                    record["micro_batch"],
-                ),
-                curves,
-            )
-    raise DivergedError(
-        f"retraining with seed {seed} diverged at every grid point: give smaller finetune.learning_rates"
+        accuracy=middle,
+        val_accuracy=max(p.val_accuracy for p in grid if p.val_accuracy is not None),
+        learning_rate=ranked[0].learning_rate,
+        steps=ranked[0].steps,
+        correct=next(f.correct for f in finals if f.accuracy == middle),
+        grid=tuple(grid),
+        finals=tuple(finals),
+        curves=protocol.curves,
     )
+
+
+def _grid(settings: Settings) -> list[tuple[float, int]]:
+    return list(itertools.product(settings.learning_rates, settings.steps))
+
+
+def _ranked(grid: Sequence[GridPoint]) -> list[GridPoint]:
+    """The points at which training did not diverge, the best on the validation examples first."""
+    scored = [(p.val_accuracy, p) for p in grid if p.val_accuracy is not None]
+    if not scored:
+        raise DivergedError(
+            "every grid point diverged ("
+            + "; ".join(f"learning rate {p.learning_rate:g} at step {p.diverged_at}" for p in grid)
+            + "): give smaller finetune.learning_rates or a finetune.warmup"
+        )
+    # Stable: ties go to the point that comes first in the settings.
+    return [p for _, p in sorted(scored, key=lambda pair: -pair[0])]
+
+
+class _Run(NamedTuple):
+    """One training run, of the grid or of a seed; its name is its key in the journal."""
+
+    name: str
+    learning_rate: float
+    steps: int
+    seed: int
 
 
 class _Fitted(NamedTuple):
@@ -256,52 +119,155 @@ class _Fitted(NamedTuple):
     diverged_at: int | None
 
 
-def _fit(
-    trainer: Trainer,
-    data: TrainingSet,
-    name: str,
-    rate: float,
-    steps: int,
-    classes: int,
-    seed: int,
-    journal: Journal,
-    meter: Meter,
-) -> _Fitted:
-    """Trains from the model as it came, or from where the journal says."""
-    run = plan(trainer.settings, learning_rate=rate, steps=steps, classes=classes, seed=seed)
-    position, n = None, 1  # the first call compiles
-    while True:
-        try:
-            position = journal.restore(name, trainer) or Progress(trainer.start(), [], [])
-            meter.run(name, len(position.losses))
-            state, losses, hits = position
-            del position  # the state is used up by the next call
-            while len(losses) < steps:
-                since = time.monotonic()
-                n = min(n, steps - len(losses))
-                state, loss, hit = trainer.advance(state, data, run, n)
-                losses += loss.tolist()
-                hits += hit.tolist()
-                meter.step(len(loss), losses[-1])
-                bad = np.flatnonzero(~np.isfinite(loss))
-                if len(bad):
-                    first = len(losses) - len(loss) + int(bad[0])
-                    meter.say(f"{name}: diverged at step {first}")
-                    meter.skip(steps - len(losses))
-                    return _Fitted(None, losses[:first], hits[:first], first)
-                if len(losses) < steps:
-                    journal.checkpoint_if_due(name, Progress(state, losses, hits), trainer)
-                n = _pace(n, time.monotonic() - since)
-            return _Fitted(state, losses, hits, None)
-        except (jax.errors.JaxRuntimeError, MemoryError) as e:
-            if not devices.out_of_memory(e):
-                raise
-            before = trainer.micro_batch
-            trainer.halve_micro_batch()
-            meter.say(
-                f"out of memory with {before} examples at once: going on with {trainer.micro_batch}; batch "
-                "statistics are then those of each micro-batch"
-            )
+@dataclasses.dataclass(frozen=True)
+class _Protocol:
+    """The protocol for one model on one task; see `evaluate` for the fields."""
+
+    trainer: Trainer
+    classes: int
+    journal: Journal
+    meter: Meter
+    keep: Callable[[int, State], None] | None
+    curves: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def train_grid(self, train: Examples, val: Examples) -> list[GridPoint]:
+        """Every grid point, trained on `train` and evaluated on `val`."""
+        data = functools.cache(lambda: self.trainer.data(*train))
+        return [self.grid_point(data, val, rate, steps) for rate, steps in _grid(self.trainer.settings)]
+
+    def grid_point(
+        self, data: Callable[[], TrainingSet], val: Examples, learning_rate: float, steps: int
+    ) -> GridPoint:
+        """One point of the grid."""
+        name = f"grid learning_rate={float(learning_rate)!r} steps={steps}"
+        run = _Run(name, learning_rate, steps, self.trainer.settings.seeds[0])
+
+        def val_accuracy(state: State) -> float:
+            return float(np.mean(self.trainer.predict(state, val[0], self.classes) == val[1]))
+
+        record = self._recorded(run, data, "val_accuracy", val_accuracy)
+        return GridPoint(
+            learning_rate, steps, record["val_accuracy"], record["diverged_at"], record["micro_batch"]
+        )
+
+    def retrain(
+        self,
+        ranked: Sequence[GridPoint],
+        train: Examples,
+        val: Examples,
+        test: Examples | Callable[[], Examples],
+    ) -> list[Final]:
+        """The best grid point, trained on `train` and `val` and evaluated on `test`, once for every seed."""
+        both = tuple(np.concatenate(pair) for pair in zip(train, val, strict=True))
+        data = functools.cache(lambda: self.trainer.data(*both))
+        test_data = functools.cache(test if callable(test) else lambda: test)
+        return [self.final(data, test_data, ranked, seed) for seed in self.trainer.settings.seeds]
+
+    def final(
+        self,
+        data: Callable[[], TrainingSet],
+        test: Callable[[], Examples],
+        ranked: Sequence[GridPoint],
+        seed: int,
+    ) -> Final:
+        """The best grid point with one seed; the next best where that diverges."""
+        for point in ranked:
+            name = f"final learning_rate={float(point.learning_rate)!r} steps={point.steps} seed={seed}"
+
+            def packed_hits(state: State, name: str = name) -> dict[str, Any]:
+                if self.keep is not None:
+                    self.keep(seed, state)
+                self.meter.say(f"{name}: testing")
+                inputs, labels = test()
+                return results.pack(self.trainer.predict(state, inputs, self.classes) == labels)
+
+            run = _Run(name, point.learning_rate, point.steps, seed)
+            record = self._recorded(run, data, "correct", packed_hits)
+            if record["correct"] is not None:
+                correct = results.unpack(record["correct"])
+                return Final(
+                    seed=seed,
+                    learning_rate=point.learning_rate,
+                    steps=point.steps,
+                    accuracy=float(correct.mean()),
+                    correct=correct,
+                    micro_batch=record["micro_batch"],
+                )
+        raise DivergedError(
+            f"retraining with seed {seed} diverged at every grid point: give smaller finetune.learning_rates"
+        )
+
+    def _recorded(
+        self, run: _Run, data: Callable[[], TrainingSet], measure: str, measured: Callable[[State], Any]
+    ) -> dict[str, Any]:
+        """The journal's record of a run, which is trained and measured first where there is none.
+
+        Args:
+          run: the run.
+          data: its training examples.
+          measure: what the record calls the measurement; None where the run diverged.
+          measured: trained state -> the measurement, JSON-able.
+        """
+        record = self.journal.finished(run.name)
+        if record is None:
+            fitted = self._fit(run, data())
+            record = {
+                measure: None if fitted.state is None else measured(fitted.state),
+                "diverged_at": fitted.diverged_at,
+                "micro_batch": self.trainer.micro_batch,
+                "curve": _curve(run, fitted, self.trainer.settings),
+            }
+            self.journal.finish(run.name, record)
+        else:
+            self.meter.skip(run.steps)
+        self.curves.extend(record["curve"])
+        return record
+
+    def _fit(self, run: _Run, data: TrainingSet) -> _Fitted:
+        """Trains from the model as it came, or from where the journal says."""
+        trainer, name = self.trainer, run.name
+        run_plan = plan(
+            trainer.settings,
+            learning_rate=run.learning_rate,
+            steps=run.steps,
+            classes=self.classes,
+            seed=run.seed,
+        )
+        n = 1  # the first call compiles
+        while True:
+            try:
+                position = self.journal.restore(name, trainer)
+                if position is None:
+                    position = Progress(trainer.initial_state(), [], [])
+                self.meter.run(name, len(position.losses))
+                state, losses, hits = position
+                del position  # the state is used up by the next call
+                while len(losses) < run.steps:
+                    since = time.monotonic()
+                    n = min(n, run.steps - len(losses))
+                    state, new_losses, new_hits = trainer.train_steps(state, data, run_plan, n)
+                    losses += new_losses.tolist()
+                    hits += new_hits.tolist()
+                    self.meter.step(len(new_losses), losses[-1])
+                    bad = np.flatnonzero(~np.isfinite(new_losses))
+                    if len(bad):
+                        first = len(losses) - len(new_losses) + int(bad[0])
+                        self.meter.say(f"{name}: diverged at step {first}")
+                        self.meter.skip(run.steps - len(losses))
+                        return _Fitted(None, losses[:first], hits[:first], first)
+                    if len(losses) < run.steps:
+                        self.journal.checkpoint_if_due(name, Progress(state, losses, hits), trainer)
+                    n = _pace(n, time.monotonic() - since)
+                return _Fitted(state, losses, hits, None)
+            except (jax.errors.JaxRuntimeError, MemoryError) as e:
+                if not devices.out_of_memory(e):
+                    raise
+                before = trainer.micro_batch
+                trainer.halve_micro_batch()
+                self.meter.say(
+                    f"out of memory with {before} examples at once: going on with {trainer.micro_batch}; batch "
+                    "statistics are then those of each micro-batch"
+                )
 
 
 def _pace(n: int, seconds: float) -> int:
@@ -311,36 +277,22 @@ def _pace(n: int, seconds: float) -> int:
     return int(min(STEPS_PER_CALL, 4 * n, max(1, n * _SECONDS_PER_CALL / max(seconds, 1e-3))))
 
 
-def _curve(name: str, fitted: _Fitted, rate: float, steps: int, settings: Settings) -> list[dict]:
+def _curve(run: _Run, fitted: _Fitted, settings: Settings) -> list[dict[str, Any]]:
     n = len(fitted.losses)
     ends = np.unique(np.linspace(0, n, min(n, _CURVE_POINTS) + 1).round().astype(int))
-    boundaries = settings.boundaries(steps)
+    boundaries = settings.boundaries(run.steps)
+
+    def learning_rate(step: int) -> float:
+        rate = schedule(step, run.learning_rate, boundaries, settings.warmup, settings.decay_factor)
+        return float(f"{float(rate):.6g}")  # 0.1, not float32's 0.10000000149
+
     return [
         {
-            "run": name,
-            "step": int(b),
-            "learning_rate": _rounded(
-                schedule(b - 1, rate, boundaries, settings.warmup, settings.decay_factor)
-            ),
-            "loss": float(np.mean(fitted.losses[a:b])),
-            "accuracy": float(np.mean(fitted.hits[a:b])),
+            "run": run.name,
+            "step": int(end),
+            "learning_rate": learning_rate(end - 1),
+            "loss": float(np.mean(fitted.losses[begin:end])),
+            "accuracy": float(np.mean(fitted.hits[begin:end])),
         }
-        for a, b in itertools.pairwise(ends)
+        for begin, end in itertools.pairwise(ends)
     ]
-
-
-def _rounded(rate: Any) -> float:
-    return float(f"{float(rate):.6g}")  # 0.1, not float32's 0.10000000149
-
-
-class _Once(Generic[T]):
-    """A function without arguments whose value is made once, when it is first asked for."""
-
-    def __init__(self, make: Callable[[], T]):
-        self._make = make
-        self._made: list[T] = []
-
-    def __call__(self) -> T:
-        if not self._made:
-            self._made.append(self._make())
-        return self._made[0]

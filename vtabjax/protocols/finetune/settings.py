@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 SAMPLING = ("epoch", "replacement")
 SCOPES = ("all", "head")
@@ -102,10 +103,10 @@ class Settings:
 
 
 def schedule(
-    step: jax.Array | int,
-    base: jax.Array | float,
-    boundaries: jax.Array | np.ndarray,
-    warmup: jax.Array | int = 0,
+    step: ArrayLike,
+    base: ArrayLike,
+    boundaries: ArrayLike,
+    warmup: ArrayLike = 0,
     factor: float = 0.1,
 ) -> jax.Array:
     """The learning rate at a step, as in VTAB's released code (github.com/google-research/task_adaptation).

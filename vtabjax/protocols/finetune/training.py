@@ -7,12 +7,14 @@ that one compilation serves every task, grid point, stage and seed of a model.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from vtabjax.protocols.finetune.backbone import Backbone
 from vtabjax.protocols.finetune.settings import Settings, schedule
@@ -32,22 +34,25 @@ class State(NamedTuple):
     buffers: dict[str, jax.Array]
 
 
+_Carry = tuple[jax.Array, State, jax.Array, jax.Array]  # steps taken, state, losses, hits
+
+
 class TrainingSet(NamedTuple):
-    """Training examples on the devices: inputs [M, ...], labels int32 [M], of which the first `count` count."""
+    """Training examples on the devices: inputs [M, ...], labels int32 [M], of which the first `n_examples` count."""
 
     inputs: jax.Array
     labels: jax.Array
-    count: jax.Array
+    n_examples: jax.Array
 
 
 class Schedule(NamedTuple):
     """What distinguishes one run from another; see `plan`."""
 
-    learning_rate: np.ndarray
-    boundaries: np.ndarray
-    warmup: np.ndarray
-    classes: np.ndarray
-    key: jax.Array
+    learning_rate: ArrayLike
+    boundaries: ArrayLike
+    warmup: ArrayLike
+    classes: ArrayLike
+    key: ArrayLike  # raw, uint32 [2]
 
 
 def plan(settings: Settings, *, learning_rate: float, steps: int, classes: int, seed: int) -> Schedule:
@@ -70,7 +75,7 @@ def plan(settings: Settings, *, learning_rate: float, steps: int, classes: int, 
 
 
 def sample(
-    key: jax.Array, step: jax.Array, count: jax.Array, *, size: int, batch: int, sampling: str
+    raw_key: ArrayLike, step: jax.Array, count: jax.Array, *, size: int, batch: int, sampling: str
 ) -> jax.Array:
     """Which examples make up the batch of a step, int32 [batch]: a function of the key and the step alone.
 
@@ -78,21 +83,21 @@ def sample(
     of one epoch and the beginning of the next.
 
     Args:
-      key: raw key (uint32 [2]).
+      raw_key: uint32 [2].
       step: number of the step.
       count: number of examples N.
       size: an upper bound of N; it is static and does not change the result.
       batch: size of the batch.
       sampling: "epoch" or "replacement".
     """
-    key = jax.random.wrap_key_data(key, impl="threefry2x32")
+    key = jax.random.wrap_key_data(jnp.asarray(raw_key), impl="threefry2x32")
     if sampling == "replacement":
         return jax.random.randint(jax.random.fold_in(key, step), (batch,), 0, count)
     position = step * batch + jnp.arange(batch, dtype=jnp.int32)
     epoch, offset = position // count, position % count
     place = jnp.arange(size, dtype=jnp.uint32)
 
-    def fill(carry):
+    def fill(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         e, index = carry
         noise = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(jax.random.fold_in(key, e), i)))(place)
         # Whatever is beyond the examples sorts last.
@@ -107,7 +112,7 @@ class Trainer:
     """Trains and evaluates one model on any number of tasks.
 
     Args:
-      trunk: what is trained.
+      backbone: what lies below the head.
       settings: see `Settings`.
       classes: width K of the head: at least the number of classes of every task.
       capacity: number M of training examples there is room for.
@@ -124,7 +129,7 @@ class Trainer:
 
     def __init__(
         self,
-        trunk: Backbone,
+        backbone: Backbone,
         settings: Settings,
         *,
         classes: int,
@@ -133,7 +138,7 @@ class Trainer:
         eval_batch: int = 128,
         loop: bool | None = None,
     ):
-        self.trunk, self.settings, self.classes, self.capacity = trunk, settings, classes, capacity
+        self.backbone, self.settings, self.classes, self.capacity = backbone, settings, classes, capacity
         self.mesh = devices.data_mesh() if mesh is None else mesh
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         self._loop, self._unroll = (not on_cpu if loop is None else loop), on_cpu
@@ -161,7 +166,7 @@ class Trainer:
         jit = functools.partial(
             jax.jit,
             out_shardings=self._replicated,
-            compiler_options=self.trunk.compiler_options,
+            compiler_options=self.backbone.compiler_options,
         )
         self._train = jit(self._steps if self._loop else self._one_step, donate_argnums=0)
         self._predict = jit(self._predictions)
@@ -187,7 +192,7 @@ class Trainer:
         Raises:
           ValueError: too many examples, inputs of another shape, or labels beyond the head.
         """
-        n, shape = len(labels), self.trunk.input_shape
+        n, shape = len(labels), self.backbone.input_shape
         if len(inputs) != n or tuple(inputs.shape[1:]) != shape or not 1 <= n <= self.capacity:
             raise ValueError(
                 f"training inputs {list(inputs.shape)} with {n} labels; this trainer takes 1 to {self.capacity} "
@@ -197,26 +202,34 @@ class Trainer:
             raise ValueError(
                 f"labels range from {np.min(labels)} to {np.max(labels)}; they must lie in 0 ... {self.classes - 1}"
             )
-        padded = np.zeros((self.capacity, *shape), self.trunk.input_dtype)
+        padded = np.zeros((self.capacity, *shape), self.backbone.input_dtype)
         padded[:n] = inputs
-        return self.put(
-            TrainingSet(padded, np.resize(np.asarray(labels, np.int32), self.capacity), np.int32(n))
+        return TrainingSet(
+            inputs=self.put(padded),
+            labels=self.put(np.resize(np.asarray(labels, np.int32), self.capacity)),
+            n_examples=self.put(np.int32(n)),
         )
 
-    def start(self) -> State:
+    def initial_state(self) -> State:
         """The model as it came, with a head of zeros."""
         param_dtype = self.settings.param_dtype
         head = {
-            "weight": np.zeros((self.classes, self.trunk.width), param_dtype),
+            "weight": np.zeros((self.classes, self.backbone.width), param_dtype),
             "bias": np.zeros(self.classes, param_dtype),
         }
-        trained = dict(self.trunk.parameters)
+        trained = dict(self.backbone.parameters)
         momentum = jax.tree.map(np.zeros_like, (trained, head))
-        return self.put(State(np.int32(0), trained, head, momentum, dict(self.trunk.buffers)))
+        return State(
+            step=self.put(np.int32(0)),
+            trunk=self.put(trained),
+            head=self.put(head),
+            momentum=self.put(momentum),
+            buffers=self.put(dict(self.backbone.buffers)),
+        )
 
     # Training.
 
-    def advance(
+    def train_steps(
         self, state: State, data: TrainingSet, plan: Schedule, n: int
     ) -> tuple[State, np.ndarray, np.ndarray]:
         """Takes `n` steps, or fewer if the loss stops being finite.
@@ -244,14 +257,16 @@ class Trainer:
             losses, hits = (np.asarray(jax.device_get([d[i] for d in done])) for i in range(2))
             return state, losses, hits
 
-    def _steps(self, state: State, data: TrainingSet, plan: Schedule, n: jax.Array):
+    def _steps(
+        self, state: State, data: TrainingSet, plan: Schedule, n: jax.Array
+    ) -> tuple[State, jax.Array, jax.Array]:
         nothing = jnp.full(STEPS_PER_CALL, jnp.nan, self.settings.param_dtype)
 
-        def go_on(carry):
+        def go_on(carry: _Carry) -> jax.Array:
             i, _, losses, _ = carry
             return (i < n) & ((i == 0) | jnp.isfinite(losses[i - 1]))
 
-        def body(carry):
+        def body(carry: _Carry) -> _Carry:
             i, state, losses, hits = carry
             state, loss, hit = self._step(state, data, plan)
             return i + 1, state, losses.at[i].set(loss), hits.at[i].set(hit)
@@ -260,19 +275,21 @@ class Trainer:
         _, state, losses, hits = jax.lax.while_loop(go_on, body, (jnp.int32(0), state, nothing, nothing))
         return state, losses, hits
 
-    def _one_step(self, state: State, data: TrainingSet, plan: Schedule):
+    def _one_step(
+        self, state: State, data: TrainingSet, plan: Schedule
+    ) -> tuple[State, jax.Array, jax.Array]:
         self.traces += 1
         return self._step(state, data, plan)
 
     def _step(self, state: State, data: TrainingSet, plan: Schedule) -> tuple[State, jax.Array, jax.Array]:
         s = self.settings
         index = sample(
-            plan.key, state.step, data.count, size=self.capacity, batch=s.batch_size, sampling=s.sampling
+            plan.key, state.step, data.n_examples, size=self.capacity, batch=s.batch_size, sampling=s.sampling
         )
         parts = s.batch_size // self.micro_batch
         index = index.reshape(parts, self.micro_batch)
 
-        def micro(carry, index):
+        def micro(carry: tuple[Tree, ...], index: jax.Array) -> tuple[tuple[Tree, ...], None]:
             buffers, total, loss, hits = carry
             index = jax.lax.with_sharding_constraint(index, self._split)
             inputs, labels = data.inputs[index], data.labels[index]
@@ -294,14 +311,21 @@ class Trainer:
         trunk, head = jax.tree.map(lambda w, m: w - rate * m, weights, momentum)
         return State(state.step + 1, trunk, head, momentum, buffers), loss / parts, hits / parts
 
-    def _loss(self, weights, buffers, inputs, labels, classes):
-        features, buffers = self.trunk.forward(weights[0], buffers, inputs, True)
+    def _loss(
+        self,
+        weights: tuple[Mapping, Mapping],
+        buffers: Mapping,
+        inputs: jax.Array,
+        labels: jax.Array,
+        classes: ArrayLike,
+    ) -> tuple[jax.Array, tuple[Mapping, jax.Array]]:
+        features, buffers = self.backbone.forward(weights[0], buffers, inputs, True)
         logits = self._logits(weights[1], features, classes)
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1).mean()
         hits = (logits.argmax(1) == labels).mean().astype(loss.dtype)
         return loss, (buffers, hits)
 
-    def _logits(self, head, features, classes) -> jax.Array:
+    def _logits(self, head: Mapping, features: jax.Array, classes: ArrayLike) -> jax.Array:
         logits = features @ head["weight"].T + head["bias"]
         return jnp.where(jnp.arange(self.classes) < classes, logits, -jnp.inf)
 
@@ -311,7 +335,7 @@ class Trainer:
         """Predicted labels int32 [N] of inputs [N, ...], in evaluation mode. Halves its batch when out of memory."""
 
         def run(start: int, size: int) -> jax.Array:
-            batch = devices.put_batch(inputs, start, size, self._split, self.trunk.input_dtype)
+            batch = devices.put_batch(inputs, start, size, self._split, self.backbone.input_dtype)
             return self._predict(state.trunk, state.head, state.buffers, batch, np.int32(classes))
 
         with jax.default_matmul_precision("float32"):
@@ -319,8 +343,10 @@ class Trainer:
         self.seen += len(inputs)
         return found
 
-    def _predictions(self, trunk, head, buffers, inputs, classes):
-        features, _ = self.trunk.forward(trunk, buffers, inputs, False)
+    def _predictions(
+        self, trunk: Mapping, head: Mapping, buffers: Mapping, inputs: jax.Array, classes: ArrayLike
+    ) -> jax.Array:
+        features, _ = self.backbone.forward(trunk, buffers, inputs, False)
         return self._logits(head, features, classes).argmax(1).astype(jnp.int32)
 
     def halve_micro_batch(self) -> None:
@@ -329,10 +355,7 @@ class Trainer:
         Raises:
           ValueError: it cannot be halved any further.
         """
-        half = next(
-            filter(self.can_use, range(self.micro_batch // 2, 0, -1)),
-            None,
-        )
+        half = next(filter(self.can_use, range(self.micro_batch // 2, 0, -1)), None)
         if half is None:
             raise ValueError(
                 f"out of memory with {self.micro_batch} examples at once, the fewest that {self.mesh.size} device(s) "

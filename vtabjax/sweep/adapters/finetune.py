@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from vtabjax.runtime import files
 
 if TYPE_CHECKING:
     from vtabjax.sweep.inputs import CellContext, LoadedModel
+
+_Examples = tuple[np.ndarray, np.ndarray]  # inputs, labels
 
 # The training examples of VTAB-1k: every task of a run shares a program that has room for so many.
 _CAPACITY = 1000
@@ -60,45 +62,19 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     Raises:
       finetune.DivergedError: there was no grid point at which training did not diverge.
     """
-    own = finetune.Settings(
-        **{k: tuple(settings[k]) if isinstance(v, tuple) else settings[k] for k, v in _FIELDS.items()}
-    )
-    task, converted = tasks.get(inputs.task), inputs.loaded
+    own, task, converted = _settings(settings), tasks.get(inputs.task), inputs.loaded
     folder = inputs.folder
-    relative = folder.relative_to(converted.sweep.workdir)
     with finetune.catch_sigterm() as stop:
-        if own.scope == "all":
-            train, val = ((e.images, e.labels) for e in map(inputs.examples, ("train800", "val200")))
-            test = _Ahead(inputs)
-        else:
-            train, val = (inputs.split(name)[:2] for name in ("train800", "val200"))
-
-            def test():
-                return inputs.split("test")[:2]
-
+        train, val, test = _examples(inputs, own)
         with inputs.stages("load"):
             trainer = _trainer(converted, own, task, capacity=max(_CAPACITY, len(train[1]) + len(val[1])))
-        journal = finetune.Journal(
-            folder,
-            {
-                "settings": dict(settings),
-                "weights": converted.info["weight_hash"],
-                "graph": converted.info["graph_hash"],
-                "data": dict(inputs.fingerprints),
-                "version": __version__,
-            },
-            stop,
-            inputs.say,
-        )
-        saved: list[str] = []
+        journal = finetune.Journal(folder, _identity(inputs, settings), stop, inputs.say)
 
         def keep(seed: int, state: finetune.State) -> None:
             _save(converted.parts, state, task, folder / f"seed{seed}", inputs, own)
 
-        if settings["save"]:
-            saved = [str(relative / f"seed{seed}") for seed in own.seeds]
-        before = trainer.seen
-        found = finetune.evaluate(
+        seen_before = trainer.seen
+        result = finetune.evaluate(
             trainer,
             train,
             val,
@@ -108,27 +84,65 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
             keep=keep if settings["save"] else None,
             label=f"{converted.spec} {inputs.task}",
         )
-        converted.seen += trainer.seen - before
-        if (
-            "test" not in inputs.fingerprints
-        ):  # everything was in the journal: the record names its examples still
+        converted.seen += trainer.seen - seen_before
+        # Everything was in the journal: the record names its examples still.
+        if "test" not in inputs.fingerprints:
             test()
     if jax.process_index() == 0:
-        files.write_text(folder / "curves.jsonl", "".join(json.dumps(p) + "\n" for p in found.curves))
-    return Outcome(
-        {"accuracy": found.accuracy, "val_accuracy": found.val_accuracy},
-        found.correct,
-        {
-            "learning_rate": found.learning_rate,
-            "steps": found.steps,
-            "grid": [p._asdict() for p in found.grid],
-            "seeds": [{k: v for k, v in f._asdict().items() if k != "correct"} for f in found.finals],
-            "micro_batch": trainer.micro_batch,
-            "curves": str(relative / "curves.jsonl"),
-            **({"models": saved} if saved else {}),
-        },
-        _notes(own, trainer),
+        files.write_text(folder / "curves.jsonl", "".join(json.dumps(p) + "\n" for p in result.curves))
+    chosen = _chosen(
+        result, trainer.micro_batch, folder.relative_to(converted.sweep.workdir), settings["save"]
     )
+    metrics = {"accuracy": result.accuracy, "val_accuracy": result.val_accuracy}
+    return Outcome(metrics, result.correct, chosen, _notes(own, trainer))
+
+
+def _settings(settings: Mapping[str, Any]) -> finetune.Settings:
+    """A cell's settings, as they come from JSON, for the protocol."""
+    values: dict[str, Any] = {
+        k: tuple(settings[k]) if isinstance(default, tuple) else settings[k] for k, default in _FIELDS.items()
+    }
+    return finetune.Settings(**values)
+
+
+def _examples(
+    inputs: CellContext, own: finetune.Settings
+) -> tuple[_Examples, _Examples, Callable[[], _Examples]]:
+    """Training, validation and test examples (those when they are needed): images, or features for a head alone."""
+    if own.scope == "all":
+        train, val = (inputs.examples(name) for name in ("train800", "val200"))
+        return (train.images, train.labels), (val.images, val.labels), _Ahead(inputs)
+
+    def features(name: str) -> _Examples:
+        split = inputs.split(name)
+        return split.features, split.labels
+
+    return features("train800"), features("val200"), lambda: features("test")
+
+
+def _identity(inputs: CellContext, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell's training runs depend on: a journal of other runs is not used."""
+    return {
+        "settings": dict(settings),
+        "weights": inputs.loaded.info["weight_hash"],
+        "graph": inputs.loaded.info["graph_hash"],
+        "data": dict(inputs.fingerprints),
+        "version": __version__,
+    }
+
+
+def _chosen(result: finetune.Result, micro_batch: int, folder: Path, save: bool) -> dict[str, Any]:
+    """What the record says about the choice; `folder` is the cell's, relative to the sweep's."""
+    models = [str(folder / f"seed{final.seed}") for final in result.finals] if save else []
+    return {
+        "learning_rate": result.learning_rate,
+        "steps": result.steps,
+        "grid": [point._asdict() for point in result.grid],
+        "seeds": [{k: v for k, v in f._asdict().items() if k != "correct"} for f in result.finals],
+        "micro_batch": micro_batch,
+        "curves": str(folder / "curves.jsonl"),
+        **({"models": models} if models else {}),
+    }
 
 
 def _notes(own: finetune.Settings, trainer: finetune.Trainer) -> dict[str, str]:
@@ -149,11 +163,11 @@ def _trainer(
 
     def make() -> finetune.Trainer:
         if own.scope == "all":
-            below = finetune.trainable(converted.parts, own)
+            backbone = finetune.trainable(converted.parts, own)
         else:
-            below = finetune.precomputed(converted.info["num_features"], own)
+            backbone = finetune.precomputed(converted.info["num_features"], own)
         return finetune.Trainer(
-            below,
+            backbone,
             own,
             classes=width,
             capacity=capacity,
@@ -183,7 +197,7 @@ def _save(
     if jax.process_index() > 0:
         return
     state = jax.device_get(state)
-    trained = {**state.trunk, **state.buffers}
+    trained = {name: np.asarray(value) for name, value in {**state.trunk, **state.buffers}.items()}
     weight, bias = (np.asarray(state.head[k])[: task.num_classes] for k in ("weight", "bias"))
     info = {
         "finetuned": {"task": inputs.task, "settings": dataclasses.asdict(own)},
@@ -209,5 +223,5 @@ class _Ahead:
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
         with self._inputs.stages("data"):
             self._thread.join()
-        found = self._inputs.examples("test")  # remembered by the run; this charges and records it
-        return found.images, found.labels
+        examples = self._inputs.examples("test")  # remembered by the run; this charges and records it
+        return examples.images, examples.labels

@@ -29,15 +29,15 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     metrics: dict[str, float | None] = {}
     correct, notes = None, {}
     for metric in settings["metric"]:
-        found = knn.leave_one_out(
+        result = knn.leave_one_out(
             split.features, split.labels, k=settings["k"], metric=metric, mesh=inputs.own_mesh
         )
         suffix = "" if correct is None else f"_{metric}"
-        metrics[f"accuracy{suffix}"] = float(found.accuracy)
-        metrics[f"n_tied{suffix}"] = int(found.n_tied)
+        metrics[f"accuracy{suffix}"] = float(result.accuracy)
+        metrics[f"n_tied{suffix}"] = int(result.n_tied)
         if correct is None:
-            correct = np.asarray(found.predictions) == split.labels
-            notes = _zero_distances(split, found.neighbours)
+            correct = np.asarray(result.predictions) == split.labels
+            notes = _zero_distances(split, result.neighbours)
     return Outcome(metrics, correct, notes=notes)
 
 

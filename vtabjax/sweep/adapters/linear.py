@@ -36,9 +36,9 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
 
     splits = [inputs.split(name)[:2] for name in settings["splits"]]
     grid = np.logspace(np.log10(settings["c_min"]), np.log10(settings["c_max"]), settings["c_count"])
-    found = linear.evaluate(*splits, c_grid=grid)
+    result = linear.evaluate(*splits, c_grid=grid)
     return Outcome(
-        {"accuracy": float(found.test_accuracy), "val_accuracy": float(found.val_accuracy)},
-        np.asarray(found.correct, bool),
-        {"c": float(found.best_c), "at_grid_end": bool(found.at_grid_end)},
+        {"accuracy": float(result.test_accuracy), "val_accuracy": float(result.val_accuracy)},
+        np.asarray(result.correct, bool),
+        {"c": float(result.best_c), "at_grid_end": bool(result.at_grid_end)},
     )

@@ -64,10 +64,12 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
             notes[score] = f"{components} mixture components"
         try:
             with inputs.stages(score):
-                metrics[score] = float(getattr(transferability, score)(first, split.labels, **arguments))
+                value = float(getattr(transferability, score)(first, split.labels, **arguments))
         except ValueError as e:  # undefined on these data, which no second try changes; the others are not
             inputs.stages.failed = None
             metrics[score], notes[score] = None, f"undefined: {e}"
-        if metrics[score] is not None and np.isnan(metrics[score]):
+            continue
+        metrics[score] = value
+        if np.isnan(value):
             metrics[score], notes[score] = None, _UNDEFINED[score]
     return Outcome(metrics, notes=notes)

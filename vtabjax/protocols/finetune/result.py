@@ -1,0 +1,75 @@
+"""What fine-tuning found, and the error of a run that found nothing."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class DivergedError(ValueError):
+    """Training diverged wherever it was tried."""
+
+
+class GridPoint(NamedTuple):
+    """A grid point, trained on the training and evaluated on the validation examples.
+
+    Attributes:
+      learning_rate: initial learning rate.
+      steps: number of steps.
+      val_accuracy: None where it diverged.
+      diverged_at: first step whose loss was not finite, or None.
+      micro_batch: examples that passed through the model at once.
+    """
+
+    learning_rate: float
+    steps: int
+    val_accuracy: float | None
+    diverged_at: int | None
+    micro_batch: int
+
+
+class Final(NamedTuple):
+    """A retrained model on the test examples.
+
+    Attributes:
+      seed: of the order of the examples.
+      learning_rate: initial learning rate.
+      steps: number of steps.
+      accuracy: on the test examples.
+      correct: whether each was classified correctly, bool [N].
+      micro_batch: examples that passed through the model at once.
+    """
+
+    seed: int
+    learning_rate: float
+    steps: int
+    accuracy: float
+    correct: np.ndarray
+    micro_batch: int
+
+
+class Result(NamedTuple):
+    """What the protocol found.
+
+    Attributes:
+      accuracy: test accuracy, the median over the seeds (of an even number of them the lower middle one, so that it
+        is one run's).
+      val_accuracy: the chosen grid point's.
+      learning_rate: chosen.
+      steps: chosen.
+      correct: bool [N], of the median run.
+      grid: every grid point.
+      finals: every seed.
+      curves: a dict per point of the learning curves: run, step, learning_rate, loss and accuracy (means over the
+        steps since the point before).
+    """
+
+    accuracy: float
+    val_accuracy: float
+    learning_rate: float
+    steps: int
+    correct: np.ndarray
+    grid: tuple[GridPoint, ...]
+    finals: tuple[Final, ...]
+    curves: list[dict[str, Any]]
