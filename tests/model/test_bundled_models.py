@@ -98,20 +98,7 @@ def test_what_does_not_ship(config, tmp_path, monkeypatch, spec, message):
 
 
 def test_a_sweep_starts_no_converters_and_imports_no_pytorch(tmp_path):
-    code = f"""
-import sys
-class Absent:
-    def find_spec(name, path, target=None):
-        if name in ("torch", "torchvision", "timm", "tensorflow_datasets"):
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Absent)
-from configs import knn
-from vtabjax.sweep import converters_client, runner
-converters_client.COMMAND = ["false"]
-config = knn.get_config("mini")
-config.models, config.tasks, config.image_size = "embedded/*,baseline/pixels", "digits", 16
-sys.exit(runner.run(config, {str(tmp_path)!r}))
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=conftest.ROOT, capture_output=True, text=True)
+    command = [sys.executable, str(conftest.PROGRAMS / "sweep_without_torch.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(results.collect(tmp_path)["model"]) == list(BUNDLED)

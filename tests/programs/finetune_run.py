@@ -31,14 +31,14 @@ def whole_protocol() -> list[Any]:
     trainer = finetune.Trainer(
         finetune.trainable(conv_parts(), own), own, classes=5, capacity=40, eval_batch=16
     )
-    advance = trainer.advance
+    advance = trainer.train_steps
 
     def slow(state, data, run, n):
-        print("step", int(data.count), int(state.step), flush=True)
+        print("step", int(data.n_examples), int(state.step), flush=True)
         sys.stdin.readline()  # until the test lets it go on, or has closed its end
         return advance(state, data, run, n)
 
-    trainer.advance = slow
+    trainer.train_steps = slow
     splits = examples(30, 3), examples(10, 3, 1), examples(100, 3, 2)
     with finetune.catch_sigterm() as stop:
         record = finetune.Journal(settings["folder"], {"settings": 1}, stop)
@@ -58,7 +58,7 @@ def twenty_steps() -> list[Any]:
         loop=settings["loop"],
     )
     run = finetune.plan(own, learning_rate=0.1, steps=20, classes=3, seed=0)
-    state, losses, _ = trainer.advance(trainer.start(), trainer.data(*examples(30, 3)), run, 20)
+    state, losses, _ = trainer.train_steps(trainer.initial_state(), trainer.data(*examples(30, 3)), run, 20)
     predictions = trainer.predict(state, examples(50, 3, 1)[0], 3)
     variance = np.asarray(state.buffers["bn.running_var"])
     return [losses.tolist(), predictions.tolist(), variance.tolist(), jax.device_count()]
