@@ -124,7 +124,7 @@ def test_more_neighbours_than_pictures(folder, config, tmp_path):
     [
         ("background", "whit", "config.background='whit' is not a colour"),
         ("background", "#11223344", "config.background='#11223344' is not a colour"),
-        ("max_pixels", 0, "config.max_pixels=0 must be at least 1"),
+        ("max_pixels", 0, "config.max_pixels=0 is too small: it must be at least 1"),
         ("tasks", "folder:", "names no folder"),
         ("tasks", "{}", "did you mean folder:"),
         ("tasks", "folder:{},x", "a comma separates tasks"),
