@@ -113,9 +113,12 @@ def test_embedded_tasks_have_no_copies():
 def test_a_cell_says_and_records_them(config, fake_converters, pictures, tmp_path, capsys):
     config.tasks = f"{pictures},digits"
     assert runner.run(config, tmp_path) == 0
+    of_the_folder = (
+        "1 val picture is a copy of train pictures; 3 test pictures are copies of train pictures; "
+        "2 train pictures are copies of others there; 1 picture is in more than one class"
+    )
     err = capsys.readouterr().err
-    # Said of the whole folder before the work, once and not for every model.
-    assert err.count("3 test pictures are copies of train pictures") == 1 and "warning: task" not in err
+    assert err.count(of_the_folder) == 1 == err.count("copies of others")  # not for every model
     found = {(r["task"], r["model"]): r for _, r in results.records(tmp_path)}
     record = found[pictures, "tiny/b"]
     assert record["copies"] == {"within": {"train800val200": 3}, "between": {}, "classes": 1}
@@ -136,7 +139,7 @@ def test_a_cell_says_and_records_them(config, fake_converters, pictures, tmp_pat
         c.models, c.tasks, c.image_size = "tiny/a", pictures, 16
         c.update({"c_count": 2} if module is linear else {"scores": "logme"})
         assert runner.run(c, tmp_path) == 0
-    assert SAID in capsys.readouterr().out  # beneath the table of linear evaluation
+    assert capsys.readouterr().err.count(of_the_folder) == 2
     copied = {r["protocol"]: r["copies"] for _, r in results.records(tmp_path) if r["task"] == pictures}
     assert copied["linear"] == COUNTED
     assert copied["transferability"] == copied["knn"]
