@@ -5,9 +5,18 @@ from vtabjax.protocols.finetune.journal import Journal, catch_sigterm
 from vtabjax.protocols.finetune.protocol import evaluate
 from vtabjax.protocols.finetune.result import DivergedError, Final, GridPoint, Result
 from vtabjax.protocols.finetune.settings import Settings, schedule
-from vtabjax.protocols.finetune.training import Schedule, State, Trainer, TrainingSet, plan, sample
+from vtabjax.protocols.finetune.training import (
+    STEPS_PER_CALL,
+    Schedule,
+    State,
+    Trainer,
+    TrainingSet,
+    plan,
+    sample,
+)
 
 __all__ = [
+    "STEPS_PER_CALL",
     "Backbone",
     "DivergedError",
     "Final",
