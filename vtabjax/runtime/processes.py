@@ -3,7 +3,7 @@
 All of them run the same program on the same cells; arrays are split over the devices of all. What is decided by
 looking at files, clocks or memory may look different from another machine and has to be the same on all of them, or
 one waits forever in a collective operation that the others never enter. So the first process looks and the others are
-told (`from_first`), or all look and hear of each other (`gather`, `together`).
+told (`broadcast_from_first`), or all look and hear of each other (`gather`, `all_or_none`).
 
 This goes through the coordination service's key-value store, not through the devices: waiting for a conversion of
 twenty minutes in it needs no device and knows no time-out, and it ends when another process dies.
