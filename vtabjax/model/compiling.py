@@ -21,7 +21,8 @@ def compiler_options(graph: Graph) -> dict[str, str]:
     """Options for `jax.jit` of a model.
 
     XLA multiplies with YNNPACK by default. That is faster for transformers; convolutional networks are 5-15 % faster
-    without it (benchmarks/extraction.py). And barriers, see `xla_cpu.materialise`, have to last until operators are fused.
+    without it (benchmarks/extraction.py). And barriers, see `xla_cpu.materialise`, have to last until operators are
+    fused.
     """
     if jax.default_backend() != "cpu":
         return {}
