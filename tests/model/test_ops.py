@@ -278,6 +278,8 @@ CASES = [
     ("aten.matmul.default", (r(2, 3, 4), r(4))),
     ("aten.cdist.default", (r(2, 3, 4), r(2, 5, 4))),
     *[("aten.cdist.default", (i(3, 3, 4) * 1.0, i(3, 5, 4) * 1.0, p)) for p in (0.0, 1.0, 1.5, math.inf)],
+    ("aten.cross.default", (r(3, 4, 3), r(3, 4, 3))),
+    ("aten.cross.default", (r(2, 3, 3), r(1, 3, 3), 2)),
     ("aten.linalg_cross.default", (r(3, 4, 3), r(3, 4, 3))),
     ("aten.linalg_cross.default", (r(2, 3, 4), r(2, 3, 4)), {"dim": 1}),
     ("aten.mm.default", (r(3, 4), r(4, 5))),
