@@ -35,7 +35,9 @@ REPORT = ("--config=configs/report.py",)
 
 
 def start(workdir, *arguments):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    # Compiled programs go to the workdir: they are among what is damaged.
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
     return subprocess.Popen(
         [sys.executable, str(_MAIN), *arguments, f"--workdir={workdir}"],
         cwd=conftest.ROOT,
