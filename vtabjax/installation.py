@@ -19,6 +19,7 @@ CONVERTERS_COMMANDS = ("convert", "list", "check", "verify", "export", "audit")
 # What pyproject.toml's optional dependencies bring, by the names they are imported by.
 _EXTRAS = {
     "convert": ("torch", "torchvision", "timm"),
+    "hub": ("transformers", "open_clip", "datasets"),
     "data": ("tensorflow_datasets", "array_record", "tensorflow"),
     "report": ("plotly", "jinja2", "matplotlib"),
     "slurm": ("submitit",),

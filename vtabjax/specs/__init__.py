@@ -7,8 +7,8 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from vtabjax.specs import weight_files
 
@@ -17,8 +17,12 @@ class SpecError(ValueError):
     """A model spec that cannot be used; the message says why and what to write instead."""
 
 
-# What may follow the '#'. A source that knows more of them adds its own here.
-OPTIONS = ("weights",)
+# What may follow the '#': which set of weights of a file, and which features are measured.
+OPTIONS = ("layer", "pool", "weights")
+FEATURE_OPTIONS = ("layer", "pool")
+POOLS = ("native", "token", "avg", "both")
+# Names that may hold dots: of a repository, a Python module, a file.
+_WHOLE_NAMES = ("hf", "python", "file")
 _MAX_SEED = 2**64 - 1  # what torch's generator takes
 
 
@@ -26,12 +30,15 @@ class Spec(NamedTuple):
     """A model spec.
 
     Attributes:
-      source: "timm", "torchvision", "openselfsup", "embedded" or "baseline".
-      name: the architecture (or method) within the source.
+      source: "timm", "torchvision", "hf", "transformers", "open_clip", "python", "file", "openselfsup", "embedded",
+        "baseline", or one that an installed package adds.
+      name: the architecture (or method) within the source; for "hf" a repository OWNER/NAME, for "python" a
+        function package.module:function, for "hf" and "file" also a path.
       tag: which of its published weights, or None for the source's default.
       file: path of a checkpoint file, or None.
       seed: seed of a random initialisation, or None.
       options: (key, value) pairs in alphabetical order.
+      revision: branch, tag or commit of a repository, or None for its default branch.
     """
 
     source: str
@@ -40,6 +47,7 @@ class Spec(NamedTuple):
     file: str | None = None
     seed: int | None = None
     options: tuple[tuple[str, str], ...] = ()
+    revision: str | None = None
 
     @property
     def random(self) -> bool:
@@ -52,6 +60,27 @@ class Spec(NamedTuple):
         return dict(self.options).get("weights")
 
     @property
+    def pool(self) -> str:
+        """Which features of a token model are measured, one of `POOLS`."""
+        return dict(self.options).get("pool", "native")
+
+    @property
+    def layer(self) -> int | None:
+        """Features are taken after that block (1 is the first, -1 the last), or None for the model's own output."""
+        layer = dict(self.options).get("layer")
+        return None if layer is None else int(layer)
+
+    @property
+    def base(self) -> Spec:
+        """The model without what chooses among its features: one conversion serves all choices."""
+        return self._replace(options=tuple(o for o in self.options if o[0] not in FEATURE_OPTIONS))
+
+    @property
+    def path(self) -> str | None:
+        """The file or folder that the whole model comes from (hf//folder, file//model), or None."""
+        return self.name if _is_path(self.source, self.name) else None
+
+    @property
     def suffix(self) -> str:
         """What follows name and tag: "@random:7", "@/path/to/file#weights=ema"."""
         text = ""
@@ -59,12 +88,13 @@ class Spec(NamedTuple):
             text = f"@{self.file}"
         elif self.random:
             text = "@random" + (f":{self.seed}" if self.seed else "")
+        elif self.revision is not None:
+            text = f"@{self.revision}"
         if self.options:
             return f"{text}#" + "+".join(f"{key}={value}" for key, value in self.options)
         # A path that would be read as a path with options is closed by an empty list of them.
-        return (
-            f"{text}#" if self.file is not None and _split_options("@" + self.file)[1] is not None else text
-        )
+        path = self.file or self.path
+        return f"{text}#" if path is not None and _split_options("@" + path)[1] is not None else text
 
     def __str__(self) -> str:
         return f"{self.source}/{self.name}" + (f".{self.tag}" if self.tag else "") + self.suffix
@@ -81,18 +111,26 @@ def parse(text: str) -> Spec:
       SpecError: the text does not have a spec's form.
     """
     whole, options_text = _split_options(text.strip())
-    body, at, weights = whole.partition("@")
-    source, slash, name = body.partition("/")
-    if not slash or not source or not name:
+    source, slash, name = whole.partition("/")
+    at = weights = ""
+    if _is_path(source, name):
+        name = os.path.expanduser(name)
+    else:
+        name, at, weights = name.partition("@")
+    if not slash or not source or "@" in source or not name:
         raise SpecError(f"model {text!r} has no source: {_FORM}")
     if at and not weights:
         raise SpecError(
             f"model {text!r} does not name any weights after '@': write @random, @random:SEED or @/path/to/file"
         )
-    name, _, tag = name.partition(".")
-    seed = file = None
+    tag = ""
+    if source not in _WHOLE_NAMES:
+        name, _, tag = name.partition(".")
+    seed = file = revision = None
     if weights == "random" or weights.startswith("random:"):
         seed = _seed(weights.removeprefix("random").removeprefix(":") or "0", text)
+    elif at and source == "hf":
+        revision = weights
     elif at:
         file = os.path.expanduser(weights)
     if tag and seed is not None:
@@ -103,7 +141,11 @@ def parse(text: str) -> Spec:
             f"model {text!r}: #weights= chooses among the sets of weights in a file, and it names no file; "
             "write @/path/to/file#weights=..."
         )
-    return Spec(source, name, tag or None, file, seed, options)
+    return Spec(source, name, tag or None, file, seed, options, revision)
+
+
+def _is_path(source: str, name: str) -> bool:
+    return source == "file" or source == "hf" and name.startswith(("/", "~", "./", "../"))
 
 
 def _seed(digits: str, text: str) -> int:
@@ -126,7 +168,7 @@ def _split_options(text: str) -> tuple[str, str | None]:
         return text, None
     if not after or re.fullmatch(r"[a-z_]+=[^+]*(\+[a-z_]+=[^+]*)*", after):
         return before, after
-    if "@" in before:
+    if "@" in before or _is_path(*before.partition("/")[::2]):
         return text, None
     raise SpecError(
         f"model {text!r}: what follows '#' is not of the form key=value[+key=value...]; keys are {', '.join(OPTIONS)}"
@@ -143,46 +185,66 @@ def _options(text: str, spec: str) -> tuple[tuple[str, str], ...]:
             )
         if not value:
             raise SpecError(f"model {spec!r}: the option {key} has no value")
+        if key == "pool" and value not in POOLS:
+            raise SpecError(f"model {spec!r}: pool={value} is not known; choose from {', '.join(POOLS)}")
+        if key == "layer" and not re.fullmatch(r"-?[1-9]\d{0,3}", value):
+            raise SpecError(
+                f"model {spec!r}: layer={value} is not the number of a block; 1 is the first, -1 the last"
+            )
     if len(dict(pairs)) < len(pairs):
         raise SpecError(f"model {spec!r} gives an option twice; leave one out")
-    return tuple(sorted(pairs))
+    return tuple(sorted(pair for pair in pairs if pair != ("pool", "native")))  # what it is without
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a spec's name holds a glob pattern."""
+    """Whether a spec's name holds a glob pattern. Paths and repositories are taken as they are."""
+    source, _, name = text.strip().partition("/")
+    if source in _WHOLE_NAMES:
+        return False
     return any(c in re.split("[@#]", text, maxsplit=1)[0] for c in "*?[")
-
-
-def file_hash(path: str, store: str | os.PathLike | None = None) -> str:
-    """SHA-256 of a weight file's content, in hexadecimal; see `vtabjax.specs.weight_files.digest`."""
-    return weight_files.digest(path, store)
 
 
 def file_stem(text: str, store: str | os.PathLike | None = None) -> str:
     """A spec as a file name: the same weights have the same, different weights different ones.
 
-    ``timm/resnet50.a1_in1k`` -> ``timm--resnet50.a1_in1k``; a checkpoint file is named by its file name and the
-    first eight digits of its content's SHA-256; options follow as ``+weights=ema``.
+    ``timm/resnet50.a1_in1k`` -> ``timm--resnet50.a1_in1k``; a checkpoint file or a model's folder is named by its
+    file name and the first eight digits of its content's SHA-256, a Python function also by those of its package's
+    files; options follow as ``+weights=ema``.
 
     Args:
       text: the spec.
       store: the folder that remembers the hashes of weight files (`vtabjax.specs.weight_files.digest`).
 
     Raises:
-      SpecError: the text is not a spec, or its checkpoint file cannot be read.
+      SpecError: the text is not a spec, or its file cannot be read.
     """
     spec = parse(text)
-    body = _safe(f"{spec.name}.{spec.tag}" if spec.tag else spec.name)
+    body = "" if spec.path else _safe(f"{spec.name}.{spec.tag}" if spec.tag else spec.name)
+    if spec.path is not None:
+        body += _content(text, spec.path, store, weight_files.model_parts)
+    elif spec.source == "python":
+        body += f"-{_digest(text, spec.name, store, weight_files.code_parts)}"
     if spec.file is not None:
-        try:
-            digest = file_hash(spec.file, store)
-        except weight_files.WeightFileError as e:
-            raise SpecError(f"model {text!r}: {e}") from e
-        stem = re.sub(r"[^\w.-]+", "_", os.path.basename(os.path.normpath(spec.file)))
-        body += f"@{'_' if stem == 'random' else ''}{stem}-{digest[:8]}"
+        stem = _content(text, spec.file, store, weight_files.parts)
+        body += f"@{'_' if stem.startswith('random-') else ''}{stem}"
+    elif spec.revision is not None:
+        body += f"@{'_' if spec.revision == 'random' else ''}{_safe(spec.revision)}"
     elif spec.random:
         body += "@random" + (f"-{spec.seed}" if spec.seed else "")
     return f"{_safe(spec.source)}--{body}" + "".join(f"+{key}={_safe(value)}" for key, value in spec.options)
+
+
+def _content(text: str, path: str, store: str | os.PathLike | None, find: Callable[[Any], list]) -> str:
+    """The name of a file or folder with the first digits of its content's hash."""
+    stem = re.sub(r"[^\w.-]+", "_", os.path.basename(os.path.normpath(path)))
+    return f"{stem}-{_digest(text, path, store, find)}"
+
+
+def _digest(text: str, path: str, store: str | os.PathLike | None, find: Callable[[Any], list]) -> str:
+    try:
+        return weight_files.digest(path, store, find)[:8]
+    except weight_files.WeightFileError as e:
+        raise SpecError(f"model {text!r}: {e}") from e
 
 
 def _safe(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the path of a checkpoint stands for: one file, an index with its shards, a folder; and the hash of its content.
+"""What the path of a checkpoint or of a model stands for (a file, shards, a folder), and the hash of its content.
 
 Nothing here reads tensors, and nothing but regular files is ever opened: a pipe would wait for ever.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.machinery
+import importlib.util
 import json
 import os
 import stat
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,21 +143,62 @@ def read_index(path: str | os.PathLike) -> dict[str, str] | None:
     return {str(tensor): os.path.basename(str(shard)) for tensor, shard in found.items()}
 
 
-def digest(path: str | os.PathLike, store: str | os.PathLike | None = None) -> str:
-    """SHA-256, in hexadecimal, of a weight file's content; of an index or a folder, over all files.
+def model_parts(path: str | os.PathLike) -> list[Path]:
+    """The regular files that a whole model consists of: a file; of a repository's folder also what configures it.
 
-    Each file is read once in a process, and again when it changed.
-
-    Args:
-      path: see `parts`.
-      store: a folder that remembers hashes between processes. With it the hash of a file that was moved away is
-        still known, so that its results can be found.
+    Of a converted model's folder they are ``graph.json`` and ``model.json``, which has the hash of the weights.
 
     Raises:
       WeightFileError: as `parts`.
     """
+    path = Path(path)
+    converted = [path / "graph.json", path / "model.json"]
+    if all(part.is_file() for part in converted):
+        return converted
+    if path.is_dir():
+        return list(dict.fromkeys([*sorted(p for p in path.glob("*.json") if p.is_file()), *parts(path)]))
+    return parts(path)
+
+
+def code_parts(function: str) -> list[Path]:
+    """The Python files of the package (or the module) that ``package.module:function`` is in; imports nothing.
+
+    Raises:
+      MissingError: there is no such module.
+    """
+    top = function.partition(":")[0].partition(".")[0]
+    found = importlib.util.find_spec(top) or importlib.machinery.PathFinder.find_spec(
+        top, [os.getcwd(), *sys.path]
+    )
+    folders = [Path(p) for p in (found.submodule_search_locations or ())] if found else []
+    files_ = [p for folder in folders for p in sorted(folder.rglob("*.py"))]
+    if found and not folders and found.origin and Path(found.origin).is_file():
+        files_ = [Path(found.origin)]
+    if not files_:
+        raise MissingError(f"there is no Python module {top!r} in the current folder or among what is installed")
+    return files_
+
+
+def digest(
+    path: str | os.PathLike,
+    store: str | os.PathLike | None = None,
+    find: Callable[[Any], list[Path]] | None = None,
+) -> str:
+    """SHA-256, in hexadecimal, of a weight file's content; where there are several files, over all of them.
+
+    Each file is read once in a process, and again when it changed.
+
+    Args:
+      path: what `find` takes.
+      store: a folder that remembers hashes between processes. With it the hash of a file that was moved away is
+        still known, so that its results can be found.
+      find: gives the files: `parts` (the default), `model_parts` or `code_parts`.
+
+    Raises:
+      WeightFileError: as `find`.
+    """
     try:
-        found = parts(path)
+        found = (find or parts)(path)
     except MissingError:
         known = _recall(path, store)
         if known is None:
