@@ -42,8 +42,8 @@ def convert(
     from .verify import verify as measure
 
     source = sources.build(spec, input_size)
-    slug = specs.file_stem(spec, Path(out_dir) / weight_files.STORE)
-    path = Path(out_dir) / f"{slug}-{source.info['input_size'][1]}"
+    stem = specs.file_stem(spec, Path(out_dir) / weight_files.STORE)
+    path = Path(out_dir) / f"{stem}-{source.info['input_size'][1]}"
     # One that appears meanwhile stays: whoever made it may be reading it.
     replace = (path / "model.json").exists()
     graph, variables = from_torch(source.module, tuple(source.info["input_size"]))

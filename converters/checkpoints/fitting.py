@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from vtabjax import specs
+
 from . import search
-from .reading import CheckpointError, _some
+from .reading import CheckpointError
 from .search import Architecture, Judgement, State
 
 
@@ -25,17 +27,17 @@ def fill(module: nn.Module, state: State, path: str, architecture: str) -> None:
     own = module.state_dict()
     missing = [k for k in own if k not in state and not k.endswith(search.COUNTERS)]
     if missing:
-        raise CheckpointError(f"{path} lacks {_some(missing)}, which {architecture} has")
+        raise CheckpointError(f"{path} lacks {specs.listed(missing)}, which {architecture} has")
     used = {k: state[k] for k in own if k in state and state[k].shape == own[k].shape}
     integers = [k for k, v in used.items() if own[k].is_floating_point() and not v.is_floating_point()]
     if integers:
         raise CheckpointError(
-            f"{path} holds {str(used[integers[0]].dtype).removeprefix('torch.')} numbers in {_some(integers)}: a "
+            f"{path} holds {str(used[integers[0]].dtype).removeprefix('torch.')} numbers in {specs.listed(integers)}: a "
             "quantized model; save it before quantization"
         )
     broken = [k for k, v in used.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if broken:
-        raise CheckpointError(f"{path} holds numbers that are not finite in {_some(broken)}")
+        raise CheckpointError(f"{path} holds numbers that are not finite in {specs.listed(broken)}")
     module.load_state_dict({**own, **{k: v.to(own[k].dtype) for k, v in used.items()}}, strict=True)
 
 
@@ -46,14 +48,15 @@ def explain(state: State, found: Judgement, architecture: Architecture, path: st
     if len(found.missing) > len(shapes) // 2:
         others = [k for k in state if k not in architecture.shapes]
         return CheckpointError(
-            f"{path} is of another architecture than {name}: it lacks {_some(found.missing)} "
-            f"and has {_some(others or known)}; name the architecture it was made with"
+            f"{path} is of another architecture than {name}: it lacks {specs.listed(found.missing)} "
+            f"and has {specs.listed(others or known)}; name the architecture it was made with"
         )
     if found.missing:
-        return CheckpointError(f"{path} lacks {_some(found.missing)}, which {name} has")
+        return CheckpointError(f"{path} lacks {specs.listed(found.missing)}, which {name} has")
     if found.strange:
         return CheckpointError(
-            f"{path} has {_some(found.strange)}, which {name} does not have; name the architecture it was made with"
+            f"{path} has {specs.listed(found.strange)}, which {name} does not have; "
+            "name the architecture it was made with"
         )
     return _wrong_shape(state, found.wrong, architecture, path)
 

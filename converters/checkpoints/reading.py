@@ -7,13 +7,14 @@ import pickle
 import re
 import types
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 
+from vtabjax import specs
 from vtabjax.specs import SpecError, weight_files
 
 # Pickled objects of other modules are replaced by inert stand-ins. These modules' functions do something when a
@@ -103,7 +104,7 @@ def read(path: str | Path) -> Any:
         state.update(content)
     missing = [name for name in weight_files.read_index(index) or {} if name not in state]
     if missing:
-        raise CheckpointError(f"{index} is an index of shards that lack {_some(missing)}")
+        raise CheckpointError(f"{index} is an index of shards that lack {specs.listed(missing)}")
     return state
 
 
@@ -226,7 +227,8 @@ def _check_archive(path: Path) -> bool:
         return True
     if not any(n.endswith("data.pkl") for n in names):
         raise CheckpointError(
-            f"{path} is a zip archive without a checkpoint ({_some(names)}); unpack it and name the file of the weights"
+            f"{path} is a zip archive without a checkpoint ({specs.listed(names)}); "
+            "unpack it and name the file of the weights"
         )
     return False
 
@@ -234,12 +236,6 @@ def _check_archive(path: Path) -> bool:
 def _truncated(path: Path, reason: object) -> CheckpointError:
     text = " ".join(str(reason).split())[:160]
     return CheckpointError(f"{path} is truncated or damaged ({text}); download it again")
-
-
-def _some(keys: Iterable[str], n: int = 3) -> str:
-    keys = list(keys)
-    more = f" and {len(keys) - n} more" if len(keys) > n else ""
-    return ", ".join(keys[:n]) + more
 
 
 class _StubbingUnpickler(pickle._Unpickler):

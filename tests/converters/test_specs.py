@@ -117,7 +117,9 @@ def test_a_function_is_named_by_its_package_s_code(tmp_path, monkeypatch):
     (package / "small.py").write_text("a = 1")
     monkeypatch.syspath_prepend(tmp_path)
     before = specs.file_stem("python/mynets.small:make")
-    assert before.startswith("python--mynets.small-make~") and before == specs.file_stem("python/mynets.small:make")
+    assert before.startswith("python--mynets.small-make~") and before == specs.file_stem(
+        "python/mynets.small:make"
+    )
     (package / "blocks.py").write_text("b = 1")
     assert specs.file_stem("python/mynets.small:make") != before
     with pytest.raises(SpecError, match="there is no Python module 'gone'"):

@@ -141,14 +141,14 @@ def test_two_steps_by_hand():
 def test_surplus_classes_change_nothing():
     (a, losses), (b, wide) = (fit(trainer(settings(), classes=k)) for k in (3, 50))
     np.testing.assert_allclose(losses, wide, rtol=1e-5)
-    np.testing.assert_allclose(a.trunk["conv.weight"], b.trunk["conv.weight"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(a.backbone["conv.weight"], b.backbone["conv.weight"], rtol=1e-4, atol=1e-6)
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_running_statistics_move_and_the_source_classifier_does_not():
     parts = conv_parts()
     state, _ = fit(trainer(settings(), parts=parts))
-    assert set(state.trunk) == {"conv.weight", "bn.weight", "bn.bias"}
+    assert set(state.backbone) == {"conv.weight", "bn.weight", "bn.bias"}
     assert set(state.buffers) == {"bn.running_mean", "bn.running_var", "bn.num_batches_tracked"}
     for name in ("bn.running_mean", "bn.running_var"):
         assert np.abs(state.buffers[name] - parts.variables[name]).min() > 1e-4
@@ -158,7 +158,7 @@ def test_running_statistics_move_and_the_source_classifier_does_not():
 def test_loop_on_the_device_and_in_python_agree():
     (a, losses), (b, again) = (fit(trainer(settings(), loop=loop)) for loop in (False, True))
     np.testing.assert_allclose(losses, again, rtol=1e-6)
-    np.testing.assert_allclose(a.trunk["conv.weight"], b.trunk["conv.weight"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(a.backbone["conv.weight"], b.backbone["conv.weight"], rtol=1e-5, atol=1e-7)
 
 
 def test_micro_batches():
@@ -183,7 +183,7 @@ def test_micro_batches():
     parted, losses = fit(trainer(settings(micro_batch=2)))
     assert np.isfinite(losses).all()
     assert parted.buffers["bn.num_batches_tracked"] == 7 + 4 * 12
-    assert np.abs(parted.trunk["conv.weight"] - whole.trunk["conv.weight"]).max() > 1e-4
+    assert np.abs(parted.backbone["conv.weight"] - whole.backbone["conv.weight"]).max() > 1e-4
 
 
 def test_rematerialisation_changes_nothing():
@@ -194,7 +194,7 @@ def test_rematerialisation_changes_nothing():
 
 def test_bfloat16_keeps_float32_parameters_and_statistics():
     (a, losses), (b, half) = (fit(trainer(settings(dtype=d))) for d in ("float32", "bfloat16"))
-    assert {v.dtype.name for v in [*b.trunk.values(), *b.head.values(), *b.momentum[0].values()]} == {
+    assert {v.dtype.name for v in [*b.backbone.values(), *b.head.values(), *b.momentum[0].values()]} == {
         "float32"
     }
     assert b.buffers["bn.running_mean"].dtype == np.float32
@@ -276,7 +276,7 @@ def test_chooses_on_validation_and_retrains_on_both():
     run = finetune.plan(own, learning_rate=found.learning_rate, steps=found.steps, classes=3, seed=6)
     both = [np.concatenate(pair) for pair in zip(train, val, strict=True)]
     state, _, _ = made.train_steps(made.initial_state(), made.data(*both), run, found.steps)
-    np.testing.assert_allclose(kept[6].trunk["conv.weight"], state.trunk["conv.weight"], rtol=1e-6)
+    np.testing.assert_allclose(kept[6].backbone["conv.weight"], state.backbone["conv.weight"], rtol=1e-6)
     correct = made.predict(state, test[0], 3) == test[1]
     np.testing.assert_array_equal(found.finals[1].correct, correct)
     # The median over the seeds, with its own examples.

@@ -196,7 +196,7 @@ def trained(parts, classes=4):
     )
     values = jax.device_get(state)
     artefact = head.with_head(
-        parts, {**values.trunk, **values.buffers}, values.head["weight"], values.head["bias"]
+        parts, {**values.backbone, **values.buffers}, values.head["weight"], values.head["bias"]
     )
     return made, state, artefact, images
 

@@ -78,7 +78,7 @@ def test_follows_pytorch(name, size, options, rate):
 
     np.testing.assert_allclose(losses, wanted, rtol=1e-6)
     assert wanted[-1] < 0.9 * wanted[0]  # it did learn something, and did not stand still
-    ours = {**state.trunk, **state.buffers}
+    ours = {**state.backbone, **state.buffers}
     theirs = {k: v.numpy() for k, v in module.state_dict().items()}
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():

@@ -200,7 +200,7 @@ def test_a_weight_file_that_was_moved_away(fake_converters, tmp_path, capsys):
 
     heartbeat.describe(heartbeat.folder(workdir, "knn", shares.digest([cell])), [cell])
     file.unlink()
-    results.slug.cache_clear()
+    results.file_stem.cache_clear()
     assert runner.run(c, workdir) == 0
     out, err = capsys.readouterr()
     assert "50.00" in out and "nothing to do: every cell has a result" in err
@@ -267,7 +267,7 @@ def test_models_that_are_one_are_one(fake_converters, config, tmp_path, capsys):
     assert [c.model for c in cells] == ["tiny/a@random", "tiny/a@random:1"]
     config.models = "tiny/a:b,tiny/a-b"
     cells = plan.all_cells(plan.read(config), tmp_path)
-    assert len({results.slug(c.model, str(tmp_path)) for c in cells}) == 2
+    assert len({results.file_stem(c.model, str(tmp_path)) for c in cells}) == 2
 
 
 def test_a_dry_run_knows_models_of_their_own_size(fake_converters, config, tmp_path, capsys):

@@ -19,7 +19,7 @@ def test_results_stay_readable_when_the_file_was_moved_away(config, fake_convert
     before = results.collect(workdir)
     weights.unlink()
     fake_converters.forget()
-    results.slug.cache_clear()  # as in another process
+    results.file_stem.cache_clear()  # as in another process
     assert status.main(None, workdir) == 0
     assert runner.run(config, workdir) == 0
     assert fake_converters.calls() == [] and results.collect(workdir).equals(before)
@@ -28,7 +28,7 @@ def test_results_stay_readable_when_the_file_was_moved_away(config, fake_convert
     assert runner.run(config, workdir) == 0
     assert fake_converters.calls() == [] and len(results.collect(workdir)) == 2
     shutil.rmtree(workdir / "cache" / "files")
-    results.slug.cache_clear()
+    results.file_stem.cache_clear()
     assert runner.run(config, workdir) == 0  # found by the model that the results name
     shutil.rmtree(workdir / "models")  # without the converted model new work needs the file
     config.k = 3

@@ -100,7 +100,7 @@ def train(parts: SavedModel, config: Any, say: Callable[[str], None] = print) ->
     accuracy = float(np.mean(trainer.predict(state, images, CLASSES) == labels))
     state = jax.device_get(state)
     model = with_head(
-        parts, {**state.trunk, **state.buffers}, state.head["weight"], state.head["bias"]
+        parts, {**state.backbone, **state.buffers}, state.head["weight"], state.head["bias"]
     )  # fmt: skip
     return model, accuracy
 

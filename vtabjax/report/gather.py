@@ -124,7 +124,7 @@ def _label(records: Sequence[_Record], notices: list[str]) -> None:
     changed = [model for model, of_model in hashes.items() if len(of_model) > 1]
     if changed:
         notices.append(
-            f"The weights behind {_listed(changed)} changed between runs; each set of weights has its own row."
+            f"The weights behind {specs.listed(changed)} changed between runs; each set of weights has its own row."
         )
 
 
@@ -142,7 +142,7 @@ def _variants(records: Sequence[_Record], notices: list[str]) -> None:
             mixed.add(record.data["task"])
     if mixed:
         notices.append(
-            f"Results on {_listed(sorted(mixed))} were computed on different examples (the data set was prepared "
+            f"Results on {specs.listed(sorted(mixed))} were computed on different examples (the data set was prepared "
             "again, or by other code). They have boards of their own and are never averaged with the others."
         )
 
@@ -162,7 +162,7 @@ def _copies(records: Sequence[_Record], notices: list[str]) -> None:
         if note := (record.data.get("notes") or {}).get("distance_zero"):
             models_of[record.data["task"], note].add(record.label)
     for (task, text), labels in models_of.items():
-        notices.append(f"{task}, {PROTOCOLS['knn']}: {text} ({_listed(sorted(labels))}).")
+        notices.append(f"{task}, {PROTOCOLS['knn']}: {text} ({specs.listed(sorted(labels))}).")
 
 
 def _data_key(record: _Record) -> tuple:
@@ -272,7 +272,7 @@ def _boards(records: Sequence[_Record], models: Mapping[str, Model], notices: li
         if len(setups) > 1:
             notices.append(
                 f"{PROTOCOLS.get(protocol, protocol)} was run in {len(setups)} ways (different "
-                f"{_listed(sorted(differing))}). Each has its own board; nothing is averaged over them."
+                f"{specs.listed(sorted(differing))}). Each has its own board; nothing is averaged over them."
             )
         for i, group in enumerate(setups):
             for metric in _metrics(group):
@@ -375,8 +375,3 @@ def _examples(data: Mapping[str, Any]) -> str:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name}: {n}" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

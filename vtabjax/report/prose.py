@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import installation
+from vtabjax import installation, specs
 from vtabjax.report.analysis import Analysis, Options, Strengths
 from vtabjax.report.boards import PROTOCOLS, Board, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
@@ -157,7 +157,7 @@ def _gaps(board: Board) -> list[str]:
     if not gaps.any():
         return []
     tasks = [t for t, n in zip(board.tasks, gaps.sum(0), strict=True) if n]
-    shown = ", ".join(tasks[:4]) + (f" and {len(tasks) - 4} more" if len(tasks) > 4 else "")
+    shown = specs.listed(tasks, 4)
     return [
         f"{board.title}: {int(gaps.sum())} of {gaps.size} cells have no result ({int(gaps.any(1).sum())} of "
         f"{len(board.models)} models, on {shown}). Models that lack a task have no mean and are ranked by strength "

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cell", "collect", "config_hash", "errors", "file_name", "find", "find_all", "has_other_settings", "pack", "paths",
-    "read", "records", "save", "save_error", "slug", "unpack", "versions",
+    "read", "records", "save", "save_error", "unpack", "versions",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -91,7 +91,7 @@ class Cell:
         """Where the cell's files lie. Raises SpecError for a weight file that is gone and has no results."""
         parent = files.as_path(workdir) / "results" / self.protocol
         try:
-            return parent / slug(self.model, str(workdir))
+            return parent / file_stem(self.model, str(workdir))
         except specs.SpecError:
             known = _filed(parent, self.model)
             if len(known) != 1:  # several: the file had other contents in other runs
@@ -105,14 +105,14 @@ class Cell:
     def scratch(self, workdir: str | Path) -> Path:
         """A folder for what a protocol keeps while it works (checkpoints) or beside the result (curves)."""
         name = f"{file_name(self.task)}.{self.hash[:8]}"
-        return files.as_path(workdir) / "cells" / self.protocol / slug(self.model, str(workdir)) / name
+        return files.as_path(workdir) / "cells" / self.protocol / file_stem(self.model, str(workdir)) / name
 
     def __str__(self) -> str:
         return f"{self.protocol} {self.model} {self.task}"
 
 
 @functools.cache
-def slug(model: str, workdir: str) -> str:
+def file_stem(model: str, workdir: str) -> str:
     """`specs.file_stem`: a weight file is read once. With what the workdir remembers it may be gone."""
     return specs.file_stem(model, files.as_path(workdir) / "cache" / weight_files.STORE)
 

@@ -260,6 +260,12 @@ def split_list(text: str) -> list[str]:
     return list(dict.fromkeys(item for item in (part.strip() for part in text.split(",")) if item))
 
 
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first names of a list in words, for messages: "a, b, c and 4 more"."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def nearest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
     """The `n` names most like `name`, for messages."""
     return difflib.get_close_matches(name, list(names), n=n, cutoff=0.5)

@@ -175,7 +175,9 @@ def code_parts(function: str) -> list[Path]:
     if found and not folders and found.origin and Path(found.origin).is_file():
         files_ = [Path(found.origin)]
     if not files_:
-        raise MissingError(f"there is no Python module {top!r} in the current folder or among what is installed")
+        raise MissingError(
+            f"there is no Python module {top!r} in the current folder or among what is installed"
+        )
     return files_
 
 

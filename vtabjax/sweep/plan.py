@@ -155,7 +155,7 @@ def _expand(models: Sequence[str], workdir: Path, dry_run: bool) -> list[str]:
     by_file_name: dict[str, str] = {}
     for model in expanded:
         try:
-            name = results.slug(model, str(workdir))
+            name = results.file_stem(model, str(workdir))
         except specs.SpecError:
             name = model  # its weight file is gone; its results may be there
         first = by_file_name.setdefault(name, model)

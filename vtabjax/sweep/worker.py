@@ -53,7 +53,7 @@ def to_convert(pending: Sequence[Cell], options: RunOptions, workdir: Path) -> l
 
 def converted_sizes(model: str, options: RunOptions, workdir: Path) -> list[int]:
     """Image sizes at which a model is converted already, for image_size=0: its own is known only after converting."""
-    stem = results.slug(model, str(workdir))
+    stem = results.file_stem(model, str(workdir))
     found = models_dir(options, workdir).glob(f"{glob.escape(stem)}-*/model.json")
     sizes = (path.parent.name.removeprefix(f"{stem}-") for path in found)
     return sorted(int(size) for size in sizes if size.isdecimal())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+from vtabjax import specs
 from vtabjax.tasks import _names
 from vtabjax.tasks._task import TaskError
 from vtabjax.tasks._tree import PICTURES, Directory, Tree
@@ -90,8 +91,7 @@ def _with_pictures(directory: Directory) -> list[Directory]:
 
 
 def _listed(directories: Iterable[Directory]) -> str:
-    names = [f"{name}/" for name in dict.fromkeys(d.name for d in directories)]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return specs.listed((f"{name}/" for name in dict.fromkeys(d.name for d in directories)), 5)
 
 
 def _wrapped(base: Directory) -> Directory | None:

@@ -68,7 +68,7 @@ class Journal:
                 self._remove(content["current"]["state"])
             content = fresh
         self._content: dict[str, Any] = content
-        if self._folder is not None and _first():
+        if self._folder is not None and processes.is_first():
             self._remove_stale_checkpoints(self._folder)
 
     def _read(self) -> dict[str, Any] | None:
@@ -89,7 +89,7 @@ class Journal:
         return content
 
     def _write(self) -> None:
-        if self._folder is not None and _first():
+        if self._folder is not None and processes.is_first():
             text = json.dumps({**self._content, "digest": _digest(self._content)})
             files.write_text(self._folder / "progress.json", text)
 
@@ -186,7 +186,7 @@ class Journal:
             self._remove(before["state"])
 
     def _remove(self, name: str) -> None:
-        if self._folder is not None and _first():
+        if self._folder is not None and processes.is_first():
             shutil.rmtree(self._folder / name, ignore_errors=True)
 
 
@@ -197,10 +197,6 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _state_hash(state: State) -> str:
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return model.weight_hash({jax.tree_util.keystr(path): np.asarray(value) for path, value in leaves})
-
-
-def _first() -> bool:
-    return jax.process_index() == 0
 
 
 def any_process(due: bool, stop: bool) -> tuple[bool, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-import jax
+from vtabjax.runtime import processes
 
 
 class Meter:
@@ -21,7 +21,7 @@ class Meter:
             desc=label or None,
             unit="step",
             leave=False,
-            disable=jax.process_index() > 0,
+            disable=not processes.is_first(),
             mininterval=0.5 if terminal else 30,
             delay=5,
         )

@@ -28,9 +28,9 @@ class State(NamedTuple):
     """A training run between two steps."""
 
     step: jax.Array
-    trunk: dict[str, jax.Array]
+    backbone: dict[str, jax.Array]
     head: dict[str, jax.Array]  # weight [K, D], bias [K]
-    momentum: tuple[dict[str, jax.Array], dict[str, jax.Array]]  # of trunk and head
+    momentum: tuple[dict[str, jax.Array], dict[str, jax.Array]]  # of backbone and head
     buffers: dict[str, jax.Array]
 
 
@@ -221,7 +221,7 @@ class Trainer:
         momentum = jax.tree.map(np.zeros_like, (trained, head))
         return State(
             step=self.put(np.int32(0)),
-            trunk=self.put(trained),
+            backbone=self.put(trained),
             head=self.put(head),
             momentum=self.put(momentum),
             buffers=self.put(dict(self.backbone.buffers)),
@@ -294,11 +294,11 @@ class Trainer:
             index = jax.lax.with_sharding_constraint(index, self._split)
             inputs, labels = data.inputs[index], data.labels[index]
             (here, (buffers, hit)), gradient = jax.value_and_grad(self._loss, has_aux=True)(
-                (state.trunk, state.head), buffers, inputs, labels, plan.classes
+                (state.backbone, state.head), buffers, inputs, labels, plan.classes
             )
             return (buffers, jax.tree.map(jnp.add, total, gradient), loss + here, hits + hit), None
 
-        weights = (state.trunk, state.head)
+        weights = (state.backbone, state.head)
         zero = jnp.zeros((), s.param_dtype)
         start = (state.buffers, jax.tree.map(jnp.zeros_like, weights), zero, zero)
         if parts == 1:
@@ -308,8 +308,8 @@ class Trainer:
         buffers, gradient, loss, hits = carry
         rate = schedule(state.step, plan.learning_rate, plan.boundaries, plan.warmup, s.decay_factor)
         momentum = jax.tree.map(lambda m, g: s.momentum * m + g / parts, state.momentum, gradient)
-        trunk, head = jax.tree.map(lambda w, m: w - rate * m, weights, momentum)
-        return State(state.step + 1, trunk, head, momentum, buffers), loss / parts, hits / parts
+        backbone, head = jax.tree.map(lambda w, m: w - rate * m, weights, momentum)
+        return State(state.step + 1, backbone, head, momentum, buffers), loss / parts, hits / parts
 
     def _loss(
         self,
@@ -336,7 +336,7 @@ class Trainer:
 
         def run(start: int, size: int) -> jax.Array:
             batch = devices.put_batch(inputs, start, size, self._split, self.backbone.input_dtype)
-            return self._predict(state.trunk, state.head, state.buffers, batch, np.int32(classes))
+            return self._predict(state.backbone, state.head, state.buffers, batch, np.int32(classes))
 
         with jax.default_matmul_precision("float32"):
             found = self._eval_batch.map_batches(run, len(inputs))
@@ -344,9 +344,9 @@ class Trainer:
         return found
 
     def _predictions(
-        self, trunk: Mapping, head: Mapping, buffers: Mapping, inputs: jax.Array, classes: ArrayLike
+        self, backbone: Mapping, head: Mapping, buffers: Mapping, inputs: jax.Array, classes: ArrayLike
     ) -> jax.Array:
-        features, _ = self.backbone.forward(trunk, buffers, inputs, False)
+        features, _ = self.backbone.forward(backbone, buffers, inputs, False)
         return self._logits(head, features, classes).argmax(1).astype(jnp.int32)
 
     def halve_micro_batch(self) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from vtabjax import __version__, model, options, tasks
 from vtabjax.protocols import Outcome, finetune
 from vtabjax.protocols.finetune import head
-from vtabjax.runtime import files
+from vtabjax.runtime import files, processes
 
 if TYPE_CHECKING:
     from vtabjax.sweep.inputs import CellContext, LoadedModel
@@ -88,7 +88,7 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
         # Everything was in the journal: the record names its examples still.
         if "test" not in inputs.fingerprints:
             test()
-    if jax.process_index() == 0:
+    if processes.is_first():
         files.write_text(folder / "curves.jsonl", "".join(json.dumps(p) + "\n" for p in result.curves))
     chosen = _chosen(
         result, trainer.micro_batch, folder.relative_to(converted.sweep.workdir), settings["save"]
@@ -194,10 +194,10 @@ def _save(
     own: finetune.Settings,
 ) -> None:
     """Writes a fine-tuned model as an artefact, its head cut to the task's classes."""
-    if jax.process_index() > 0:
+    if not processes.is_first():
         return
     state = jax.device_get(state)
-    trained = {name: np.asarray(value) for name, value in {**state.trunk, **state.buffers}.items()}
+    trained = {name: np.asarray(value) for name, value in {**state.backbone, **state.buffers}.items()}
     weight, bias = (np.asarray(state.head[k])[: task.num_classes] for k in ("weight", "bias"))
     info = {
         "finetuned": {"task": inputs.task, "settings": dataclasses.asdict(own)},
