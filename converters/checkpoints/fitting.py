@@ -32,7 +32,8 @@ def fill(module: nn.Module, state: State, path: str, architecture: str) -> None:
     integers = [k for k, v in used.items() if own[k].is_floating_point() and not v.is_floating_point()]
     if integers:
         raise CheckpointError(
-            f"{path} holds {str(used[integers[0]].dtype).removeprefix('torch.')} numbers in {specs.listed(integers)}: a "
+            f"{path} holds {str(used[integers[0]].dtype).removeprefix('torch.')} numbers in "
+            f"{specs.listed(integers)}: a "
             "quantized model; save it before quantization"
         )
     broken = [k for k, v in used.items() if v.is_floating_point() and not torch.isfinite(v).all()]
