@@ -75,7 +75,7 @@ def environment(*packages: str) -> dict:
     """What a result has to name: command, machine, load, versions."""
     return {
         "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "load_before": os.getloadavg()[0]},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "load_before": os.getloadavg()[0]},
         "versions": {
             "python": platform.python_version(),
             **{p: importlib.metadata.version(p) for p in packages},
@@ -83,7 +83,8 @@ def environment(*packages: str) -> dict:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's model, or only its architecture where the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -27,6 +27,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import _alternate
 import numpy as np
 
 
@@ -50,7 +51,8 @@ def environment(args) -> dict:
 
     return {
         "command": "python " + " ".join(sys.argv),
-        "machine": f"{platform.machine()}, {args.threads} of {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
+        "machine": f"{_alternate.processor()}, {args.threads} of {os.cpu_count()} cores, "
+        + jax.devices()[0].device_kind,
         "load_average": os.getloadavg(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
     }

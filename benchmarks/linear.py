@@ -22,6 +22,7 @@ import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import _alternate
 import jax
 import numpy as np
 import sklearn
@@ -98,7 +99,7 @@ def main() -> None:
     result = {
         "task": f"{len(linear.C_GRID)} values of C, {args.n} x {args.d}, {args.classes} classes, float32 features",
         "command": "python " + " ".join(sys.argv),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
+        "machine": f"{_alternate.processor()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
         "load_average": os.getloadavg(),
         "versions": {
             "python": platform.python_version(),

@@ -13,9 +13,10 @@ import _alternate
 PAGE = _alternate.ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Every figure on this page comes from a file in [benchmarks/results](../benchmarks/results) and from one command, which is named;
-`python benchmarks/tables.py` writes the page from those files. Rivals run in the same run on the same machine, taking turns with
-vtabjax. Where a result names a load average above 1, other work ran at the same time: ratios then mean more than seconds.
+Every figure on this page comes from a file in [benchmarks/results](../benchmarks/results) and from the command named below it;
+`python benchmarks/tables.py` writes the page from those files. vtabjax and its rivals take turns in the same run on the same machine:
+two cores, of an AMD EPYC wherever the file names the processor (those for nearest neighbours and linear evaluation say only x86_64).
+Where a load average above 1 is given, other work ran at the same time; ratios then mean more than seconds.
 
     pip install -r requirements-bench.txt
 """
@@ -70,18 +71,24 @@ def extraction() -> str:
         m for m, found in record["results"].items() if found["PyTorch compiled"]["times_as_fast_as_this"] < 1
     ]
     slower = (
-        f"Compiled PyTorch is ahead on {' and '.join(ahead)}; its convolutions are oneDNN's." if ahead else ""
+        f"Compiled PyTorch is ahead on {' and '.join(ahead)}; it uses oneDNN's convolutions." if ahead else ""
     )
+    gaining = [
+        m
+        for m, found in record["results"].items()
+        if found["PyTorch eager, huge pages"]["images_per_second"]
+        > 1.05 * found["PyTorch eager"]["images_per_second"]
+    ]
     return f"""## Feature extraction
 
 Images per second, {settings["dtype"]}, 224 x 224, batches of {settings["batch_size"]}, medians of {settings["rounds"]} rounds; in
-brackets, how many times as fast vtabjax is. PyTorch runs timm's own module in channels_last. main.py starts itself so that memory
-comes in huge pages, and so does vtabjax here; EfficientNet-B0 in PyTorch gains from the same setting
-(`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), too, which hardly anybody sets, so it has a column of its own. {slower}
+brackets, how many times as fast vtabjax is. PyTorch runs timm's own module in channels_last. main.py restarts itself so that memory
+comes in huge pages, and vtabjax does so here, too; {" and ".join(gaining)} in PyTorch also gain from that setting
+(`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), but hardly anybody sets it, so it has a column of its own. {slower}
 
 {table(["model", *sides], rows)}
 
-Seconds until the first batch is back (importing, building, exporting, compiling):
+Seconds until the first batch is done (importing, building, exporting, compiling):
 
 {table(["model", *sides], starts)}
 
@@ -137,7 +144,7 @@ def proxies() -> str:
         row.append(f"{excess[name]:.1g}")
     return f"""## Leave-one-out nearest neighbours
 
-{knn["task"]}; exact neighbours, the same for all. In brackets, how many times as fast vtabjax is.
+{knn["task"]}; the neighbours are exact, and the same for all three. In brackets, how many times as fast vtabjax is.
 
 {table(["", "vtabjax", *next(iter(knn[k] for k in ("normal", "rectified") if k in knn))["times_faster"]], rows)}
 
@@ -147,8 +154,8 @@ def proxies() -> str:
 
 ## Linear evaluation
 
-{linear["task"]}, all fitted to their minimum. "Excess": how far the objective of the worst fit lies above the best one known,
-relative to it.
+{linear["task"]}. "Excess": how far the objective of the worst fit lies above the best known one, relative to it; scikit-learn stops
+early unless it gets a smaller tolerance.
 
 {table(["", "median", "times as long as vtabjax", "excess"], fits)}
 
@@ -190,14 +197,14 @@ def sweep() -> str:
     return f"""## A sweep, end to end
 
 {models} models on {record["settings"]["tasks"].replace(",", " and ")} at 64 x 64, from an empty folder to the last score: leave-one-out
-kNN, linear evaluation over 12 values of C, LEEP. Ours is main.py three times, with every conversion, verification and compilation; the
-other is [a plain script](../benchmarks/plain_script.py) of timm and scikit-learn that keeps nothing, verifies nothing and cannot resume.
+kNN, linear evaluation over 12 values of C, LEEP. Ours runs main.py three times, with every conversion, verification and compilation; the
+other is [a plain script](../benchmarks/plain_script.py) on timm and scikit-learn that keeps nothing, verifies nothing and cannot resume.
 vtabjax is **{record["times_faster"]:.1f} times as fast**.
 
 {table(["", "median", "seconds by stage"], rows)}
 
 Scores that agree within 0.002 (two examples in a thousand; nats for LEEP): {agreement}. Where linear evaluations differ,
-scikit-learn stopped before the minimum, or another C won on 200 examples.
+scikit-learn stopped before the minimum, or a different C won on 200 examples.
 
 {origin(record)}
 """
@@ -211,7 +218,7 @@ def start() -> str:
     ]
     return f"""## Starting
 
-Wall time and peak memory of a whole command (of its largest process); "cold" is the README's first command in an empty
+Wall time and peak memory of a whole command (memory: of its largest process); "cold" is the README's first command in an empty
 folder.
 
 {table(["", "median", "peak memory"], rows)}
@@ -231,9 +238,9 @@ def growth() -> str:
         rows.append([name, curve, f"{found['slope']:.2f}", line])
     return f"""## How cost grows
 
-Seconds by size, and the slope between their logarithms (1: in proportion, 2: the square). A sweep costs something to start and the
-same for every model, so that its line says more than its slope. Devices are simulated on the same cores: 1 would be free, what is
-lost is what sharding costs. [What hundreds of models cost](scale.md) rests on this.
+Seconds by size, and the slope of their logarithms (1: proportional, 2: quadratic). A sweep has a cost of starting and a constant cost
+per model, so its line says more than its slope. Devices are simulated on the same cores: free sharding would take the same time on any
+number of them. [What hundreds of models cost](scale.md) builds on this.
 
 {table(["", "seconds", "slope", "line"], rows)}
 
@@ -246,8 +253,8 @@ def report() -> str:
     return f"""## The report
 
 {record["task"]}: written in {record["seconds_to_write"]["page and tables"]:.0f} s
-({record["seconds_to_write"]["with figures"]:.0f} s with figures), {record["megabytes"]:.0f} MB; in the browser first paint after
-{record["ms_first_paint"]} ms, a filter takes {statistics.median(record["ms_filter"]):.0f} ms, sorting
+({record["seconds_to_write"]["with figures"]:.0f} s with figures), {record["megabytes"]:.0f} MB; in the browser the first paint comes after
+{record["ms_first_paint"]} ms, filtering takes {statistics.median(record["ms_filter"]):.0f} ms, sorting
 {statistics.median(record["ms_sort"]):.0f} ms (medians).
 
 {origin(record)}
