@@ -8,8 +8,8 @@ SUITES = ("mini", "vtab", "vtab_full")
 
 # Models that are compared unless others are named.
 MODELS = {
-    # Needs no download: the images themselves, the pre-trained model in the box beside its own architecture with
-    # random weights, and random weights of three more families.
+    # These need no download: raw pixels, the bundled pre-trained model beside its own architecture with random
+    # weights, and three more families with random weights.
     "mini": (
         "baseline/pixels",
         "embedded/sprites_resnet",
@@ -42,7 +42,7 @@ def base(protocol: str, suite: str) -> ConfigDict:
     """
     if suite not in SUITES:
         raise ValueError(
-            f"suite {suite!r} is not known; there are {', '.join(SUITES)} (configs/{protocol}.py:vtab)"
+            f"suite {suite!r} is not known; choose from {', '.join(SUITES)} (configs/{protocol}.py:vtab)"
         )
     mini = suite == "mini"
     c = ConfigDict()
@@ -56,40 +56,40 @@ def base(protocol: str, suite: str) -> ConfigDict:
 
     # Images. These change the numbers.
     c.image_size = 64 if mini else 224  # edge in pixels that models see; 0: each model's own
-    c.resize = "vtab"  # "vtab": as the benchmark's code (TF1 bilinear, both edges); "bilinear", "bicubic"
-    c.dtype = "float32"  # what models compute in; "bfloat16" is faster and changes the third digit
-    c.skip_broken = False  # leave out pictures of a folder that cannot be read, instead of stopping
-    c.background = "white"  # under transparent parts of the pictures of a folder: a colour's name, '#rrggbb'
+    c.resize = "vtab"  # "vtab": as in the benchmark's code (TF1 bilinear, both edges); "bilinear", "bicubic"
+    c.dtype = "float32"  # that models compute in; "bfloat16" is faster and changes the third digit
+    c.skip_broken = False  # leave out unreadable pictures of a folder instead of stopping
+    c.background = "white"  # behind transparent parts of a folder's pictures: a colour's name or '#rrggbb'
     c.seed = 0  # of protocols that draw random numbers
 
     # How it runs. These do not change the numbers.
-    c.batch_size = 128  # images per step over all devices; halved by itself when memory runs out
-    c.max_pixels = 178_956_970  # pictures of a folder with more are refused before they are decoded
-    c.retry_failed = False  # try cells again that failed in an earlier run
+    c.batch_size = 128  # images per step over all devices; halved automatically when memory runs out
+    c.max_pixels = 178_956_970  # pictures of a folder with more pixels are refused before they are decoded
+    c.retry_failed = False  # also run cells that failed in an earlier run
     c.dry_run = False  # print what would run, how much of it is done and how long it may take
-    c.distributed = False  # several processes are one worker (a pod); by itself where JAX detects a cluster
-    c.device_images_gb = -1.0  # images that stay on each device; -1: what fits (nothing on CPUs), 0: none
-    c.convert_timeout = 30.0  # minutes after which converting one model is given up
+    c.distributed = False  # several processes are one worker (a pod); automatic where JAX detects a cluster
+    c.device_images_gb = -1.0  # images that stay on each device; -1: what fits (none on CPUs), 0: none
+    c.convert_timeout = 30.0  # minutes after which the conversion of one model is given up
     c.convert_memory_gb = 0.0  # memory at which it is given up; 0: three quarters of what is free
-    c.convert_ahead = 3  # converted models that wait for their turn, at most
+    c.convert_ahead = 3  # converted models that may wait for their turn
 
-    # Where --executor=slurm sends it. "" and 0: what the cluster does by itself.
+    # Where --executor=slurm sends it. "" and 0: the cluster's default.
     s = c.slurm = ConfigDict()
-    s.jobs = 8  # elements of the job array; each takes its share of the cells
-    s.at_once = 0  # of them that run at the same time, at most; 0: all
+    s.jobs = 8  # in the job array; each takes its share of the cells
+    s.at_once = 0  # jobs that may run at the same time; 0: all
     s.partition = ""
     s.account = ""
-    s.nodes = 1  # of each job; with more, or with tasks, its processes are one worker
-    s.tasks = 1  # processes on each node; for GPUs usually one per GPU
-    s.gpus = 1  # of each node
-    s.cpus = 8  # of each process
-    s.memory_gb = 0  # of each node
-    s.minutes = 24 * 60  # after which a job is requeued and goes on
-    s.requeues = 20  # how often that may happen
-    s.extra = ""  # further options of sbatch, comma-separated: constraint=a100,qos=low
-    s.setup = ""  # a line of shell before it starts, such as: module load cuda
-    s.folder = ""  # its scripts and logs, on a disk that all nodes see [WORKDIR/slurm]
-    s.wait = False  # wait for the end, show the table, exit with its status
+    s.nodes = 1  # per job; with more than one, or more tasks, all processes of the job are one worker
+    s.tasks = 1  # processes per node; for GPUs usually one per GPU
+    s.gpus = 1  # per node
+    s.cpus = 8  # per process
+    s.memory_gb = 0  # per node
+    s.minutes = 24 * 60  # after which a job is requeued and resumes
+    s.requeues = 20  # of one job, at most
+    s.extra = ""  # further sbatch options, comma-separated: constraint=a100,qos=low
+    s.setup = ""  # a shell command to run before it starts, such as: module load cuda
+    s.folder = ""  # for scripts and logs, on a disk that all nodes see [WORKDIR/slurm]
+    s.wait = False  # wait for the end, show the table, exit with the sweep's status
 
     # Folders; "" is the default in brackets.
     c.data_dir = ""  # prepared TensorFlow data sets [their own default, ~/tensorflow_datasets]

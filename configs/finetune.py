@@ -1,4 +1,4 @@
-"""Fine-tuning by VTAB-1k's protocol: a small grid on train800, chosen on val200, retrained on both, tested once.
+"""Fine-tuning by VTAB-1k's protocol: a grid on train800, its best point on val200 retrained on both and tested once.
 
     python main.py --config=configs/finetune.py                 # embedded tasks, small models: minutes on two cores
     python main.py --config=configs/finetune.py:vtab --config.models=timm/resnet50.a1_in1k --config.tasks=dtd
@@ -28,14 +28,14 @@ def get_config(suite: str = "mini") -> ConfigDict:
     f.batch_size = 32 if mini else 512  # per step, over all devices
     f.momentum = 0.9
     f.decay_at = "0.3,0.6,0.9"  # fractions of the steps after which the learning rate falls
-    f.decay_factor = 0.1  # what it is multiplied by
-    f.warmup = 0  # steps in which it rises linearly from 0
+    f.decay_factor = 0.1  # by which it is multiplied each time
+    f.warmup = 0  # steps over which it rises linearly from 0
     f.sampling = "epoch"  # every example once before any comes again; "replacement": drawn independently
     f.scope = "all"  # "head": only a linear layer on the features of the model as it is
-    f.seeds = "0"  # of the order of the examples; the median of the retrained models is the score
+    f.seeds = "0"  # of the order of the examples; the score is the median over the retrained models
     f.save = False  # keep the fine-tuned models
 
-    # Memory. Halved by itself when memory runs out; batch statistics are then per micro-batch.
+    # Memory. The micro-batch is halved automatically when memory runs out; batch statistics are then per micro-batch.
     f.micro_batch = 0  # examples at once; 0: the whole batch
-    f.remat = False  # compute activations again in the backward pass
+    f.remat = False  # recompute activations in the backward pass
     return c

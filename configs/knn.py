@@ -17,13 +17,13 @@ The first one ends, after a minute or two on a laptop, with (accuracy in percent
     (chance)                              10.00                6.25                   6.25    7.50             7.50
     (majority)                            12.80                7.25                   8.20    9.42             9.42
 
-and does nothing when it is run again. On average random weights are worse than the pixels they see; the model
-in the box, pre-trained on sprites, beats its own architecture with random weights (timm/test_resnet@random)
-everywhere, and everything else on the orientation of sprites, for which pixels are of no use.
+and does nothing when it is run again. On average, random weights do worse than the pixels they see; the bundled
+model, pre-trained on sprites, beats its own architecture with random weights (timm/test_resnet@random)
+everywhere, and every other model on the orientation of sprites, where pixels carry no signal.
 
-The score is the accuracy of the nearest other training example's label (Expert Models, arXiv 2009.13239):
-Euclidean distance of the features before the classifier, on train800val200 (vtab_full: trainval). Cosine is a
-second column.
+The score is how often the nearest other training example has the right label (Expert Models, arXiv 2009.13239):
+Euclidean distance of the features before the classifier, on train800val200 (vtab_full: trainval). A second column
+has the cosine distance.
 """
 
 from ml_collections import ConfigDict
@@ -35,5 +35,5 @@ def get_config(suite: str = "mini") -> ConfigDict:
     """Fields of `common.base`, and of this protocol."""
     c = common.base("knn", suite)
     c.k = 1  # neighbours that vote
-    c.metric = "euclidean,cosine"  # the first one is the score, others are further columns
+    c.metric = "euclidean,cosine"  # the first one gives the score, others further columns
     return c

@@ -1,10 +1,10 @@
-"""The model in the box: pre-trains embedded/sprites_resnet on rendered sprites.
+"""The bundled model: pre-trains embedded/sprites_resnet on rendered sprites.
 
     python -m vtabjax.bundled.pretrain            # writes vtabjax/bundled/sprites_resnet, minutes on two cores
 
-The source task is shape x size x coarse place x coarse orientation: 3 shapes x 2 sizes x 2 x 2 places x 4 quarters of
-a turn = 96 classes. The embedded tasks ask for 16 positions and 16 orientations; none of their pictures is among
-those it is trained on. (Without the quarters, 144 classes of shape x size x place made the model blind to
+The source task is shape x size x coarse place x coarse orientation: 3 shapes x 2 sizes x 2 x 2 places x 4 quarter
+turns = 96 classes. The embedded tasks ask for 16 positions and 16 orientations; none of their pictures is among
+those it is trained on. (Without the quarter turns, 144 classes of shape x size x place made the model blind to
 orientation: its nearest neighbours found it less often, 8.5 %, than those of random weights, 14.2 %.)
 """
 
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     c.image_size = 64  # pixels, the sprites' own size
     c.mean, c.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     c.learning_rate = 0.1
-    c.decay_at = (0.6, 0.85)  # fractions of the steps after which it falls to a tenth
+    c.decay_at = (0.6, 0.85)  # fractions of the steps after which the learning rate falls to a tenth
     c.warmup = 50  # steps
     c.batch_size = 64
     c.steps = 1024  # 65,536 pictures, each seen once

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/report.py --workdir=runs/mini
     python main.py --config=configs/report.py --workdir=runs/vtab --config.published=vtab
-    python main.py --config=configs/report.py:status --workdir=runs/vtab    # how the sweeps stand, running or finished
+    python main.py --config=configs/report.py:status --workdir=runs/vtab    # the state of sweeps, running or finished
 
 Reads the results of all protocols in a workdir and writes WORKDIR/report: report.html (self-contained, works offline),
 tables/ (CSV, Markdown, LaTeX) and figures/ (PDF, PNG). docs/report.md says what is in it and how it is computed.
@@ -14,14 +14,14 @@ SUITES = ("html", "status")
 
 
 def get_config(suite: str = "html") -> ConfigDict:
-    """Suites: "html", the page; "status", how the sweeps of a workdir stand.
+    """Suites: "html", the page; "status", the state of a workdir's sweeps.
 
     Raises:
       ValueError: the suite is not known.
     """
     if suite not in SUITES:
         raise ValueError(
-            f"suite {suite!r} is not known; there are {', '.join(SUITES)} (configs/report.py:status)"
+            f"suite {suite!r} is not known; choose from {', '.join(SUITES)} (configs/report.py:status)"
         )
     c = ConfigDict()
     c.protocol = "report"
@@ -30,15 +30,15 @@ def get_config(suite: str = "html") -> ConfigDict:
     # Others' results as rows: "vtab" (the benchmark's own table) or CSV files, comma-separated.
     c.published = ""
     c.imagenet = ""  # CSV file with columns model, top1: a baseline for the proxies
-    c.reference = ""  # model whose strength is 0 [the mean is]
+    c.reference = ""  # model whose strength is 0 [the mean strength is 0]
 
     # Uncertainty.
     c.resamples = 1000  # draws of tasks, test examples and models
     c.seed = 0  # of the draws
-    c.tie_margin = 0.0  # points of accuracy within which two models tie
-    c.example_rounds = 0  # n: a round of EPP is one of n resamples of a task's examples [a round is a task]
+    c.tie_margin = 0.0  # difference of accuracies, in points, up to which two models tie
+    c.example_rounds = 0  # n: a round of EPP is one of n resamples of a task's examples; 0: a round is a task
 
-    c.figures = True  # PDF and PNG, which take longer than the rest
+    c.figures = True  # write PDF and PNG, which takes longer than the rest
     # Converted models, for results of versions that did not describe theirs [WORKDIR/models].
     c.models_dir = ""
     return c

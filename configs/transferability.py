@@ -1,12 +1,11 @@
-"""Transferability scores: LEEP, NLEEP, LogME and friends, from one pass of each model over the training
+"""Transferability scores: LEEP, NLEEP, LogME and others, from one pass of each model over the training
 images.
 
     python main.py --config=configs/transferability.py
     python main.py --config=configs/transferability.py:vtab --config.scores=logme,parc
 
 docs/scores.md says what each one means and when not to believe it. leep and nce need the source's classifier:
-they stay empty (null, not 0) for models without one. Scores are compared within a task; they are not averaged
-over tasks.
+they are empty (null, not 0) for models without one. Scores are compared within a task, not averaged over tasks.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +19,7 @@ def get_config(suite: str = "mini") -> ConfigDict:
     c.scores = "leep,nce,nleep,logme,h_score,regularized_h_score,transrate,gbc,parc,sfda"
     # Seeds (from `seed` on) that nleep, the slowest, averages over.
     c.nleep_seeds = 1 if suite == "mini" else 5
-    # h_score, transrate and sfda prefer noise once a model has as many features as there are examples: they see
+    # h_score, transrate and sfda prefer noise once a model has as many features as there are examples, so they get
     # this many principal components of every model instead.
     c.pca_components = 64
     return c

@@ -53,41 +53,43 @@ def _parser() -> argparse.ArgumentParser:
 
     def json_lines(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
-            "--json_lines", action="store_true", help="one JSON object a line on stdout, text on stderr"
+            "--json_lines", action="store_true", help="one JSON object per line on stdout, text on stderr"
         )
 
-    sub = command("convert", _convert, "Turn models into verified Flax artefacts; what is there is skipped.")
+    sub = command(
+        "convert", _convert, "Convert models to verified Flax artefacts; existing ones are skipped."
+    )
     sub.add_argument(
         "specs",
         nargs="+",
         metavar="SPEC",
-        help="such as timm/resnet50.a1_in1k or 'timm/resnet*'; - reads them from standard input, one a line",
+        help="such as timm/resnet50.a1_in1k or 'timm/resnet*'; - reads them from standard input, one per line",
     )
-    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the artefacts")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder for the artefacts")
     sub.add_argument(
         "--input_size", type=int, metavar="N", help="height and width; default: the weights' own"
     )
     sub.add_argument(
-        "--no_verify", action="store_true", help="do not compare the Flax model with the torch one"
+        "--no_verify", action="store_true", help="do not compare the Flax model with the PyTorch module"
     )
     json_lines(sub)
 
-    sub = command("list", _list, "List the models that a pattern stands for.")
+    sub = command("list", _list, "List the models that match a pattern.")
     sub.add_argument("pattern", metavar="PATTERN", help="such as 'timm/resnet*' or 'timm/vit*@random'")
     sub.add_argument(
         "--parameters", action="store_true", help="count the parameters (takes a while for many)"
     )
     json_lines(sub)
 
-    sub = command("check", _check, "Say whether specs name models, without building or downloading.")
+    sub = command("check", _check, "Check that specs name models, without building or downloading them.")
     sub.add_argument("specs", nargs="+", metavar="SPEC")
     json_lines(sub)
 
-    sub = command("verify", _verify, "Compare an artefact with the torch model it came from, again.")
+    sub = command("verify", _verify, "Compare an artefact again with the PyTorch model it came from.")
     sub.add_argument("path", metavar="PATH", help="the artefact's folder")
     json_lines(sub)
 
-    sub = command("export", _export, "Write an artefact's variables as a state_dict that torch loads.")
+    sub = command("export", _export, "Write an artefact's variables as a state_dict that PyTorch loads.")
     sub.add_argument("path", metavar="PATH", help="the artefact's folder")
     sub.add_argument("file", metavar="FILE.safetensors")
 
@@ -95,16 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--source", choices=("timm", "torchvision"), required=True)
     sub.add_argument("--models", default="*", metavar="GLOB", help="architectures; default: all")
     sub.add_argument(
-        "--out", default="docs/coverage.csv", metavar="CSV", help="the table; a summary (.md) beside it"
+        "--out",
+        default="docs/coverage.csv",
+        metavar="CSV",
+        help="the table; a summary (.md) is written beside it",
     )
-    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="models at the same time")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="models checked at the same time")
     sub.add_argument("--timeout", type=float, default=900, metavar="S", help="seconds one model may take")
     sub.add_argument(
         "--memory_gb", type=float, metavar="G", help="memory one model may take; default: what is free"
     )
-    sub.add_argument(
-        "--again", default="", metavar="STATUS,...", help="do rows with these statuses once more"
-    )
+    sub.add_argument("--again", default="", metavar="STATUS,...", help="repeat the rows with these statuses")
     return parser
 
 

@@ -29,9 +29,12 @@ def said(process, status):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "error: no config; the first thing to try is --config=configs/knn.py"),
-        (["--config=configs/nope.py"], "error: --config=configs/nope.py: there is no such file; there are "),
-        ([f"{KNN}:vtab2"], "error: suite 'vtab2' is not known; there are mini, vtab, vtab_full"),
+        ([], "error: no config given; start with --config=configs/knn.py"),
+        (
+            ["--config=configs/nope.py"],
+            "error: --config=configs/nope.py: there is no such file; choose from ",
+        ),
+        ([f"{KNN}:vtab2"], "error: suite 'vtab2' is not known; choose from mini, vtab, vtab_full"),
         (
             [KNN, "--config.modles=x"],
             "error: --config.modles: configs/knn.py has no such field; did you mean models",
@@ -40,7 +43,7 @@ def said(process, status):
         ([KNN, "--config.k=0"], "error: config.k=0 is too small: it must be at least 1"),
         (
             [KNN, "--config.metric=l1"],
-            "error: config.metric='l1': 'l1' is not known; there are euclidean, cosine",
+            "error: config.metric='l1': 'l1' is not known; choose from euclidean, cosine",
         ),
         ([KNN, "--config.image_size=3"], "error: config.image_size=3: it must be 8 to 2048 pixels, or 0 for"),
         ([KNN, "--config.image_size=big"], "error: flag --config.image_size=big: invalid literal"),
@@ -74,8 +77,8 @@ def said(process, status):
             [KNN, "--executor=slurm", "--config.slurm.extra=a100"],
             "'a100' is not option=value, such as constraint=",
         ),
-        (["--config=configs/report.py:status"], "holds no sweep; name the folder that a sweep was given"),
-        (["--config=configs/report.py:stat"], "error: suite 'stat' is not known; there are html, status"),
+        (["--config=configs/report.py:status"], "holds no sweep; name the workdir of a sweep"),
+        (["--config=configs/report.py:stat"], "error: suite 'stat' is not known; choose from html, status"),
         ([KNN, "--executor=cloud"], "error: flag --executor=cloud"),
         ([KNN, "--workers=3"], "error: Unknown command line flag 'workers'"),
         ([KNN, "config.k=3"], "error: 'config.k=3' is not a flag; settings are written --config.FIELD=VALUE"),
@@ -100,7 +103,7 @@ def said(process, status):
         ([KNN, "--config.slurm=3"], "error: --config.slurm: give one of its fields: slurm.account, "),
         (["--config=configs/common.py"], "error: --config=configs/common.py: "),
         (["--config=configs/pretrain_sprites.py"], "has no field `protocol`, so there is nothing to run"),
-        (["--config="], "error: --config=: there is no such file; there are "),
+        (["--config="], "error: --config=: there is no such file; choose from "),
         (
             [KNN, "--config.protocol=prepare"],
             "error: config.protocol='prepare' needs fields that this config lacks (check, manual_dir, file_format); "
@@ -125,7 +128,7 @@ def said(process, status):
         ),
         (
             [REPORT, "--executor=slurm"],
-            "error: --executor=slurm is for sweeps; configs/report.py runs here and as a whole",
+            "error: --executor=slurm is for sweeps; configs/report.py always runs here and as a whole",
         ),
         (["--config=configs/prepare.py", "--cells=0/2"], "error: --cells=0/2 is for sweeps"),
         ([REPORT, "--config.suite=foo"], "error: config.suite='foo' is not known; choose html or status"),

@@ -128,7 +128,7 @@ class Some(NamedTuple):
         for name in chosen:
             if name not in self.names:
                 raise UsageError(
-                    f"{field}={_short(value)}: {_short(name)} is not known; there are {', '.join(self.names)}"
+                    f"{field}={_short(value)}: {_short(name)} is not known; choose from {', '.join(self.names)}"
                 )
         if not chosen:
             raise UsageError(f"{field} is empty; choose from {', '.join(self.names)}")

@@ -248,8 +248,8 @@ def _from_arrays(
             info["positions"] = {"resampled": {"pos_embed": shapes}, "method": "bilinear"}
         return module, info
     raise CheckpointError(
-        f"{path} holds NumPy arrays with other names than {architecture.name} has, and timm does not read them into "
-        "this architecture; use a release for PyTorch"
+        f"{path} holds NumPy arrays whose names are not those of {architecture.name}, and timm does not read them "
+        "into this architecture; use a release for PyTorch"
     )
 
 
@@ -363,7 +363,7 @@ def _head_text(state: search.State, architecture: Architecture, classes: int) ->
     if classes:
         return "loaded"
     there = [k for k in state if architecture.in_head(k)]
-    return f"left out, is not the architecture's: {', '.join(there[:4])}" if there else "absent"
+    return f"left out, not part of the architecture: {', '.join(there[:4])}" if there else "absent"
 
 
 def _width(state: search.State) -> int | None:

@@ -73,7 +73,7 @@ def _wrong_shape(state: State, wrong: list[str], architecture: Architecture, pat
         )
         return CheckpointError(
             f"{path}: its first layer {first} takes {theirs[1]} channel{'s' * (theirs[1] != 1)}, that of "
-            f"{architecture.name} {ours[1]}: {why}, and this program shows models three channels"
+            f"{architecture.name} {ours[1]}: {why}, and this program gives models three channels"
         )
     more = f" and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
     return CheckpointError(

@@ -55,8 +55,8 @@ def describe(state: State) -> str | None:
         return f"is a CLIP file (OpenAI, open_clip); its image tower is {_clip(state)}"
     if any(_TRANSFORMERS.search(k) for k in state):
         return (
-            "is a Hugging Face transformers file: its tensors have other names and are cut otherwise (query, key and "
-            "value apart) than those of timm and torchvision; name timm's release of the same weights "
+            "is a Hugging Face transformers file: its tensors are named and split differently (query, key and value "
+            "separately) from those of timm and torchvision; name timm's release of the same weights "
             "(`python -m converters list 'timm/*'` lists them) or save them under timm's names"
         )
     if any("encoder.layers.encoder_layer_0" in k for k in state):

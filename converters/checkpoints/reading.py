@@ -187,7 +187,8 @@ _STARTS = (
 def _refuse_other_files(path: Path, start: bytes) -> None:
     if start.lstrip()[:1] == b"<":
         raise CheckpointError(
-            f"{path} is a web page, not a checkpoint (download pages of file hosts are saved so); download it again"
+            f"{path} is a web page, not a checkpoint (download pages of file hosts get saved like this); "
+            "download it again"
         )
     for magic, text in _STARTS:
         if start.startswith(magic):
@@ -214,7 +215,7 @@ def _check_archive(path: Path) -> bool:
     declared, there = sum(entry.file_size for entry in entries), path.stat().st_size
     if declared > _MAX_COMPRESSION * there + (1 << 20):
         raise CheckpointError(
-            f"{path} has {there / 1e6:.1f} MB and would unpack to {declared / 1e6:,.0f} MB, as no checkpoint does; "
+            f"{path} has {there / 1e6:.1f} MB and would unpack to {declared / 1e6:,.0f} MB, which no checkpoint does; "
             "it was not opened"
         )
     if any(n.endswith("/constants.pkl") for n in names):

@@ -253,7 +253,7 @@ def choose(found: list[Place], weights: str | None, path: str) -> Place:
             return best[0]
         if best:
             raise CheckpointError(
-                f"{path} has {len(best)} complete sets of weights, and their names do not tell which is meant: "
+                f"{path} has {len(best)} complete sets of weights, and their names do not say which is meant: "
                 f"write one of {', '.join(f'#weights={p.name}' for p in best[:_LISTED])} after the path"
             )
     if weights is not None and len(found) == 1:

@@ -109,7 +109,7 @@ def archive(**files: bytes) -> bytes:
         (b"\x08\x07\x12\x07pytorch" + b"x" * 99, "is an ONNX program"),
         (archive(**{"notes.txt": b"x"}), "is a zip archive without a checkpoint"),
         (archive(**{"p/archive_format": b"pt2", "p/data.pkl": b"x"}), "is a program of torch.export"),
-        (archive(**{"p/data.pkl": bytes(200 << 20)}), "would unpack to 210 MB, as no checkpoint does"),
+        (archive(**{"p/data.pkl": bytes(200 << 20)}), "would unpack to 210 MB, which no checkpoint does"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

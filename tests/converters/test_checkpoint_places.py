@@ -170,7 +170,7 @@ def test_a_complete_backbone_under_an_odd_head_gives_features(head, resnet, tmp_
     source = load(state, tmp_path)
     assert source.info["num_classes"] is None and loaded(source, resnet)
     assert source.module(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
-    expected = "absent" if head == "absent" else "left out, is not the architecture's: fc."
+    expected = "absent" if head == "absent" else "left out, not part of the architecture: fc."
     assert source.info["checkpoint"]["head"].startswith(expected)
     assert [k for k in source.info["dropped_keys"]] == [k for k in state if k.startswith("fc.")]
 

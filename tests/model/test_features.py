@@ -232,7 +232,7 @@ def test_every_flipped_bit_in_the_cache_is_noticed(tmp_path, caplog):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ (1 << rng.integers(8))]) + sound[place + 1 :])
         caplog.clear()
         assert features.load(tmp_path, KEY) is None, place
-        assert f"{path} is made anew: its content has changed" in caplog.text
+        assert f"{path} is extracted again: its content has changed" in caplog.text
     path.write_bytes(sound)
     np.testing.assert_array_equal(np.load(path)["features"], data["features"])  # numpy alone reads it, too
 

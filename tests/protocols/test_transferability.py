@@ -411,9 +411,9 @@ def test_bad_input(score):
     bad[3, 1] = np.nan
     with pytest.raises(ValueError, match=r"NaN or infinite values in 1 of 20 rows \(rows 3\)"):
         score(bad, y)
-    with pytest.raises(ValueError, match=r"one class only \(7\)"):
+    with pytest.raises(ValueError, match=r"only one class \(7\)"):
         score(p, np.full(20, 7))
-    with pytest.raises(ValueError, match="one class only"):
+    with pytest.raises(ValueError, match="only one class"):
         score(p[:1], y[:1])
     with pytest.raises(ValueError, match=r"labels has shape \(19,\) for 20 examples"):
         score(p, y[:19])

@@ -170,7 +170,7 @@ def test_many_models():
     ("arguments", "message"),
     [
         (dict(scores=[1.0, 2.0]), "shape"),
-        (dict(scores=[[1.0, 2.0]]), "two at least"),
+        (dict(scores=[[1.0, 2.0]]), "at least two"),
         (dict(scores=np.ones((2, 0))), "shape"),
         (dict(scores=[[1.0], [2.0]], tie_margin=-1), "tie_margin=-1"),
         (dict(scores=[[1.0], [2.0]], ridge=0), "ridge=0"),

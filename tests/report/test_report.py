@@ -280,7 +280,7 @@ def test_reference_margin_and_rounds_of_examples(tmp_path):
         ({"resamples": 3}, "config.resamples=3 is too small: it must be at least 100"),
         ({"tie_margin": -1.0}, "config.tie_margin=-1.0"),
         ({"published": "no.csv"}, "config.published='no.csv' cannot be read"),
-        ({"reference": "timm/resnet_00"}, "is none of the models here; did you mean timm/resnet_0"),
+        ({"reference": "timm/resnet_00"}, "is not one of the models here; did you mean timm/resnet_0"),
     ],
 )
 def test_bad_fields(mini, changes, message):

@@ -68,7 +68,7 @@ def test_knn_metric_order():
     "changes, message",
     [
         ({"k": 0}, r"config\.k=0 is too small: it must be at least 1"),
-        ({"metric": "l1"}, r"config\.metric='l1': 'l1' is not known; there are euclidean, cosine"),
+        ({"metric": "l1"}, r"config\.metric='l1': 'l1' is not known; choose from euclidean, cosine"),
         ({"metric": " , "}, r"config\.metric is empty"),
     ],
 )

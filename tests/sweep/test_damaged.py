@@ -277,7 +277,7 @@ def test_a_dry_run_knows_models_of_their_own_size(fake_converters, config, tmp_p
     capsys.readouterr()
     assert runner.run(config, tmp_path) == 0
     err = capsys.readouterr().err
-    assert "tiny/a: 1 cell (converted at 16 pixels; to convert if its own size is another" in err
+    assert "tiny/a: 1 cell (converted at 16 pixels; to convert if its own size differs" in err
     assert "tiny/b: 1 cell (to convert" in err
 
 

@@ -38,7 +38,7 @@ def test_what_a_sweep_tells(config, fake_converters, tmp_path, capsys, monkeypat
         ("tiny/b", 1, 0, 1),
     ]
     assert "3 of 6 cells done, 2 failed, 1 missing" in said and "sprites_location" in said
-    assert "with 1 worker(s), by what cells took so far" in said and "running" in said
+    assert "with 1 worker(s), judging by the cells so far" in said and "running" in said
     assert state.expected > 0
     capsys.readouterr()
     assert status.main(None, tmp_path) == 1
@@ -54,7 +54,7 @@ def test_what_a_sweep_tells(config, fake_converters, tmp_path, capsys, monkeypat
     (state,) = status.read(tmp_path)
     said = status.text(state)
     assert state.workers[0]["state"] == "gone" and "gone, silent for" in said
-    assert "nobody works on it; the command that started it goes on where it was" in said
+    assert "no worker is running; the command that started it resumes where it stopped" in said
 
 
 def test_waiting_for_conversions():

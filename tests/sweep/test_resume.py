@@ -138,7 +138,7 @@ def test_interrupted(fake_converters, tmp_path):
         if line.startswith("[1/2]"):
             process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, lines
-    assert lines[-1] == "interrupted; the same command goes on where it was\n"
+    assert lines[-1] == "interrupted; the same command resumes where it stopped\n"
     process.stderr.close()
     assert len(results.collect(tmp_path)) == 1 and not list(results.errors(tmp_path))
 

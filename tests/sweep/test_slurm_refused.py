@@ -63,7 +63,7 @@ def test_without_scontrol(config, fake_converters, commands, tmp_path, capsys):
     assert slurm.submit(config, tmp_path / "w") == 0
     err = capsys.readouterr().err
     if not os.path.exists("/usr/bin/scontrol"):
-        assert "there is no scontrol here" in err and "goes on where it was" in err
+        assert "there is no scontrol here" in err and "resumes where it stopped" in err
 
 
 @pytest.mark.filterwarnings("ignore")  # submitit's, about sacct

@@ -231,7 +231,7 @@ def test_damaged_patterns_are_looked_up_again(config, fake_converters, tmp_path,
     fake_converters.forget()
     assert plan.all_cells(plan.read(config), tmp_path) == cells
     assert len(fake_converters.calls()) == 1 and path.read_text() == sound
-    assert f"{path} is made anew" in caplog.text
+    assert f"{path} is written again" in caplog.text
 
 
 def test_dry_run(config, fake_converters, tmp_path, capsys):
@@ -245,7 +245,7 @@ def test_dry_run(config, fake_converters, tmp_path, capsys):
     config.dry_run, config.models = True, "tiny/a,tiny/b"
     assert runner.run(config, tmp_path) == 0
     err = capsys.readouterr().err
-    assert "1 done, 1 to do" in err and "by what 1 similar cell took here, 1 would take about 0:" in err
+    assert "1 done, 1 to do" in err and "judging by 1 similar cell here, 1 would take about 0:" in err
     assert "  tiny/b: 1 cell (to convert; about 0:" in err and "as similar models took)" in err
 
 
@@ -281,7 +281,7 @@ def test_folder_of_pictures(config, fake_converters, tmp_path, monkeypatch):
 
 
 def test_damaged_caches_change_no_number(config, fake_converters, tmp_path, capsys, caplog):
-    """One flipped bit in every cached file: each is named and made anew, and the numbers are those of a fresh run."""
+    """One flipped bit in every cached file: each is named and built again, and the numbers are those of a fresh run."""
     config.tasks, config.k = "digits,sprites_location", 2
     assert runner.run(config, tmp_path / "fresh") == 0
     config.k, config.models = 1, "tiny/a"

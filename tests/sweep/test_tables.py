@@ -30,7 +30,7 @@ def test_table_of_accuracies():
     ]
     assert table.remarks == [
         "accuracy in percent",
-        "1 of 3 models lack tasks (*): no mean over the others",
+        "1 of 3 models lack tasks (*), so they have no mean",
     ]
     assert table.texts()[0] == ["c", "100.00", "50.00", "75.00", "25.00"]
 

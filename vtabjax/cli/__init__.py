@@ -1,11 +1,11 @@
 """Runs a config: python main.py --config=configs/knn.py[:SUITE] [--workdir=DIR] [--config.FIELD=VALUE ...]
 
-Installed (`pip install .`) it is the command `vtabjax`; configs that are not in the folder it is called from come from
-the installation. `vtabjax convert | list | check | verify | export | audit` are the converters' commands.
+Installed (`pip install .`) it is the command `vtabjax`; configs missing from the current folder are taken from the
+installed package. `vtabjax convert | list | check | verify | export | audit` are the converters' commands.
 
 Exit status: 0 if every cell is done, 1 if some failed (a table says which and why), 2 if something has to be
-changed before anything can run (one line says what), 130 if it was interrupted. Run again, it goes on where
-it was.
+changed before anything can run (one line says what), 130 if it was interrupted. The same command resumes where it
+stopped.
 """
 
 # Kept short on purpose: vtabjax/sweep/runner.py does the work. Nothing heavy is imported before it is needed.
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
             f"{where}{e.strerror}; make room there or name another folder, and run the same command again"
         )
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         return 130
 
 
@@ -90,18 +90,20 @@ def _run(config: Any) -> int:
     from vtabjax.options import UsageError
 
     if config is None:
-        raise UsageError("no config; the first thing to try is --config=configs/knn.py")
+        raise UsageError("no config given; start with --config=configs/knn.py")
     protocol = config.get("protocol") if isinstance(config, ConfigDict) else None
     if protocol is None:
         raise UsageError(
-            f"--config={_named()}: it has no field `protocol`, so there is nothing to run; there are "
+            f"--config={_named()}: it has no field `protocol`, so there is nothing to run; choose from "
             f"{', '.join(errors.configs())}"
         )
     slurm = _EXECUTOR.value == "slurm"
     if protocol in ("report", "prepare"):
         if slurm or _CELLS.value:
             flag = "--executor=slurm" if slurm else f"--cells={_CELLS.value}"
-            raise UsageError(f"{flag} is for sweeps; {_named()} runs here and as a whole, so leave it out")
+            raise UsageError(
+                f"{flag} is for sweeps; {_named()} always runs here and as a whole, so leave the flag out"
+            )
         return _report(config) if protocol == "report" else _prepare(config)
     if slurm and _CELLS.value:
         raise UsageError("--executor=slurm gives each job its share by itself; leave --cells out")
@@ -161,7 +163,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     if path is not None and not os.path.isfile(path):
         there = ", ".join(errors.configs())
         sys.exit(
-            _usage(f"--config={path}: there is no such file" + (f"; there are {there}" if there else ""))
+            _usage(f"--config={path}: there is no such file" + (f"; choose from {there}" if there else ""))
         )
     installation.provide_configs(path or "")
     try:

@@ -70,7 +70,7 @@ def load(folder: str | os.PathLike, key: Key) -> dict[str, np.ndarray] | None:
                 return {name: data[name] for name in data.files if name != "key"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
         if path.exists():
-            _log.warning("features: %s is made anew: %s", path, e)
+            _log.warning("features: %s is extracted again: %s", path, e)
         return None
 
 

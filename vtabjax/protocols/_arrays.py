@@ -98,7 +98,7 @@ def check_task(
     """Features in float64 [N, D], labels as 0..C-1 over the classes present [N], and C.
 
     Raises:
-      ValueError: as `check_features` and `check_labels`, or there is one class only.
+      ValueError: as `check_features` and `check_labels`, or there is only one class.
       MemoryError: the score's float64 copies would not fit.
     """
     x = check_features(features, name)
@@ -110,9 +110,7 @@ def check_task(
     )
     classes, y = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(
-            f"labels has one class only ({classes[0]}); a score needs examples of two classes or more"
-        )
+        raise ValueError(f"labels has only one class ({classes[0]}); a score needs examples of at least two")
     return x.astype(np.float64), y, len(classes)
 
 

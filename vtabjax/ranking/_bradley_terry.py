@@ -23,7 +23,7 @@ def validate_scores(
     s = np.asarray(scores, np.float64)
     if s.ndim != 2 or s.shape[0] < 2 or s.shape[1] < 1:
         raise ValueError(
-            f"scores has shape {s.shape}; give one row per model (two at least) and one column per round"
+            f"scores has shape {s.shape}; give one row per model (at least two) and one column per round"
         )
     if not 0 <= tie_margin < np.inf:
         raise ValueError(f"tie_margin={tie_margin!r}; give 0 or a positive number")

@@ -35,7 +35,7 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
     own = options.read(options.ReportOptions, config)
     workdir = files.as_path(workdir)
     if not workdir.is_dir():
-        raise UsageError(f"--workdir={workdir}: there is no such folder; name the one a sweep wrote to")
+        raise UsageError(f"--workdir={workdir}: there is no such folder; name the workdir of a sweep")
     try:
         others = [published.read(name) for name in specs.split_list(own.published)]
         top1 = published.imagenet(own.imagenet)
@@ -49,7 +49,7 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
         _write_all(data, own, workdir, folder)
     except OSError as e:
         raise UsageError(
-            f"the report cannot be made in {folder} ({_reason(e)}); make room, or the folder writable"
+            f"the report cannot be made in {folder} ({_reason(e)}); make room or make the folder writable"
         ) from e
     print(_summary(data, folder / "report.html", workdir), file=sys.stderr)
     return 0
@@ -106,7 +106,7 @@ def _check_reference(reference: str, boards: Sequence[Any]) -> None:
     if reference and reference not in labels:
         near = specs.nearest(reference, labels)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UsageError(f"config.reference={reference!r} is none of the models here{hint}")
+        raise UsageError(f"config.reference={reference!r} is not one of the models here{hint}")
 
 
 def _write(table: Table, folder: Path) -> None:

@@ -39,8 +39,8 @@ def find(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path | No
         return path if image_size and (path / "model.json").exists() else None
     except PermissionError as e:
         raise ConversionError(
-            f"{path} cannot be read ({e.strerror}): another user made it; have it opened (chmod -R a+rX), or name "
-            "another folder with --config.models_dir=DIR"
+            f"{path} cannot be read ({e.strerror}): another user made it; ask them to make it readable "
+            "(chmod -R a+rX), or name another folder with --config.models_dir=DIR"
         ) from e
 
 
@@ -153,7 +153,7 @@ def _remembered(cache: Path, installed: str) -> dict[str, list[str]]:
         content = files.unseal(cache.read_text(encoding="utf-8"))
         return content["patterns"] if content["installed"] == installed else {}
     except Exception as e:  # asked again, whatever it is: an object store has errors of its own
-        _log.warning("%s is made anew: %s", cache, e)
+        _log.warning("%s is written again: %s", cache, e)
         return {}
 
 

@@ -235,7 +235,7 @@ class Conversions:
         if line.get("status") == "failed":
             problem = line.get("message") or "no reason given"
         elif not line.get("path"):
-            problem = f"the converters named no folder: {line}"
+            problem = f"the converters' answer does not name a folder: {line}"
         elif self._staging is not None:
             try:
                 path = self._send(path)

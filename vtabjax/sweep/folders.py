@@ -64,5 +64,5 @@ def check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> 
             )
         if settings.get("k", 1) >= len(files):
             raise ValueError(
-                f"config.k={settings['k']}: {task.name} has {len(files):,} pictures in {split}, so that k must be less"
+                f"config.k={settings['k']}: {task.name} has {len(files):,} pictures in {split}, so k must be smaller"
             )

@@ -43,7 +43,7 @@ def read(config: Any) -> SweepPlan:
     protocol = config.get("protocol")
     if not isinstance(protocol, str) or protocol not in adapters.PROTOCOLS:
         known = ", ".join(adapters.PROTOCOLS)
-        raise UsageError(f"config.protocol={protocol!r} is not known; there are {known}")
+        raise UsageError(f"config.protocol={protocol!r} is not known; choose from {known}")
     from vtabjax.data import pictures
 
     run = options.read(RunOptions, config)

@@ -198,9 +198,7 @@ def _print_summary(state: WorkerShare, protocol: str, workdir: Path, share: shar
     if processes.is_first():
         beside = sum(results.has_other_settings(cell, workdir) for cell in state.pending)
         if beside:
-            _say(
-                f"{beside} of those to do have results with other settings here, which stay beside the new ones"
-            )
+            _say(f"{beside} of the cells to do have results with other settings here, which are kept")
 
 
 def preflight(pending: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
@@ -305,18 +303,18 @@ def _print_dry_run(state: WorkerShare, run: RunOptions, workdir: Path) -> None:
         notes = ["to convert"] if model in converting else []
         if sizes.get(model):
             there = ", ".join(map(str, sizes[model]))
-            notes = [f"converted at {there} pixels; to convert if its own size is another"]
+            notes = [f"converted at {there} pixels; to convert if its own size differs"]
         if taken is not None:
             notes.append(
-                f"about {duration(taken)}" + ("" if known.has(model) else ", as similar models took")
+                f"about {duration(taken)}" + ("" if known.has(model) else ", judging by similar models")
             )
         _say(f"  {model}: {_count(len(own), 'cell')}" + (f" ({'; '.join(notes)})" if notes else ""))
     if pending:
         total = known.total(pending)
         if total is not None:
             _say(
-                f"by what {_count(known.known, 'similar cell')} took here, {len(pending)} would take about "
-                f"{duration(total)} (conversions beside that: {len(converting)})"
+                f"judging by {_count(known.known, 'similar cell')} here, {len(pending)} would take about "
+                f"{duration(total)} (plus conversions: {len(converting)})"
             )
         else:
             _say("no cell of this protocol has run here, so there is nothing to estimate the time from")
@@ -341,8 +339,8 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
         print(tables.write(protocol, found, workdir), flush=True)
     except OSError as e:  # a full or read-only disk: what was computed has been shown
         raise UsageError(
-            f"the tables above cannot be written to {workdir / 'tables'} ({e.strerror}); make room, or the "
-            "folder writable, and run the same command again"
+            f"the tables above cannot be written to {workdir / 'tables'} ({e.strerror}); make room or make "
+            "the folder writable, and run the same command again"
         ) from e
     return 1 if failures else 0
 

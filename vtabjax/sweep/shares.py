@@ -68,7 +68,7 @@ def which_share(flag: str, environment: Mapping[str, str]) -> Share | None:
         name = f"{array}_ID" if f"{array}_ID" in environment else "JOB_COMPLETION_INDEX"
         why = f"{e.args[0]} is not set" if isinstance(e, KeyError) else str(e)
         raise UsageError(
-            f"{name}={environment[name]} is set, but not which share that is ({why}); say it with --cells=i/n, or "
+            f"{name}={environment[name]} is set, but does not say which share to run ({why}); give --cells=i/n, or "
             "--cells=0/1 for everything"
         ) from e
     return None

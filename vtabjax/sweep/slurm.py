@@ -25,7 +25,7 @@ from vtabjax.sweep import plan, runner
 _SIGNAL_SECONDS = 60
 _POLL_SECONDS = 5.0
 _POLLS_AFTER = 12  # a job's last files may reach this machine later than the queue knows that it ended
-_BY_HAND = "Run this where SLURM is, or start workers by hand with --cells=i/n"
+_BY_HAND = "Run this on a machine with SLURM, or start workers by hand with --cells=i/n"
 
 
 class Job:
@@ -90,13 +90,13 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     number = submitted[0].job_id.partition("_")[0]
     print(f"submitted job {number}: {jobs} share(s) of {len(state.pending)} cells; logs: {folder}/{number}*")
     watch = f"{installation.command()} --config=configs/report.py:status --workdir={workdir}"
-    print(f"to watch it: {watch}", flush=True)
+    print(f"watch it with: {watch}", flush=True)
     if not own.wait:
         return 0
     _wait(submitted, number)
     for job in submitted:
         # Asking an unfinished job for its exception would wait for its end.
-        error = job.exception() if job.done() else "it left the queue without a word; its log may say why"
+        error = job.exception() if job.done() else "it left the queue without a result; its log may say why"
         if error is not None:
             print(f"job {job.job_id} failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}")
     return runner.conclude(state, asked.run, workdir)
@@ -118,7 +118,7 @@ def _submit(calls: Sequence[Job], own: SlurmOptions, folder: Path) -> list[Any]:
     except (FailedJobError, FailedSubmissionError, ValueError, RuntimeError, OSError) as e:
         raise UsageError(
             f"--executor=slurm: SLURM rejected the job: {str(e).strip()}\n"
-            "Nothing is lost: look with squeue whether it is there all the same; otherwise run the same command again"
+            "Nothing is lost: check with squeue whether it was queued nevertheless; if not, run the same command again"
         ) from e
 
 
@@ -129,8 +129,8 @@ def _check_commands(requeues: int) -> None:
         raise UsageError(f"--executor=slurm: there is no {' and no '.join(missing)} here. {_BY_HAND}")
     if requeues and shutil.which("scontrol") is None:
         print(
-            "there is no scontrol here: where the nodes lack it, too, a job that reaches its time limit ends; the same "
-            "command goes on where it was",
+            "there is no scontrol here: if the nodes lack it, too, a job that reaches its time limit ends; the same "
+            "command resumes where it stopped",
             file=sys.stderr,
         )
 

@@ -67,7 +67,7 @@ def main(config: Any, workdir: str | os.PathLike) -> int:
     sweeps, unread = look(workdir)
     left_out = [f"left out: {message}" for message in unread]
     if not sweeps:
-        none = f"--workdir={workdir} holds no sweep; name the folder that a sweep was given"
+        none = f"--workdir={workdir} holds no sweep; name the workdir of a sweep"
         raise UsageError("\n".join([none, *left_out]))
     print("\n\n".join([*map(text, sweeps), *left_out]), flush=True)
     return int(bool(unread) or any(m.failed + m.missing > 0 for s in sweeps for m in s.models))
@@ -103,7 +103,7 @@ def _checked(path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         check(record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise ValueError(f"{path} is not what a sweep writes ({type(e).__name__}: {e}); move it away") from e
+        raise ValueError(f"{path} was not written by a sweep ({type(e).__name__}: {e}); move it away") from e
     return record
 
 
@@ -209,11 +209,11 @@ def text(sweep: SweepState) -> str:
     running = [worker for worker in sweep.workers if worker["state"] == "running"]
     if total > done + failed:
         if not running:
-            lines.append("nobody works on it; the command that started it goes on where it was")
+            lines.append("no worker is running; the command that started it resumes where it stopped")
         elif sweep.expected is not None:
             left = sweep.expected / len(running)
             lines.append(
-                f"left: about {duration(left)} with {len(running)} worker(s), by what cells took so far"
+                f"left: about {duration(left)} with {len(running)} worker(s), judging by the cells so far"
             )
     shown = [m for m in sweep.models if m.failed or m.missing or m.doing]
     if shown:

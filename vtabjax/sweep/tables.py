@@ -45,7 +45,7 @@ def shown(protocol: str, records: Records) -> str:
     table = _with_short_names(_table(protocol, records))
     n_rows = len(table.items)
     if n_rows > _LONG:
-        remark = f"the first {_LONG} of {n_rows} rows; the files have all"
+        remark = f"the first {_LONG} of {n_rows} rows; the files have all of them"
         table = dataclasses.replace(table, items=table.items[:_LONG], remarks=[*table.remarks, remark])
     return to_terminal(table)
 
@@ -127,7 +127,7 @@ def accuracy_table(records: Records) -> Table:
     remarks = ["accuracy in percent"]
     n_lacking = sum(row.mean is None for row in rows)
     if n_lacking:
-        remarks.append(f"{n_lacking} of {len(rows)} models lack tasks (*): no mean over the others")
+        remarks.append(f"{n_lacking} of {len(rows)} models lack tasks (*), so they have no mean")
     rows = [dataclasses.replace(row, name=f"{row.name} *") if row.mean is None else row for row in rows]
     for name, level in levels(names).items():
         rows.append(_row(name, level, groups, dict.fromkeys(further, _mean(level))))
@@ -168,7 +168,7 @@ def score_table(records: Records) -> Table:
     remarks = []
     if any(_metric(row.record, name) is None for row in rows for name in names):
         remarks.append(
-            "an empty place: not applicable or undefined (the results' notes say which), or not there yet"
+            "empty: not applicable or undefined (the results' notes say which), or not computed yet"
         )
     for name in names:
         noted = [record for record in there if record["metrics"].get(name) is not None]

@@ -265,7 +265,7 @@ class _Protocol:
                 before = trainer.micro_batch
                 trainer.halve_micro_batch()
                 self.meter.say(
-                    f"out of memory with {before} examples at once: going on with {trainer.micro_batch}; batch "
+                    f"out of memory with {before} examples at once: continuing with {trainer.micro_batch}; batch "
                     "statistics are then those of each micro-batch"
                 )
 

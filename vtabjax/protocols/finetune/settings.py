@@ -79,7 +79,7 @@ class Settings:
             and all(0 <= s < 2**31 for s in self.seeds)
             and len(set(self.seeds)) == len(self.seeds),
             "seeds",
-            "give different whole numbers from 0 on",
+            "give distinct whole numbers, 0 or larger",
         )
         check(self.dtype in DTYPES, "dtype", f"choose {' or '.join(DTYPES)}")
         check(

@@ -77,7 +77,7 @@ def fit(features: ArrayLike, labels: ArrayLike, *, c: float) -> LinearModel:
       c: inverse strength of the regularisation.
 
     Raises:
-      ValueError: features or labels do not fit (NaN: the rows are named), one class only, or c is not positive.
+      ValueError: features or labels do not fit (NaN: the rows are named), only one class, or c is not positive.
       MemoryError: its float64 copies would not fit.
 
     >>> features = [[0.0, 0.1], [0.1, 0.0], [1.0, 0.9], [0.9, 1.0]]
@@ -250,7 +250,7 @@ def _check_memory(n: int, d: int, n_test: int = 0) -> None:
 def _classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     classes, columns = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"labels has one class only ({classes[0]}); a classifier needs two or more")
+        raise ValueError(f"labels has only one class ({classes[0]}); a classifier needs two or more")
     return classes, columns
 
 

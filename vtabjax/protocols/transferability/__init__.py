@@ -56,6 +56,6 @@ def pca(features: ArrayLike, n_components: int | float = 64) -> np.ndarray:
     """
     x = check_features(features)
     if not n_components > 0 or (isinstance(n_components, float) and n_components >= 1):
-        raise ValueError(f"n_components={n_components!r}; give a positive integer or a share in (0, 1)")
+        raise ValueError(f"n_components={n_components!r}; give a positive integer or a fraction in (0, 1)")
     check_score_memory(x, f"pca of features {list(x.shape)}", "give it fewer examples")
     return principal_components(x, n_components)

@@ -21,7 +21,7 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
       labels: integers [N].
 
     Raises:
-      ValueError: features or labels do not fit, or there is one class only.
+      ValueError: features or labels do not fit, or there is only one class.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3
@@ -46,7 +46,7 @@ def regularized_h_score(features: ArrayLike, labels: ArrayLike) -> float:
       labels: integers [N].
 
     Raises:
-      ValueError: features or labels do not fit, or there is one class only.
+      ValueError: features or labels do not fit, or there is only one class.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3
@@ -84,7 +84,7 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4, weig
       weighted: weigh classes by their frequency, as coding-rate theory does, instead of equally, as published.
 
     Raises:
-      ValueError: features or labels do not fit, one class only, or eps is not positive.
+      ValueError: features or labels do not fit, only one class, or eps is not positive.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3
@@ -125,7 +125,7 @@ def gbc(
       n_components: principal components, at most.
 
     Raises:
-      ValueError: features or labels do not fit, one class only, or covariance is unknown.
+      ValueError: features or labels do not fit, only one class, or covariance is unknown.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3

@@ -23,7 +23,7 @@ def leep(probabilities: ArrayLike, labels: ArrayLike) -> float:
       labels: integers [N].
 
     Raises:
-      ValueError: rows are not distributions, labels do not fit, or there is one class only.
+      ValueError: rows are not distributions, labels do not fit, or there is only one class.
 
     >>> probabilities = [[0.8, 0.2], [0.7, 0.3], [0.1, 0.9], [0.2, 0.8]]
     >>> round(leep(probabilities, [0, 0, 1, 1]), 3)
@@ -91,7 +91,7 @@ def nleep(
       n_seeds: how many; single ones differ noticeably.
 
     Raises:
-      ValueError: features or labels do not fit, one class only, or K outside 1..N.
+      ValueError: features or labels do not fit, only one class, or K outside 1..N.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3

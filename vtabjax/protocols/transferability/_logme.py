@@ -27,7 +27,7 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
       labels: integers [N].
 
     Raises:
-      ValueError: features or labels do not fit, or there is one class only.
+      ValueError: features or labels do not fit, or there is only one class.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3

@@ -29,7 +29,7 @@ def parc(
       The score; NaN where features have fewer than two directions, which leaves no correlation to take.
 
     Raises:
-      ValueError: features or labels do not fit, or there is one class only.
+      ValueError: features or labels do not fit, or there is only one class.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 3

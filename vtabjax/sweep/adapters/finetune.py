@@ -150,7 +150,7 @@ def _notes(own: finetune.Settings, trainer: finetune.Trainer) -> dict[str, str]:
     if trainer.micro_batch == wanted:
         return {}
     return {
-        "micro_batch": f"out of memory with {wanted} examples at once: went on with {trainer.micro_batch}, and batch "
+        "micro_batch": f"out of memory with {wanted} examples at once: continued with {trainer.micro_batch}, and batch "
         "statistics are those of each micro-batch"
     }
 
