@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +23,6 @@ from converters.export import from_torch
 from converters.randomise import randomise
 from vtabjax import model as vm
 
-ROOT = Path(__file__).resolve().parents[2]
 INFO = {"spec": "tiny/net", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "input_size": [3, 8, 8]}
 
 
@@ -216,17 +215,14 @@ def test_state_dict_round_trip_is_strict():
 def test_an_artefact_runs_without_torch(tmp_path):
     graph, variables = from_torch(_net(), (3, 8, 8))
     path = vm.save(tmp_path / "net", graph, variables, INFO)
-    program = (
-        "import sys\n"
-        "for name in ('torch', 'torchvision', 'timm', 'tensorflow'): sys.modules[name] = None  # not installed\n"
-        "import json, numpy as np, vtabjax.model\n"
-        f"out = vtabjax.model.load({str(path)!r})(np.load({str(tmp_path / 'x.npy')!r}))\n"
-        "print(json.dumps(np.asarray(out).tolist()))\n"
-    )
     np.save(tmp_path / "x.npy", _images())
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
+        [
+            sys.executable,
+            str(conftest.PROGRAMS / "model_without_torch.py"),
+            str(path),
+            str(tmp_path / "x.npy"),
+        ],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

@@ -177,9 +177,8 @@ def test_failed_write_leaves_nothing(tmp_path):
 
 
 def test_what_dead_processes_left_is_removed(tmp_path):
-    left = "import os, sys; from vtabjax.runtime import files; f = files.replacing(sys.argv[1]); "
-    left += "f.__enter__().write_text('half'); os._exit(1)"
-    subprocess.run([sys.executable, "-c", left, str(tmp_path / "x" / "a")], cwd=conftest.ROOT)
+    program = conftest.PROGRAMS / "half_written_file.py"
+    subprocess.run([sys.executable, str(program), str(tmp_path / "x" / "a")])
     with files.replacing(tmp_path / "b") as mine:
         mine.write_text("")
         (tmp_path / "other.tmp").write_text("")
