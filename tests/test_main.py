@@ -67,7 +67,7 @@ def said(process, status):
         ([KNN, "--cells=2/2"], "error: --cells='2/2' is not i/n with 0 <= i < n"),
         (
             [KNN, "--executor=slurm", "--cells=0/2"],
-            "error: --executor=slurm gives each job its share by itself",
+            "error: --executor=slurm gives each job its share; leave --cells out",
         ),
         (
             [KNN, "--executor=slurm", "--config.slurm.jobs=0"],

@@ -29,7 +29,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _CELLS = flags.DEFINE_string("cells", "", "i/n: only the i-th of n shares of the cells, counted from 0")
 _EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "where the cells run")
-# What a full, read-only or foreign disk answers.
+# Errors of a disk that is full, read-only or somebody else's.
 _DISK = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.EISDIR,
 }  # fmt: skip
@@ -106,7 +106,7 @@ def _run(config: Any) -> int:
             )
         return _report(config) if protocol == "report" else _prepare(config)
     if slurm and _CELLS.value:
-        raise UsageError("--executor=slurm gives each job its share by itself; leave --cells out")
+        raise UsageError("--executor=slurm gives each job its share; leave --cells out")
     workdir = _WORKDIR.value or f"runs/{config.get('suite', 'mini')}"
     if slurm:
         installation.require("slurm", "--executor=slurm")
@@ -153,7 +153,7 @@ def _usage(message: str) -> int:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Flags, with one line for the person who mistyped one instead of a traceback."""
+    """Flags; whoever mistypes one gets one line instead of a traceback."""
     path, suite = errors.named_config(argv)
     if path and not os.path.isfile(path):
         installed = installation.CONFIGS.parent / path

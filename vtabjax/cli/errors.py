@@ -28,7 +28,7 @@ def named_config(argv: Sequence[str]) -> tuple[str | None, str]:
 
 
 def configs() -> list[str]:
-    """The configs of the folder that the program was called from, or else those that ship."""
+    """The configs in the current folder, or else those of the installed package."""
     found = [*pathlib.Path("configs").glob("[a-z]*.py")] or installation.CONFIGS.glob("[a-z]*.py")
     return sorted(f"configs/{p.name}" for p in found if p.stem not in _NOT_RUN)
 

@@ -93,7 +93,7 @@ def epp(
     a task (resamples of its examples: `vtabjax.ranking.resampling.example_rounds`) belong to one of the `clusters`.
 
     The estimate is finite exactly if the graph "won or tied at least half a match against" is strongly
-    connected (Ford, 1957). Where it is not, each strongly connected component is fitted by itself, scores of
+    connected (Ford, 1957). Where it is not, each strongly connected component is fitted separately, scores of
     different components cannot be compared, and a warning says so. `ridge` fits all models together in any case.
 
     Args:
@@ -180,7 +180,7 @@ def _covariance(
 
 
 def _deviance(wins: np.ndarray, p: np.ndarray) -> float:
-    """Twice the log-likelihood ratio of win probabilities `p` [M, M] to the share of matches that each model won."""
+    """Twice the log-likelihood ratio of win probabilities `p` [M, M] to the fraction of matches that each model won."""
     from scipy.special import xlogy
 
     met = wins + wins.T

@@ -102,7 +102,7 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
 
 
 def first_share(samples: np.ndarray) -> np.ndarray:
-    """In which share of the resamples each model is the best, [B, M] -> [M]; several that are best share.
+    """In what fraction of the resamples each model is the best, [B, M] -> [M]; models that tie share it.
 
     Resamples without any estimate do not count; NaN where there is no other.
 

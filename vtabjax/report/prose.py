@@ -34,7 +34,7 @@ class Headline(NamedTuple):
 
     Attributes:
       lead: the model that is first.
-      sentences: by how much, and how sure that is.
+      sentences: by how much, and the uncertainty.
       tiles: (value, what it is), the most telling first.
     """
 
@@ -44,7 +44,7 @@ class Headline(NamedTuple):
 
 
 def headline(a: Analysis) -> Headline:
-    """Who wins, by how much, how sure."""
+    """Who wins, by how much, and with what uncertainty."""
     models, tasks = a.board.models, a.board.tasks
     tiles: list[tuple[str, str]] = []
     if a.leader is None:
@@ -119,7 +119,7 @@ def _by_strength(a: Analysis, s: Strengths) -> tuple[list[str], list[tuple[str, 
 
 
 def missing(data: ReportData, comparison: ProxyComparison, workdir: Path) -> list[str]:
-    """What is not there, and how to get it."""
+    """What is missing, and how to get it."""
     out = []
     own = [b for b in data.boards if not b.published and not b.beside_published]
     if not data.records and not data.errors:
@@ -137,7 +137,7 @@ def missing(data: ReportData, comparison: ProxyComparison, workdir: Path) -> lis
         ran = {b.protocol for b in data.proxies}
         if "finetune" not in ran:
             out.append(
-                "Nothing was fine-tuned, so how far the proxies can be trusted is not known here "
+                "Nothing was fine-tuned, so it is not known how far the proxies can be trusted here "
                 f"({installation.command()} --config=configs/finetune.py --workdir={workdir})."
             )
         elif not ran - {"finetune"}:
@@ -166,7 +166,7 @@ def _gaps(board: Board) -> list[str]:
 
 
 def failures(data: ReportData) -> list[dict[str, Any]]:
-    """Failed cells; those of a model that failed alike share a row."""
+    """Failed cells; those of a model that failed in the same way share a row."""
     alike = collections.defaultdict(list)
     for path, record in data.errors:
         key = record["protocol"], record["model"], record["stage"], record["message"]
@@ -216,7 +216,7 @@ def statistics(options: Options) -> list[tuple[str, str]]:
         (
             "EPP",
             "Elo-based Predictive Power (Gosiewska, Woznica, Biecek, arXiv 2006.02293): the Bradley-Terry model over "
-            f"matches. Two models with a result in the same round play one match; a round is {rounds}; "
+            f"matches. Any two models with a result in the same round play one match; a round is {rounds}; "
             f"equal accuracies are half a win for each.{tie} Elo = 1500 + 400 / ln 10 x EPP.",
         ),
         (
@@ -242,8 +242,8 @@ def statistics(options: Options) -> list[tuple[str, str]]:
         ),
         (
             "Chance and majority",
-            "What is reached without looking at a picture: by guessing uniformly, and by always answering the test "
-            "set's most frequent class, where that is known.",
+            "The accuracy reached without looking at a picture: by guessing uniformly, and by always answering the "
+            "test set's most frequent class, where that is known.",
         ),
         (
             "Copies",

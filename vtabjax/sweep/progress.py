@@ -37,7 +37,7 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def doing(self, text: str) -> None:
-        """What is going on now, beside the bar; a log has it afterwards."""
+        """Shows the current activity beside the bar; a log gets it when it is over."""
         if self._bar is not None:
             self._bar.set_postfix_str(text)
 
@@ -51,7 +51,7 @@ class Progress:
             self.say(f"[{self._done}/{self._total}] {text}  (left: {self._left()})")
 
     def model(self, text: str) -> None:
-        """All cells of one more model are through."""
+        """All cells of one more model are finished."""
         self._models_done += 1
         self.say(
             f"{text}  ({_clock()}: {self._models_done} of {self._models} models, {self._done} of {self._total} "

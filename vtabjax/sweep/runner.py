@@ -2,11 +2,11 @@
 
 For each model all tasks run before the next model: one conversion, one load, one compilation. The next models
 are converted in another process meanwhile. A cell's result is a file (`vtabjax.results`), so a sweep that is
-killed goes on where it was, and workers that share nothing but the workdir may share a sweep.
+killed resumes where it stopped, and any number of workers may share a sweep through the workdir alone.
 
 A cell that failed has an error file and is not tried again unless asked (config.retry_failed): in a sweep
 over hundreds of models most failures are properties of the model, and a second run must not spend its time on
-them. They are told again at the end, and the exit status is 1, until they are done.
+them. They are listed again at the end, and the exit status is 1, until they are done.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _share_environment() -> dict[str, str]:
 
 
 def assess(asked: plan.SweepPlan, workdir: Path, share: shares.Share | None) -> WorkerShare:
-    """What a worker has to do, and tells it.
+    """What a worker has to do; prints it, too.
 
     Raises:
       UsageError: a field of the config is wrong, or a file that is there cannot be read.
@@ -177,7 +177,7 @@ def assess(asked: plan.SweepPlan, workdir: Path, share: shares.Share | None) -> 
 
 
 def _costs(cells: Sequence[Cell], workdir: Path) -> costs.Costs:
-    """What such cells took here, by the results that can be read."""
+    """What such cells took here, judging by the results that can be read."""
     protocol = cells[0].protocol
     records = (record for _, record in results.records(workdir, protocol, damaged=[]))
     return costs.Costs(records, protocol, cells[0].settings)
@@ -270,7 +270,7 @@ def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: shares.Share
         me.close(status)
 
 
-# What is told.
+# What is reported.
 
 
 def _say(text: str) -> None:
@@ -283,7 +283,7 @@ def _count(n: int, thing: str) -> str:
 
 
 def _print_dry_run(state: WorkerShare, run: RunOptions, workdir: Path) -> None:
-    """What would run, and how long it would take by what such cells took here."""
+    """What would run, and how long it would take, judging by such cells here."""
     pending = state.pending
     folders.foretell(pending, _say)
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)

@@ -120,8 +120,8 @@ def share_of(
 ) -> list[int]:
     """A worker's cells, by their positions in the list of all.
 
-    What cells cost is judged by the results that are there, which are others when the next worker starts. So the
-    first one that comes writes down who does what, and the others read that.
+    What cells cost is estimated from the existing results, of which there are more when the next worker starts. So the
+    first worker writes down who does what, and the others read that.
 
     Args:
       cells: all cells of the sweep, the same for each worker.
@@ -146,7 +146,7 @@ def share_of(
 
 
 def digest(cells: Sequence[Cell]) -> str:
-    """A short name of a sweep: the same cells have the same."""
+    """A short name for a sweep; equal cells give the same name."""
     text = json.dumps([[cell.model, cell.task, cell.hash] for cell in cells])
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -1,7 +1,7 @@
 """A sweep as a SLURM job array, through submitit: a share of the cells for each job.
 
-Jobs share nothing but the workdir. One that reaches its time limit or is preempted is requeued and goes on where it
-was, as any sweep does; what is lost is the cell under way (fine-tuning loses at most what it did since its last
+Jobs share nothing but the workdir. One that reaches its time limit or is preempted is requeued and resumes where it
+stopped, as any sweep does; only the cell in progress is lost (in fine-tuning, at most what was done since its last
 checkpoint).
 """
 
@@ -21,7 +21,7 @@ from vtabjax.options import SlurmOptions, UsageError
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner
 
-# SLURM signals so long before the end: time to write down that the job goes on, and to ask for that.
+# SLURM signals this long before the end: time to record that the job will resume, and to ask for that.
 _SIGNAL_SECONDS = 60
 _POLL_SECONDS = 5.0
 _POLLS_AFTER = 12  # a job's last files may reach this machine later than the queue knows that it ended
@@ -103,7 +103,7 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
 
 
 def _submit(calls: Sequence[Job], own: SlurmOptions, folder: Path) -> list[Any]:
-    """Submits the elements of an array; one job alone is none."""
+    """Submits the jobs of an array; a single job is not made an array."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -136,7 +136,7 @@ def _check_commands(requeues: int) -> None:
 
 
 def _wait(submitted: Sequence[Any], number: str) -> None:
-    """Waits until all jobs have told how they ended, or are in the queue no more and have told nothing."""
+    """Waits until all jobs have reported how they ended, or have left the queue without reporting anything."""
     gone = 0
     while not all(job.done() for job in submitted) and gone < _POLLS_AFTER:
         gone = 0 if _queued(number) else gone + 1
@@ -144,7 +144,7 @@ def _wait(submitted: Sequence[Any], number: str) -> None:
 
 
 def _queued(number: str) -> bool:
-    """Whether the queue has a job, as far as one can know: it has, unless squeue says otherwise."""
+    """Whether a job is in the queue: it is assumed to be, unless squeue says otherwise."""
     try:
         asked = subprocess.run(["squeue", "--noheader", f"--jobs={number}"], capture_output=True, text=True)
     except OSError:

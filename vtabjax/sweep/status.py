@@ -1,4 +1,4 @@
-"""How a sweep stands, running or finished, from its files alone: ``main.py --config=configs/report.py:status``."""
+"""The state of a sweep, running or finished, from its files alone: ``main.py --config=configs/report.py:status``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LAST = 8  # workers that have ended and are still shown
 
 
 class ModelState(NamedTuple):
-    """A model in a sweep: how many of its tasks are done, have failed, are missing; and who works on it."""
+    """A model in a sweep: how many of its tasks are done, have failed or are missing, and which worker runs it."""
 
     model: str
     done: int
@@ -39,8 +39,8 @@ class SweepState(NamedTuple):
       name: protocol and digest.
       models: one state each.
       failures: (cell, stage, message) of those that have failed.
-      workers: what workers told, the latest last, with "state": "running", "gone", or how it ended.
-      expected: seconds that the missing cells take one worker, judged by the others; None where none has run.
+      workers: what workers reported, the latest last, with "state": "running", "gone", or how it ended.
+      expected: seconds that one worker needs for the missing cells, judging by the others; None where none has run.
       unread: files that could not be read, each with the reason; what they held counts as missing.
     """
 
@@ -53,7 +53,7 @@ class SweepState(NamedTuple):
 
 
 def main(config: Any, workdir: str | os.PathLike) -> int:
-    """Prints how the sweeps of a workdir stand.
+    """Prints the state of a workdir's sweeps.
 
     Returns:
       0 if every cell has a result, 1 if not or if nobody can know.
@@ -79,7 +79,7 @@ def read(workdir: Path, now: float | None = None) -> list[SweepState]:
 
 
 def look(workdir: Path, now: float | None = None) -> tuple[list[SweepState], list[str]]:
-    """As `read`; and what says which sweeps could not be read, and why."""
+    """Like `read`, with messages that say which sweeps could not be read, and why."""
     now = time.time() if now is None else now
     found, unread = [], []
     folder = workdir / "sweeps"
@@ -188,7 +188,7 @@ def _state(
 
 
 def _doing(model: str, workers: Sequence[Mapping[str, Any]]) -> str:
-    """Who works on a model, and on what of it; a spec may hold colons of its own."""
+    """Which worker runs a model, and which part of it; a spec may contain colons itself."""
     for worker in workers:
         if worker["state"] == "running" and worker["doing"].startswith(f"{model}: "):
             return f"{worker['host']}, {worker['doing'].removeprefix(f'{model}: ')}"

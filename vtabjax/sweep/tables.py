@@ -1,7 +1,7 @@
 """Tables of a sweep: on the terminal, as CSV and as Markdown.
 
 Accuracies: models x tasks in percent on the terminal and in Markdown, as fractions and in full in the CSV; a
-mean is there only for a row that has all its tasks. Transferability scores: one row per (model, task), a
+mean is given only for a row that has all its tasks. Transferability scores: one row per (model, task), a
 column per score; they have no common scale, so they are not averaged over tasks.
 """
 
@@ -64,7 +64,7 @@ def _table(protocol: str, records: Records) -> Table:
 
 
 def _with_short_names(table: Table) -> Table:
-    """The table with folders by their names instead of their paths."""
+    """The table with folders called by their names instead of their paths."""
     texts = [v for row in [table.header, *table.rows] for v in row if isinstance(v, str)]
     short = short_names([text for text in texts if _PATH.match(text)])
 
@@ -79,7 +79,7 @@ def _with_short_names(table: Table) -> Table:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last parts of paths such as ``folder:/data/birds``, as many as tell them from each other."""
+    """The last parts of paths such as ``folder:/data/birds``, as many as are needed to distinguish them."""
     parts = {name: [p for p in name.partition(":")[2].split("/") if p] or [name] for name in names}
 
     def last(name: str, n: int) -> str:

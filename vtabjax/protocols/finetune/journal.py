@@ -1,4 +1,4 @@
-"""What fine-tuning has finished and where it stands, on disk, so that a killed run goes on where it was."""
+"""What fine-tuning has finished and where it stands, on disk, so that a killed run resumes where it stopped."""
 
 from __future__ import annotations
 
