@@ -267,6 +267,7 @@ def _save(
         sweep.workdir,
         metrics=outcome.metrics,
         correct=outcome.correct,
+        confusion=outcome.confusion,
         chosen=outcome.chosen,
         notes=outcome.notes,
         provenance={
