@@ -305,7 +305,7 @@ def notes(task: Task, split: str, copy: Copy) -> dict[str, object]:
 
 
 def form(task: Task, splits: Sequence[str], copy: Copy) -> str:
-    """The copy in a word or two, such as "lists, jpg": a setting of results, so that other forms are not averaged with it."""
+    """The copy in a word or two, such as "lists, jpg": a setting, so that results of other forms are kept apart."""
     kinds = sorted(
         {
             os.path.splitext(e.name)[1].lower().lstrip(".").replace("jpeg", "jpg")
