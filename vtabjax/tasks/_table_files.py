@@ -150,7 +150,8 @@ def _parquet(path: Path) -> TableFile:
     def read(names: Sequence[str]) -> tuple[list[int], list[list[Any]]]:
         leaves = [f"{name}.path" if name in nested else name for name in names]
         try:
-            found = pyarrow.parquet.read_table(path, columns=list(dict.fromkeys(leaves)))
+            with pyarrow.parquet.ParquetFile(path) as file:
+                found = file.read(columns=list(dict.fromkeys(leaves)))
         except (pyarrow.ArrowException, OSError) as e:
             raise TaskError(f"it is damaged ({str(e).splitlines()[0]})") from e
         return list(range(1, found.num_rows + 1)), [_values(found.column(name)) for name in names]
