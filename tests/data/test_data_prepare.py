@@ -216,7 +216,7 @@ def test_a_folder_of_pictures_is_not_prepared(config, tmp_path, capsys):
         (tmp_path / "mine" / cls / "1.png").write_bytes(b"")
     config.tasks = f"folder:{tmp_path}/mine"
     assert prepare.main(config, "") == 2
-    assert "needs no preparation" in capsys.readouterr().err
+    assert "need no preparation" in capsys.readouterr().err
 
 
 def test_suites():

@@ -57,9 +57,11 @@ def _sets(names: list[str]) -> list[_Set]:
     """
     found: dict[str, list[Task]] = {}
     for name in names:
+        if name.startswith("tfds:"):
+            raise TaskError(f"task {name!r}: only the tasks of VTAB are prepared here; use tfds build")
         task = tasks.get(name)
-        if task.group == "Folder":
-            raise TaskError(f"task {name!r}: a folder of pictures needs no preparation; leave it out")
+        if task.own:
+            raise TaskError(f"task {name!r}: your own pictures need no preparation; leave it out")
         found.setdefault(tfds.builder_name(task), []).append(task)
     return [_Set(name, its_tasks) for name, its_tasks in found.items()]
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import bundled, protocols, results
+from vtabjax import bundled, protocols, results, tasks
 from vtabjax.options import RunOptions
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
@@ -287,8 +287,8 @@ def _save(
 
 
 def _data_notes(cell: Cell, sweep: inputs.SweepContext) -> dict[str, Any]:
-    """What a folder of pictures held and how it was read, for the record."""
-    if not cell.task.startswith("folder:"):
+    """What an own task held and how it was read, for the record."""
+    if not tasks.is_own(cell.task):
         return {}
     from vtabjax import data
 
