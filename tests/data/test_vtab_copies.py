@@ -1,6 +1,7 @@
 """VTAB without tensorflow-datasets: the copies that people have, written here from tiny prepared data sets."""
 
 import dataclasses
+import importlib
 import io
 import tarfile
 
@@ -9,9 +10,12 @@ import pytest
 import tfds_tiny
 from PIL import Image
 
-from vtabjax import data, tasks
+from vtabjax import data, results, tasks
+from vtabjax.data import prepare
 from vtabjax.data.sources import vtab_copies
 from vtabjax.data.sources.vtab_copies import CopyError
+from vtabjax.options import UsageError
+from vtabjax.sweep import runner
 
 SIZES = {"train": 2000, "test": 20}  # as many as 800 and 200 are cut from
 SPLITS = ("train800", "val200", "train800val200", "test")
@@ -192,3 +196,47 @@ def test_a_shard_that_is_cut_off(prepared, svhn, tmp_path):
     shard.write_bytes(shard.read_bytes()[:5000])
     with pytest.raises(CopyError, match="1.tar"):
         vtab_copies.open_source(svhn, "test", vtab_copies.find("svhn", tmp_path))
+
+
+def sweep(protocol, folder, workdir):
+    config = importlib.import_module(f"configs.{protocol}").get_config("vtab")
+    config.models, config.tasks, config.image_size = "baseline/pixels", "svhn", 16
+    config.data_dir = str(folder)
+    return runner.run(config, workdir), results.collect(workdir)
+
+
+def test_a_sweep_reads_a_copy_and_says_so(prepared, tmp_path, capsys):
+    """Nearest neighbours are those of the prepared data set; settings and notes tell the two apart."""
+    write_lists(tmp_path / "copies" / "svhn", prepared)
+    tfds_tiny.prepare("svhn", tmp_path / "tfds", sizes=SIZES)
+    status, copied = sweep("knn", tmp_path / "copies", tmp_path / "runs")
+    assert status == 0 and copied["settings.data"].tolist() == ["lists, png"]
+    record = results.read(copied["path"][0])
+    notes = record["data_notes"]["train800val200"]
+    assert notes["examples"] == 1000 and notes["files"] == {"png": 1000}
+    assert notes["not_verified"] == "which examples they are, and the order of the class numbers"
+    status, both = sweep("knn", tmp_path / "tfds", tmp_path / "runs")
+    assert status == 0 and len(both) == 2 and both["accuracy"].nunique() == 1
+    with pytest.raises(UsageError, match="has 20 examples; split test of svhn has 26,032"):
+        sweep("linear", tmp_path / "copies", tmp_path / "runs")
+
+
+def test_shards_are_refused_for_what_they_lack(prepared, tmp_path):
+    write_shards(tmp_path / "vtab-svhn", prepared)
+    with pytest.raises(UsageError, match="1,000 training examples of VTAB-1k cannot be recovered"):
+        sweep("knn", tmp_path, tmp_path / "runs")
+
+
+def test_check_says_which_form_is_there(prepared, tmp_path, capsys, monkeypatch):
+    config = importlib.import_module("configs.prepare").get_config("vtab")
+    config.data_dir, config.tasks, config.check = str(tmp_path), "svhn,dtd", True
+    write_lists(tmp_path / "svhn", prepared)
+    assert prepare.main(config, "") == 1
+    assert "a wrong copy" in (out := capsys.readouterr().out) and "svhn: " in out and "has 26,032" in out
+    monkeypatch.setitem(tasks.TASKS, "svhn", dataclasses.replace(tasks.get("svhn"), sizes=SIZES))
+    assert prepare.main(config, "") == 1
+    out = capsys.readouterr().out
+    assert (
+        "copy: lists, png (train800, val200, train800val200, test)" in out
+        and "1 of 2 data sets are prepared." in out
+    )

@@ -6,15 +6,18 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vtabjax import tasks
 from vtabjax.data import cache, decoding, images, pictures, streaming
 from vtabjax.data.streaming import Batch
-from vtabjax.data.types import Examples, Source
+from vtabjax.data.types import Examples, NotPreparedError, Source
+
+if TYPE_CHECKING:
+    from vtabjax.data.sources import vtab_copies
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +44,10 @@ def _open(
         from vtabjax.data.sources import folder
 
         source = folder.open_source(task, tasks.ranges(task, split))
+    elif copy := vtab_copy(task, data_dir):
+        from vtabjax.data.sources import vtab_copies
+
+        source = vtab_copies.open_source(task, split, copy)
     else:
         from vtabjax.data.sources import tfds
 
@@ -52,17 +59,49 @@ def _open(
     return source
 
 
-def require_prepared(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> None:
+def vtab_copy(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> vtab_copies.Copy | None:
+    """The copy (images and lists, webdataset shards) that a task of VTAB is read from: where `data_dir` holds one and
+    tensorflow-datasets has prepared nothing there. None for all others.
+
+    Raises:
+      NotPreparedError: there are two copies.
+    """
+    from vtabjax.data.sources import tfds, vtab_copies
+
+    task = _resolve(task, data_dir)
+    root = os.fspath(tfds.resolve_data_dir(data_dir))
+    if task.name not in tasks.VTAB or "://" in root:
+        return None
+    try:
+        tfds.locate(task, data_dir)
+    except NotPreparedError:
+        return vtab_copies.find(task.name, root)
+    return None
+
+
+def require_prepared(
+    task: tasks.Task | str, data_dir: str | os.PathLike | None = None, splits: Sequence[str] = ()
+) -> None:
     """Makes sure that a task's examples can be read, before long work.
+
+    Args:
+      task: a task or its name.
+      data_dir: where data sets are; tfds's default if None.
+      splits: those that are needed, which a copy may lack.
 
     Raises:
       NotPreparedError: they cannot; the message has the command or the download that helps.
       TaskError: there is no such task, or your own pictures are none.
     """
     task = _resolve(task, data_dir)  # this looks through your own pictures
-    if task.builder != "embedded" and not task.own:
-        from vtabjax.data.sources import tfds
+    if task.builder == "embedded" or task.own:
+        return
+    from vtabjax.data.sources import tfds, vtab_copies
 
+    if copy := vtab_copy(task, data_dir):
+        for split in splits or copy.splits:
+            vtab_copies.open_source(task, split, copy)
+    else:
         tfds.open_whole(task, data_dir)
 
 
@@ -104,9 +143,12 @@ def _format(
     background: str,
     max_pixels: int,
     cache_dir: str | os.PathLike | None,
+    data_dir: str | os.PathLike | None,
 ) -> decoding.Format:
     """What the decoded images of a task look like."""
-    form = decoding.Format(image_size, resize, task.scale)
+    # The pictures of a copy are pictures already, whatever the data set stores.
+    scale = task.scale if task.scale == 1 or vtab_copy(task, data_dir) is None else 1
+    form = decoding.Format(image_size, resize, scale)
     if not task.own:
         return form
     from vtabjax.data import audit
@@ -161,7 +203,7 @@ def load(
     task = _resolve(task, data_dir)
     images.check_form(image_size, resize)
     source = _open(task, split, data_dir, cache_dir)
-    form = _format(task, image_size, resize, background, max_pixels, cache_dir)
+    form = _format(task, image_size, resize, background, max_pixels, cache_dir, data_dir)
     if task.problems and not skip_broken:
         raise decoding.broken_error(task.name, split, dict(task.problems))
     key = _key(task, split, source, form)
@@ -267,7 +309,7 @@ def stream(
         raise decoding.broken_error(task.name, split, dict(task.problems))
     made = streaming.batches(
         source,
-        _format(task, image_size, resize, background, max_pixels, None),
+        _format(task, image_size, resize, background, max_pixels, None, data_dir),
         batch_size=batch_size,
         epochs=epochs,
         seed=seed,

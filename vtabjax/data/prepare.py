@@ -13,7 +13,8 @@ from etils import epath
 from vtabjax import installation, options, specs, tasks
 from vtabjax.data import downloads
 from vtabjax.data.downloads import human
-from vtabjax.data.sources import tfds
+from vtabjax.data.loading import vtab_copy
+from vtabjax.data.sources import tfds, vtab_copies
 from vtabjax.data.types import NotPreparedError
 from vtabjax.tasks import Task, TaskError
 
@@ -73,11 +74,25 @@ def _state(data_set: _Set, data_dir: str) -> tuple[bool, str, str]:
     try:
         builder = tfds.open_whole(data_set.tasks[0], data_dir)
     except NotPreparedError as e:
+        try:
+            copies = {task: vtab_copy(task, data_dir or None) for task in data_set.tasks}
+            if all(copies.values()):
+                states = {_copy_state(task, copy) for task, copy in copies.items() if copy}
+                return True, ", ".join(sorted(states)), ""
+        except NotPreparedError as wrong:
+            return False, "a wrong copy", str(wrong)
         text = str(e).splitlines()[0].partition(": ")[2]
         if "is not prepared in" in text:
             return False, "not prepared", ""
         return False, "other version" if "holds version" in text else "damaged", text
     return True, f"prepared: {builder.version}, {builder.info.file_format.value}", ""
+
+
+def _copy_state(task: Task, copy: vtab_copies.Copy) -> str:
+    """What a copy holds, in a few words."""
+    for split in copy.splits:
+        vtab_copies.open_source(task, split, copy)
+    return f"copy: {vtab_copies.form(task, list(copy.splits), copy)} ({', '.join(copy.splits)})"
 
 
 def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[_Set]]:

@@ -118,6 +118,15 @@ def _check_sizes(name: str, settings: Mapping[str, Any]) -> None:
 def _cell_settings(settings: Mapping[str, Any], task: str, run: RunOptions) -> dict[str, Any]:
     """The settings of a task's cells. For your own pictures what they are is among them: they come and go."""
     settings = {**settings, "task": task}
+    if task in tasks.VTAB:
+        from vtabjax import data
+        from vtabjax.data.sources import vtab_copies
+
+        try:
+            if copy := data.vtab_copy(task, run.data_dir or None):
+                settings["data"] = vtab_copies.form(tasks.get(task), settings["splits"], copy)
+        except data.NotPreparedError as e:
+            raise UsageError(str(e)) from e
     if tasks.is_own(task):
         from vtabjax.data.sources import folder
 

@@ -120,8 +120,12 @@ def _copy(task: str, folder: Path) -> Copy | None:
     there = {split: path for split, path in lists.items() if path.is_file()}
     if there:
         return Copy(task, folder, "lists", there)
-    shards = {split: folder / split for split in ("train", "test") if any((folder / split).glob("*.tar"))}
-    return Copy(task, folder, "webdataset", shards) if shards else None
+    # Its training examples are of no use, see above.
+    return (
+        Copy(task, folder, "webdataset", {"test": folder / "test"})
+        if any((folder / "test").glob("*.tar"))
+        else None
+    )
 
 
 def examples(task: Task, split: str, copy: Copy) -> list[Example]:
@@ -198,13 +202,11 @@ def _same(both: Sequence[Example], listed: Sequence[Example], path: Path) -> Non
 
 def _from_shards(folder: Path, split: str, shards: Mapping[str, Path]) -> list[Example]:
     if split not in shards:
-        if split in ("train800", "val200", "train800val200"):
-            raise CopyError(
-                f"{folder} holds whole splits in an order of its own: the 1,000 training examples of VTAB-1k cannot be "
-                "recovered from it, only its test split is of use. Take a copy with lists (train800.txt, val200.txt), "
-                "or prepare the data set through tensorflow-datasets"
-            )
-        raise CopyError(f"{folder} holds no shards of the split {split}")
+        raise CopyError(
+            f"{folder} holds whole splits in an order of its own: the 1,000 training examples of VTAB-1k cannot be "
+            f"recovered from it, only its test split is of use (and not {split}). Take a copy with lists (train800.txt, "
+            "val200.txt), or prepare the data set through tensorflow-datasets"
+        )
     found: list[Example] = []
     for shard in sorted(shards[split].glob("*.tar"), key=lambda p: (len(p.name), p.name)):
         found.extend(_read_shard(shard))
