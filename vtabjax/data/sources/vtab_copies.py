@@ -204,7 +204,7 @@ def _from_shards(folder: Path, split: str, shards: Mapping[str, Path]) -> list[E
     if split not in shards:
         raise CopyError(
             f"{folder} holds whole splits in an order of its own: the 1,000 training examples of VTAB-1k cannot be "
-            f"recovered from it, only its test split is of use (and not {split}). Take a copy with lists (train800.txt, "
+            f"recovered from it, only its test split is of use (not {split}). Take a copy with lists (train800.txt, "
             "val200.txt), or prepare the data set through tensorflow-datasets"
         )
     found: list[Example] = []
