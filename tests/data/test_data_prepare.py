@@ -1,9 +1,12 @@
 """Preparing data sets: the table, one failure among others, damaged folders, wrong settings."""
 
 import contextlib
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import tfds_tiny
 
 from configs import prepare as config_file
 from vtabjax import data, tasks
-from vtabjax.data import prepare
+from vtabjax.data import downloads, prepare
 
 
 @pytest.fixture
@@ -48,10 +51,10 @@ def test_prepares_each_data_set_once_and_again_nothing(config, feed, capsys):
     feed("svhn", "eurosat", "dsprites_location")
     assert prepare.main(config, "") == 0
     out = capsys.readouterr().out
-    before, after = out.split("[1/3] svhn_cropped")
+    before, after = out.split("[1/3] eurosat/rgb")
     assert before.count("not prepared") == 3 and "GB free)" in before
     assert "dsprites_location, dsprites_orientation" in before
-    assert "[3/3] dsprites" in after and "not prepared" not in after
+    assert "[2/3] dsprites" in after and "[3/3] svhn_cropped" in after and "not prepared" not in after
     assert after.count("prepared: ") == 3 and "2.0.0, array_record" in after
     for name in config.tasks.split(","):
         assert len(data.load(name, "test", image_size=8, data_dir=config.data_dir).labels)
@@ -81,7 +84,7 @@ def test_one_that_fails_does_not_stop_the_others(config, feed, capsys):
     shutil.rmtree(Path(config.data_dir) / "svhn_cropped")
     feed("eurosat")
     assert prepare.main(config, "") == 0  # goes on where it was
-    assert "[2/2] eurosat/rgb" in capsys.readouterr().out
+    assert "[1/2] eurosat/rgb" in capsys.readouterr().out
 
 
 def test_check_changes_nothing(config, tmp_path, capsys):
@@ -213,7 +216,7 @@ def test_a_folder_of_pictures_is_not_prepared(config, tmp_path, capsys):
         (tmp_path / "mine" / cls / "1.png").write_bytes(b"")
     config.tasks = f"folder:{tmp_path}/mine"
     assert prepare.main(config, "") == 2
-    assert "needs no preparation" in capsys.readouterr().err
+    assert "need no preparation" in capsys.readouterr().err
 
 
 def test_suites():
@@ -236,3 +239,61 @@ def test_command_line(tmp_path):
     assert done.returncode == 1
     assert "1 of 2 data sets are prepared." in done.stdout and "embedded" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_that_does_not_answer_is_told_at_once(config, capsys, monkeypatch):
+    """In one line, instead of what tensorflow-datasets says after minutes; the other data sets go on."""
+    monkeypatch.setattr(downloads.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(downloads, "_connect", lambda host, port, seconds: "its name does not resolve")
+    config.tasks = "dtd"
+    assert prepare.main(config, "") == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x]
+    assert line.startswith("dtd failed: ConnectionError: no connection to ")
+    assert "(its name does not resolve): try again later" in line
+
+
+def test_hosts_are_asked_together(monkeypatch):
+    asked, all_asked = [], threading.Barrier(4)
+
+    def connect(host, port, seconds):
+        asked.append((host, port))
+        all_asked.wait(10)  # breaks if they were asked one after the other
+        return "" if host == "c.org" else "refused"
+
+    monkeypatch.setattr(downloads.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(downloads, "_connect", connect)
+    urls = ["http://a.org/1", "https://b.org/1", "https://b.org/2", "ftp://c.org/x", "https://d.org:8443/"]
+    assert downloads.unreachable(urls) == dict.fromkeys(["a.org", "b.org", "d.org"], "refused")
+    assert sorted(asked) == [("a.org", 80), ("b.org", 443), ("c.org", 21), ("d.org", 8443)]
+    monkeypatch.setattr(downloads.urllib.request, "getproxies", lambda: {"https": "proxy"})
+    assert downloads.unreachable(urls) == {}
+
+
+def test_a_resolver_that_hangs_is_not_waited_for(monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(downloads.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(downloads, "_connect", lambda *_: released.wait(60) and "")
+    assert downloads.unreachable(["https://a.org/"], seconds=0.05) == {"a.org": "no answer in 0.05 s"}
+    released.set()
+
+
+def test_a_port_that_is_closed_and_one_that_is_open():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert downloads._connect("127.0.0.1", port, 5) == ""
+    assert downloads._connect("127.0.0.1", port, 5) == "Connection refused"
+
+
+def test_progress_is_bytes_in_lines(tmp_path, capsys):
+    (tmp_path / "old").write_bytes(b"0" * 5000)
+    with downloads.progress([tmp_path], 2e6, every=0.01):
+        (tmp_path / "new").write_bytes(b"0" * 1_000_000)
+        while "1 MB of about 2 MB" not in capsys.readouterr().out:
+            pass
+
+
+def test_the_smallest_comes_first(config, feed, capsys):
+    feed("svhn", "eurosat", "dsprites_location")
+    assert prepare.main(config, "") == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^\[\d/3\] (\S+)$", out, re.M) == ["eurosat/rgb", "dsprites", "svhn_cropped"]

@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -171,10 +172,11 @@ def fed(cls: type, source: Mapping[str, Callable[[], Iterator]]) -> Iterator[Non
         return {split: make() for split, make in source.items()}
 
     cls._split_generators, cls.MANUAL_DOWNLOAD_INSTRUCTIONS = split_generators, None
-    try:
-        yield
-    finally:
-        cls._split_generators, cls.MANUAL_DOWNLOAD_INSTRUCTIONS = saved
+    with mock.patch.object(cls, "url_infos", {}):  # nothing to download
+        try:
+            yield
+        finally:
+            cls._split_generators, cls.MANUAL_DOWNLOAD_INSTRUCTIONS = saved
 
 
 def feed(task: tasks.Task, sizes: Mapping[str, int] = SIZES) -> dict[str, Callable[[], Iterator]]:

@@ -14,6 +14,8 @@ from vtabjax.sweep.adapters import transferability as adapter
 class Given:
     """Inputs with made-up features instead of a model."""
 
+    task = "digits"
+
     def __init__(self, logits=None, n=60):
         rng = np.random.default_rng(0)
         self.labels = np.arange(n) % 3
@@ -61,7 +63,7 @@ def test_knn_metric_order():
     config.metric = "cosine"
     settings, found = run(config, Given())
     assert settings["splits"] == ["trainval"]
-    assert set(found.metrics) == {"accuracy", "n_tied"}
+    assert set(found.metrics) == {"accuracy", "n_tied", "balanced_accuracy", "interval"}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,10 @@ def test_linear():
     assert settings["splits"] == ["train800", "val200", "test"]
     assert [name for name, _ in given.asked] == settings["splits"]
     assert found.correct.shape == (60,) and found.metrics["accuracy"] == pytest.approx(found.correct.mean())
+    assert np.diag(found.confusion).sum() == found.correct.sum() and found.confusion.shape == (10, 10)
+    assert 0 <= found.metrics["calibration_error"] <= 1
+    low, high = found.metrics["interval"]
+    assert low <= found.metrics["accuracy"] <= high and low < high
     grid = np.logspace(-6, 5, 5)
     assert np.isclose(grid, found.chosen["c"]).any()
     assert found.chosen["at_grid_end"] is bool(np.isclose(found.chosen["c"], grid[[0, -1]]).any())

@@ -1,7 +1,10 @@
 """The tables at the end of a sweep."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from vtabjax.ranking import resampling
 from vtabjax.sweep import tables
 from vtabjax.tables import to_csv
 
@@ -57,6 +60,33 @@ def test_the_majority_is_shown_where_it_is_known():
     ]
     table = tables.accuracy_table({("m", "svhn"): record(0.5), ("m", "folder:/gone"): record(0.5)})
     assert table.rows[1:] == [["(chance)", 0.1, None, None]]
+
+
+def test_what_so_many_examples_show():
+    found = {("a", "digits"): record(0.9), ("b", "digits"): record(0.5), ("a", "svhn"): record(0.8)}
+    found |= {("b", "svhn"): record(0.8)}
+    for (_, task), given in found.items():
+        n = 1000 if task == "digits" else 250
+        low, high = (float(v) for v in resampling.wilson(given["metrics"]["accuracy"], n))
+        given["metrics"] |= {"interval": [low, high]}
+        given["n_examples"] = n
+    table = tables.accuracy_table(found)
+    best = [resampling.wilson(0.9, 1000), resampling.wilson(0.8, 250)]
+    halves = [float(high - low) / 2 for low, high in best]
+    assert table.rows[-1] == ["(± 95 %)", *map(pytest.approx, halves), pytest.approx(np.hypot(*halves) / 2)]
+    assert "2.6 points on digits (1,000), 7.0 points on svhn (250)" in table.remarks[-1]
+
+
+def test_uneven_classes_of_one_s_own_have_a_balanced_mean(tmp_path):
+    for split in ("train", "test"):
+        for name, n in (("rare", 2), ("common", 12)):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (8, 8), (i, len(name), n)).save(tmp_path / split / name / f"{i}.png")
+    given = record(12 / 14)
+    given["metrics"]["balanced_accuracy"] = 0.5
+    table = tables.accuracy_table({("m", f"folder:{tmp_path}"): given})
+    assert table.header[-1] == "mean (balanced)" and table.rows[0][-1] == 0.5
 
 
 def test_copies_are_a_remark():

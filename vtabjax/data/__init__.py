@@ -3,7 +3,7 @@
 TensorFlow is imported only to prepare data sets and to read those that were prepared as tfrecord files.
 """
 
-from vtabjax.data.loading import load, look_through, require_prepared, stream
+from vtabjax.data.loading import load, look_through, require_prepared, stream, vtab_copy
 from vtabjax.data.streaming import Batch
 from vtabjax.data.types import BrokenImageError, CacheError, DataError, Examples, NotPreparedError
 
@@ -18,4 +18,5 @@ __all__ = [
     "load",
     "look_through",
     "stream",
+    "vtab_copy",
 ]

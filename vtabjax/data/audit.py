@@ -1,4 +1,4 @@
-"""A folder of pictures looked through before anything is computed: every picture of every split, decoded once.
+"""Your own pictures looked through before anything is computed: every picture of every split, decoded once.
 
 Finds what cannot be read or is too large, by how many bits greys are stored, and equal pictures. What was found is kept
 in the image cache under the files' names, sizes and times.
@@ -6,9 +6,10 @@ in the image cache under the files' names, sizes and times.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import hashlib
+import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ import numpy as np
 
 from vtabjax.data import copies, decoding, images, pictures
 from vtabjax.data.pictures import Depth, Reading
+from vtabjax.data.sources import rows
 from vtabjax.data.types import BrokenImageError
 from vtabjax.runtime import files
 from vtabjax.tasks import PictureFile, Task
@@ -38,9 +40,10 @@ class _Look(NamedTuple):
     too_large: str = ""
 
 
-def _look(path: Path, reading: Reading) -> _Look:
+def _look(picture: Path | bytes, reading: Reading) -> _Look:
     try:
-        image, raw_mode = pictures.load(path.read_bytes(), upright=True, max_pixels=reading.max_pixels)
+        data = picture if isinstance(picture, bytes) else picture.read_bytes()
+        image, raw_mode = pictures.load(data, upright=True, max_pixels=reading.max_pixels)
         depth, nothing = pictures.depth(image, raw_mode), pictures.shows_nothing(image)
         if depth is None or depth.kind == "colour":
             array = images.to_array(pictures.flatten(image, raw_mode, reading._replace(bits=16)))
@@ -53,9 +56,10 @@ def _look(path: Path, reading: Reading) -> _Look:
         return _Look(broken=str(e))
 
 
-def _peek(path: Path, reading: Reading) -> _Look:
+def _peek(picture: Path | bytes, reading: Reading) -> _Look:
     """The depth alone; of most pictures the beginning of the file tells it."""
-    return _look(path, reading) if pictures.may_be_deep(path) else _Look()
+    beginning = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+    return _look(picture, reading) if pictures.may_be_deep(beginning) else _Look()
 
 
 def _all(task: Task) -> Iterator[tuple[str, PictureFile]]:
@@ -70,23 +74,35 @@ def _key(task: Task, reading: Reading) -> str:
 
 
 def _through(
-    task: Task, look: Callable[[Path, Reading], _Look], reading: Reading, what: str
+    task: Task, look: Callable[[Path | bytes, Reading], _Look], reading: Reading, what: str
 ) -> dict[str, _Look]:
     import tqdm
 
-    found = list(_all(task))
-    with concurrent.futures.ThreadPoolExecutor(decoding.default_workers(), "look") as pool:
-        looks = pool.map(lambda item: look(item[1].path, reading), found)
-        # Silent below a second of work.
-        bar = tqdm.tqdm(looks, f"{task.name} {what}", len(found), unit="image", delay=1, disable=not what)
-        return {file.name: result for (_, file), result in zip(found, bar, strict=True)}
+    found = [file for _, file in _all(task)]
+    encoded: Iterator[Path | bytes]
+    if task.rows is not None:
+        found.sort(key=lambda file: file.row)
+        encoded = rows.read_rows(task, [file.row for file in found])
+    else:
+        encoded = (file.path for file in found if file.path is not None)
+    looks = decoding.in_parallel(encoded, lambda chunk: [look(picture, reading) for picture in chunk])
+    # Silent below a second of work.
+    bar = tqdm.tqdm(
+        itertools.chain.from_iterable(looks),
+        f"{task.name} {what}",
+        len(found),
+        unit="image",
+        delay=1,
+        disable=not what,
+    )
+    return {file.name: result for file, result in zip(found, bar, strict=True)}
 
 
 def record(task: Task, reading: Reading, cache_dir: str | os.PathLike | None = None) -> dict[str, Any]:
-    """What there is to know of a folder's pictures; looks through them if no earlier run has.
+    """What there is to know of an own task's pictures; looks through them if no earlier run has.
 
     Args:
-      task: a folder task.
+      task: an own task.
       reading: background and limit of size.
       cache_dir: where it is kept.
 
@@ -154,7 +170,7 @@ def _shared_bits(deep: Mapping[str, Depth]) -> tuple[int, str]:
 
 
 def reading(task: Task, wanted: Reading, cache_dir: str | os.PathLike | None = None) -> Reading:
-    """How a folder's pictures are read: `wanted`, with the number of bits that its greys of 16 bits share.
+    """How an own task's pictures are read: `wanted`, with the number of bits that its greys of 16 bits share.
 
     Raises:
       BrokenImageError: the values of some have no agreed black and white.
@@ -177,10 +193,10 @@ def reading(task: Task, wanted: Reading, cache_dir: str | os.PathLike | None = N
 
 
 def check(task: Task, found: Mapping[str, Any], *, skip_broken: bool, path: Path | None = None) -> None:
-    """Refuses a folder with what cannot be read, all of it at once.
+    """Refuses a task with what cannot be read, all of it at once.
 
     Args:
-      task: a folder task.
+      task: an own task.
       found: its `record`.
       skip_broken: go on without what cannot be read. (What is too large is no damage, and is refused all the same.)
       path: the file that lists everything.

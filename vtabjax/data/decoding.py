@@ -6,9 +6,9 @@ import collections
 import concurrent.futures
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from vtabjax.data.types import BrokenImageError, Raw, Source
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
+R = TypeVar("R")
 _CHUNK = 16  # examples per unit of work: one by one, small images would spend their time on hand-over
 
 
@@ -95,6 +97,32 @@ def _decode_chunk(raws: list[Raw], form: Format, hashed: bool) -> Chunk:
     return Chunk(out, np.asarray([raw.label for raw in raws], np.int32), broken, hashes)
 
 
+def in_parallel(
+    items: Iterable[T], work: Callable[[list[T]], R], *, workers: int | None = None
+) -> Iterator[R]:
+    """Applies `work` to consecutive items, some at a time, in threads; yields what it makes of them, in order.
+
+    Args:
+      items: read ahead by a few units of work per thread.
+      work: takes a list of items.
+      workers: threads (decoding releases Python's lock); one per processor by default.
+    """
+    workers = workers or default_workers()
+    items = iter(items)
+    pending: collections.deque[concurrent.futures.Future[R]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers, "decode") as pool:
+        try:
+            while True:
+                while len(pending) < 4 * workers and (chunk := list(itertools.islice(items, _CHUNK))):
+                    pending.append(pool.submit(work, chunk))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
 def decode(
     raws: Iterable[Raw], form: Format, *, workers: int | None = None, hashed: bool = False
 ) -> Iterator[Chunk]:
@@ -103,26 +131,13 @@ def decode(
     Args:
       raws: raw examples; read ahead by a few chunks per worker.
       form: the decoded images' form.
-      workers: threads (decoding releases Python's lock); one per processor by default.
+      workers: threads; one per processor by default.
       hashed: fill in `Chunk.hashes`.
     """
-    workers = workers or default_workers()
     # Once a block of this size has been freed, glibc serves smaller ones from memory that it keeps, instead of
     # mapping them anew and zeroing them page by page: half the time of a resize.
     np.empty(24 << 20, np.uint8)
-    raws = iter(raws)
-    pending: collections.deque[concurrent.futures.Future[Chunk]] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers, "decode") as pool:
-        try:
-            while True:
-                while len(pending) < 4 * workers and (chunk := list(itertools.islice(raws, _CHUNK))):
-                    pending.append(pool.submit(_decode_chunk, chunk, form, hashed))
-                if not pending:
-                    return
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+    return in_parallel(raws, lambda chunk: _decode_chunk(chunk, form, hashed), workers=workers)
 
 
 def broken_error(task: str, split: str, broken: dict[str, str]) -> BrokenImageError:

@@ -1,11 +1,11 @@
-"""What is said of a folder of pictures: a line before the work, a record in the results."""
+"""What is said of your own pictures: a line before the work, a record in the results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vtabjax import tasks
+from vtabjax import specs, tasks
 from vtabjax.data import copies
 from vtabjax.data.pictures import Reading
 from vtabjax.tasks import Task
@@ -16,10 +16,10 @@ _SHOWN = 4  # kinds of files that the line names
 def notes(
     task: Task, found: Mapping[str, Any] | None = None, reading: Reading | None = None
 ) -> dict[str, Any]:
-    """What a folder holds, what was taken for what, what was left out; JSON.
+    """What the data hold, what was taken for what, what was left out; JSON.
 
     Args:
-      task: a folder task.
+      task: an own task.
       found: its `audit.record`, if its pictures have been looked through.
       reading: how they are read.
     """
@@ -42,10 +42,10 @@ def notes(
 
 
 def line(task: Task, made: Mapping[str, Any], protocol: str = "", splits: Sequence[str] = ()) -> str:
-    """The `notes` of a folder in a line.
+    """The `notes` of an own task in a line.
 
     Args:
-      task: a folder task.
+      task: an own task.
       made: its `notes`.
       protocol: what it is used for.
       splits: those that the protocol uses.
@@ -61,7 +61,8 @@ def line(task: Task, made: Mapping[str, Any], protocol: str = "", splits: Sequen
         used = [f"{sum(r.stop - r.start for r in tasks.ranges(task, s)):,} ({s})" for s in splits]
         parts.append(f"{protocol} works with {', '.join(used)}")
         parts += _missing_classes(task, splits)
-    parts += _taken(made) + _left_out(made.get("left_out", {}))
+    parts += _taken(made, "/" if task.name.startswith("folder:") else "") + _of_columns(made)
+    parts += _left_out(made.get("left_out", {}))
     if "depth" in made and made["depth"]["bits"]:
         depth = made["depth"]
         parts.append(
@@ -92,15 +93,37 @@ def _missing_classes(task: Task, splits: Sequence[str]) -> list[str]:
     return parts
 
 
-def _taken(made: Mapping[str, Any]) -> list[str]:
-    parts = [f"read from {made['read_from']}/"] if "read_from" in made else []
+def _taken(made: Mapping[str, Any], slash: str) -> list[str]:
+    parts = [f"read from {made['read_from']}{slash}"] if "read_from" in made else []
     parts += [f"{' and '.join(group)} are {len(group)} classes" for group in made.get("classes_alike", [])]
     if "taken" in made:
         parts += [
-            f"{where}/ is the {split} split" for split, where in made["taken"].items() if where != split
+            f"{where}{slash} is the {split} split" for split, where in made["taken"].items() if where != split
         ]
         if "val" not in made["taken"]:
             parts.append("a fifth of train is val")
+    return parts
+
+
+def _of_columns(made: Mapping[str, Any]) -> list[str]:
+    """How the columns of a table or data set were read."""
+    parts = [f"the separator is a {made['separator']}"] if "separator" in made else []
+    if "columns" in made:
+        parts.append("columns: " + ", ".join(f"{role} is {name}" for role, name in made["columns"].items()))
+    if "labels" in made:
+        parts.append(f"labels are {made['labels']}")
+    if "cut_by" in made and set(made.get("taken", {})) < {"train", "val", "test"}:
+        what = "bytes of the pictures" if made["cut_by"] == "content" else made["cut_by"]
+        parts.append(f"cut by a hash of the {what}")
+    for name, text in (
+        ("splits_left_out", "{} {} neither train, val nor test and left out"),
+        ("splits_without_labels", "{} {} without labels and left out"),
+        ("classes_not_in_train", "{} {} tested and not in train"),
+    ):
+        if names := made.get(name):
+            parts.append(text.format(specs.listed(names, _SHOWN), "is" if len(names) == 1 else "are"))
+    if n := made.get("listed_twice"):
+        parts.append(f"{n:,} rows name a file again, which counts once")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""A task's splits as arrays, from the cache or decoded anew; what a folder of pictures holds."""
+"""A task's splits as arrays, from the cache or decoded anew; what your own pictures are."""
 
 from __future__ import annotations
 
@@ -6,32 +6,48 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vtabjax import tasks
 from vtabjax.data import cache, decoding, images, pictures, streaming
 from vtabjax.data.streaming import Batch
-from vtabjax.data.types import Examples, Source
+from vtabjax.data.types import Examples, NotPreparedError, Source
+
+if TYPE_CHECKING:
+    from vtabjax.data.sources import vtab_copies
 
 _log = logging.getLogger(__name__)
 
 
-def _resolve(task: tasks.Task | str) -> tasks.Task:
-    return tasks.get(task) if isinstance(task, str) else task
+def _resolve(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> tasks.Task:
+    return tasks.get(task, data_dir) if isinstance(task, str) else task
 
 
-def _open(task: tasks.Task, split: str, data_dir: str | os.PathLike | None) -> Source:
+def _open(
+    task: tasks.Task,
+    split: str,
+    data_dir: str | os.PathLike | None,
+    cache_dir: str | os.PathLike | None = None,
+) -> Source:
     if task.builder == "embedded":
         from vtabjax.data.sources import bundled
 
         source = bundled.open_source(task, tasks.ranges(task, split))
-    elif task.builder.startswith("folder:"):
+    elif task.rows is not None:
+        from vtabjax.data.sources import rows
+
+        source = rows.open_source(task, tasks.ranges(task, split), cache_dir)
+    elif task.own:
         from vtabjax.data.sources import folder
 
         source = folder.open_source(task, tasks.ranges(task, split))
+    elif copy := vtab_copy(task, data_dir):
+        from vtabjax.data.sources import vtab_copies
+
+        source = vtab_copies.open_source(task, split, copy)
     else:
         from vtabjax.data.sources import tfds
 
@@ -43,17 +59,49 @@ def _open(task: tasks.Task, split: str, data_dir: str | os.PathLike | None) -> S
     return source
 
 
-def require_prepared(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> None:
+def vtab_copy(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> vtab_copies.Copy | None:
+    """The copy (images and lists, webdataset shards) that a task of VTAB is read from: where `data_dir` holds one and
+    tensorflow-datasets has prepared nothing there. None for all others.
+
+    Raises:
+      NotPreparedError: there are two copies.
+    """
+    from vtabjax.data.sources import tfds, vtab_copies
+
+    task = _resolve(task, data_dir)
+    root = os.fspath(tfds.resolve_data_dir(data_dir))
+    if task.name not in tasks.VTAB or "://" in root:
+        return None
+    try:
+        tfds.locate(task, data_dir)
+    except NotPreparedError:
+        return vtab_copies.find(task.name, root)
+    return None
+
+
+def require_prepared(
+    task: tasks.Task | str, data_dir: str | os.PathLike | None = None, splits: Sequence[str] = ()
+) -> None:
     """Makes sure that a task's examples can be read, before long work.
+
+    Args:
+      task: a task or its name.
+      data_dir: where data sets are; tfds's default if None.
+      splits: those that are needed, which a copy may lack.
 
     Raises:
       NotPreparedError: they cannot; the message has the command or the download that helps.
-      TaskError: there is no such task, or a folder is no folder of pictures.
+      TaskError: there is no such task, or your own pictures are none.
     """
-    task = _resolve(task)  # this looks through a folder of pictures
-    if task.builder != "embedded" and not task.builder.startswith("folder:"):
-        from vtabjax.data.sources import tfds
+    task = _resolve(task, data_dir)  # this looks through your own pictures
+    if task.builder == "embedded" or task.own:
+        return
+    from vtabjax.data.sources import tfds, vtab_copies
 
+    if copy := vtab_copy(task, data_dir):
+        for split in splits or copy.splits:
+            vtab_copies.open_source(task, split, copy)
+    else:
         tfds.open_whole(task, data_dir)
 
 
@@ -65,15 +113,15 @@ def look_through(
     cache_dir: str | os.PathLike | None = None,
     skip_broken: bool = False,
 ) -> dict:
-    """Looks through all pictures of a folder task, once; later calls find what was found.
+    """Looks through all pictures of an own task, once; later calls find what was found.
 
     Args:
-      task: a folder task or its name.
+      task: an own task or its name.
       background, max_pixels, skip_broken: as in `load`.
       cache_dir: where what was found is kept; if None it is found anew by the next process.
 
     Returns:
-      What the folder holds, what was taken for what, what was left out, copies: see docs/data.md; JSON.
+      What the data hold, what was taken for what, what was left out, copies: see docs/data.md; JSON.
 
     Raises:
       BrokenImageError: pictures that cannot be read (unless skip_broken) or are too large, all of them at once.
@@ -95,10 +143,13 @@ def _format(
     background: str,
     max_pixels: int,
     cache_dir: str | os.PathLike | None,
+    data_dir: str | os.PathLike | None,
 ) -> decoding.Format:
     """What the decoded images of a task look like."""
-    form = decoding.Format(image_size, resize, task.scale)
-    if task.group != "Folder":
+    # The pictures of a copy are pictures already, whatever the data set stores.
+    scale = task.scale if task.scale == 1 or vtab_copy(task, data_dir) is None else 1
+    form = decoding.Format(image_size, resize, scale)
+    if not task.own:
         return form
     from vtabjax.data import audit
 
@@ -139,7 +190,7 @@ def load(
       data_dir: where data sets are prepared; tfds's default if None.
       cache_dir: where decoded images are kept, memory-mapped; if None they are decoded anew, into memory.
       skip_broken: leave images out that cannot be decoded, with a word, instead of raising.
-      background: colour under transparent parts of the pictures of a folder: a name, or ``#rrggbb``.
+      background: colour under transparent parts of your own pictures: a name, or ``#rrggbb``.
       max_pixels: pictures with more are refused.
 
     Returns:
@@ -149,10 +200,10 @@ def load(
       ValueError, TaskError, NotPreparedError: for wrong arguments and what is missing, before long work.
       BrokenImageError, DataError, CacheError: when an example cannot be read or the cache not be written.
     """
-    task = _resolve(task)
+    task = _resolve(task, data_dir)
     images.check_form(image_size, resize)
-    source = _open(task, split, data_dir)
-    form = _format(task, image_size, resize, background, max_pixels, cache_dir)
+    source = _open(task, split, data_dir, cache_dir)
+    form = _format(task, image_size, resize, background, max_pixels, cache_dir, data_dir)
     if task.problems and not skip_broken:
         raise decoding.broken_error(task.name, split, dict(task.problems))
     key = _key(task, split, source, form)
@@ -172,7 +223,8 @@ def load(
         _log.warning("left out: %s", error)
     labels = np.asarray(content["labels"], np.int32)
     hashes = np.asarray(content["hashes"], np.uint64)
-    return Examples(array, labels, content["ids"], _fingerprint(key, content), hashes)
+    fingerprint = _own_fingerprint(task, form, content) if task.own else _fingerprint(key, content)
+    return Examples(array, labels, content["ids"], fingerprint, hashes)
 
 
 def _in_memory(
@@ -187,6 +239,15 @@ def _in_memory(
 
 def _fingerprint(key: str, content: dict) -> str:
     text = json.dumps([key, content["labels"], content["ids"]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _own_fingerprint(task: tasks.Task, form: decoding.Format, content: dict) -> str:
+    """Of own pictures: over pixels, labels and order alone, so that it is the same in whichever form they lie.
+
+    Background and depth are in the pixels that the hashes were taken of.
+    """
+    text = json.dumps([form.size, form.resize, task.num_classes, content["labels"], content["hashes"]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -237,7 +298,7 @@ def stream(
     Raises:
       ValueError, TaskError, NotPreparedError: at once. BrokenImageError, DataError: when an example cannot be read.
     """
-    task = _resolve(task)
+    task = _resolve(task, data_dir)
     images.check_form(image_size, resize)
     if batch_size < 1 or not 0 <= process < count:
         raise ValueError(
@@ -248,7 +309,7 @@ def stream(
         raise decoding.broken_error(task.name, split, dict(task.problems))
     made = streaming.batches(
         source,
-        _format(task, image_size, resize, background, max_pixels, None),
+        _format(task, image_size, resize, background, max_pixels, None, data_dir),
         batch_size=batch_size,
         epochs=epochs,
         seed=seed,

@@ -12,7 +12,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -133,13 +133,13 @@ def _raw_mode(arguments: Any) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def may_be_deep(path: Path) -> bool:
+def may_be_deep(file: Path | BinaryIO) -> bool:
     """Whether a file's beginning says that it has more than 8 bits a channel; False for what cannot be read."""
     from PIL import Image
 
     _own_the_limits()
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             return image.mode[0] in "IF" or ";16" in _raw_mode(image.tile[0].args if image.tile else "")
     except (OSError, SyntaxError, ValueError, EOFError):
         return False

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from etils import epath
 
 from vtabjax import installation, options, specs, tasks
-from vtabjax.data.sources import tfds
+from vtabjax.data import downloads
+from vtabjax.data.downloads import human
+from vtabjax.data.loading import vtab_copy
+from vtabjax.data.sources import tfds, vtab_copies
 from vtabjax.data.types import NotPreparedError
 from vtabjax.tasks import Task, TaskError
 
@@ -55,21 +58,13 @@ def _sets(names: list[str]) -> list[_Set]:
     """
     found: dict[str, list[Task]] = {}
     for name in names:
+        if name.startswith("tfds:"):
+            raise TaskError(f"task {name!r}: only the tasks of VTAB are prepared here; use tfds build")
         task = tasks.get(name)
-        if task.group == "Folder":
-            raise TaskError(f"task {name!r}: a folder of pictures needs no preparation; leave it out")
+        if task.own:
+            raise TaskError(f"task {name!r}: your own pictures need no preparation; leave it out")
         found.setdefault(tfds.builder_name(task), []).append(task)
     return [_Set(name, its_tasks) for name, its_tasks in found.items()]
-
-
-def _human(n: float | None) -> str:
-    if n is None:
-        return "?"
-    for unit in ("B", "kB", "MB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}"
-        n /= 1000
-    return f"{n:.1f} GB"
 
 
 def _state(data_set: _Set, data_dir: str) -> tuple[bool, str, str]:
@@ -79,6 +74,13 @@ def _state(data_set: _Set, data_dir: str) -> tuple[bool, str, str]:
     try:
         builder = tfds.open_whole(data_set.tasks[0], data_dir)
     except NotPreparedError as e:
+        try:
+            copies = {task: vtab_copy(task, data_dir or None) for task in data_set.tasks}
+            if all(copies.values()):
+                states = {_copy_state(task, copy) for task, copy in copies.items() if copy}
+                return True, ", ".join(sorted(states)), ""
+        except NotPreparedError as wrong:
+            return False, "a wrong copy", str(wrong)
         text = str(e).splitlines()[0].partition(": ")[2]
         if "is not prepared in" in text:
             return False, "not prepared", ""
@@ -86,8 +88,15 @@ def _state(data_set: _Set, data_dir: str) -> tuple[bool, str, str]:
     return True, f"prepared: {builder.version}, {builder.info.file_format.value}", ""
 
 
+def _copy_state(task: Task, copy: vtab_copies.Copy) -> str:
+    """What a copy holds, in a few words."""
+    for split in copy.splits:
+        vtab_copies.open_source(task, split, copy)
+    return f"copy: {vtab_copies.form(task, list(copy.splits), copy)} ({', '.join(copy.splits)})"
+
+
 def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[_Set]]:
-    """The table of all data sets, and those of them that are not prepared."""
+    """The table of all data sets, and those of them that are not prepared, the smallest first."""
     import tabulate
 
     rows, missing, notes = [], [], []
@@ -97,7 +106,7 @@ def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[
         version = "" if data_set.name == "embedded" else data_set.tasks[0].builder.partition(":")[2]
         names = ", ".join(task.name for task in data_set.tasks)
         manual = data_set.tasks[0].manual_download
-        size = ["", ""] if ready else [_human(download), _human(on_disk)]
+        size = ["", ""] if ready else [human(download), human(on_disk)]
         rows.append([names, data_set.name, version, state, *size, "" if ready or not manual else "by hand"])
         if not ready:
             missing.append(data_set)
@@ -107,6 +116,7 @@ def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[
                 where = manual_dir or tfds.manual_dir(data_dir)
                 notes.append(f"By hand for {names}: {manual.format(manual_dir=where)}")
     headers = ["task", "data set", "version", "state", "download", "on disk", ""]
+    missing.sort(key=lambda data_set: sum(n or 0 for n in _BYTES[data_set.name]))
     return "\n".join([tabulate.tabulate(rows, headers), *notes]), missing
 
 
@@ -151,7 +161,7 @@ def _prepare(data_set: _Set, own: options.PrepareOptions, data_dir: epath.Path) 
     needed = sum(n or 0 for n in _BYTES[data_set.name])
     free = _disk_free(data_dir)
     if free is not None and free < needed:
-        raise OSError(f"no room in {data_dir}: {_human(needed)} needed, {_human(free)} free")
+        raise OSError(f"no room in {data_dir}: {human(needed)} needed, {human(free)} free")
     with contextlib.suppress(NotPreparedError):
         folder = tfds.locate(task, data_dir)  # damaged, or it would not be prepared again
         aside = folder.parent / f"{folder.name}.damaged"
@@ -164,8 +174,43 @@ def _prepare(data_set: _Set, own: options.PrepareOptions, data_dir: epath.Path) 
     generator = builder(task, data_dir, own.file_format)
     options = {"manual_dir": own.manual_dir} if own.manual_dir else {}
     download = tensorflow_datasets.download.DownloadConfig(**options)
-    generator.download_and_prepare(download_config=download)
+    _require_hosts(generator, data_dir)
+    tensorflow_datasets.disable_progress_bar()
+    local = (
+        None
+        if "://" in os.fspath(data_dir)
+        else [data_dir / "downloads", data_dir / data_set.name.partition("/")[0]]
+    )
+    with downloads.progress(local or [], needed):
+        generator.download_and_prepare(download_config=download)
     tfds.open_whole(task, data_dir)
+
+
+def _require_hosts(generator: tensorflow_datasets.core.DatasetBuilder, data_dir: epath.Path) -> None:
+    """Makes sure that the hosts answer which a data set comes from, where it was not downloaded before.
+
+    Raises:
+      ConnectionError: one does not.
+    """
+    from tensorflow_datasets.core.download import resource
+
+    there = (
+        {path.name for path in (data_dir / "downloads").glob("*")}
+        if (data_dir / "downloads").exists()
+        else set()
+    )
+    wanted = [
+        url
+        for url, info in (generator.url_infos or {}).items()
+        if resource.get_dl_fname(url, info.checksum) not in there
+    ]
+    silent = downloads.unreachable(wanted)
+    if silent:
+        reasons = ", ".join(f"{host} ({reason})" for host, reason in silent.items())
+        raise ConnectionError(
+            f"no connection to {reasons}: try again later, or set HTTPS_PROXY if the network asks for a proxy; where a "
+            "machine without network computes, prepare the data set elsewhere and copy its folder"
+        )
 
 
 def _reason(error: BaseException) -> str:
@@ -195,7 +240,7 @@ def main(config: ConfigDict, workdir: str) -> int:
     data_dir = tfds.resolve_data_dir(own.data_dir)
     text, missing = _table(sets, own.data_dir, own.manual_dir)
     free = _disk_free(data_dir)
-    print(f"Data sets in {data_dir}" + ("" if free is None else f" ({_human(free)} free)"))
+    print(f"Data sets in {data_dir}" + ("" if free is None else f" ({human(free)} free)"))
     print(text)
     if own.check or not missing:
         print(f"{len(sets) - len(missing)} of {len(sets)} data sets are prepared.", flush=True)

@@ -14,13 +14,15 @@ class Outcome:
     """What a protocol found out.
 
     Attributes:
-      metrics: numbers by name; None where one does not apply.
+      metrics: numbers by name, "interval" as [low, high]; None where one does not apply.
       correct: bool [N], whether each example was classified correctly; None if nothing is classified.
       chosen: hyperparameters it chose, and flags about the choice.
       notes: why a number is missing, by the number's name.
+      confusion: int [K, K], how many examples of class i were taken for class j; None if nothing is classified.
     """
 
-    metrics: Mapping[str, float | None]
+    metrics: Mapping[str, Any]
     correct: np.ndarray | None = None
     chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    confusion: np.ndarray | None = None

@@ -293,9 +293,13 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> set[str]:
     return {n for n in names if len({json.dumps(s.get(n), sort_keys=True) for s in settings}) > 1}
 
 
+# What a result says of its accuracy, which has no board of its own.
+_ABOUT_ACCURACY = ("interval", "balanced_accuracy", "calibration_error")
+
+
 def _metrics(group: Sequence[_Record]) -> list[str]:
     names = dict.fromkeys(name for r in group for name, v in r.data["metrics"].items() if v is not None)
-    return [name for name in names if not name.startswith("n_tied")]
+    return [name for name in names if not name.startswith("n_tied") and name not in _ABOUT_ACCURACY]
 
 
 def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: Iterable[str]) -> str:

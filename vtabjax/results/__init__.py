@@ -27,7 +27,7 @@ import numpy as np
 
 from vtabjax import __version__, specs
 from vtabjax.results import _record
-from vtabjax.results._record import pack, unpack
+from vtabjax.results._record import pack, pack_confusion, unpack, unpack_confusion
 from vtabjax.runtime import files
 from vtabjax.specs import weight_files
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Cell", "collect", "config_hash", "errors", "file_name", "find", "find_all", "has_other_settings", "pack", "paths",
-    "read", "records", "save", "save_error", "unpack", "versions",
+    "Cell", "collect", "config_hash", "errors", "file_name", "find", "find_all", "has_other_settings", "pack",
+    "pack_confusion", "paths", "read", "records", "save", "save_error", "unpack", "unpack_confusion", "versions",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -208,8 +208,9 @@ def save(
     cell: Cell,
     workdir: str | Path,
     *,
-    metrics: Mapping[str, float | None],
+    metrics: Mapping[str, Any],
     correct: np.ndarray | None,
+    confusion: np.ndarray | None = None,
     chosen: Mapping[str, Any] = MappingProxyType({}),
     notes: Mapping[str, str] = MappingProxyType({}),
     provenance: Mapping[str, Any],
@@ -220,9 +221,10 @@ def save(
     Args:
       cell: which cell.
       workdir: the sweep's folder.
-      metrics: numbers by name; None: not applicable. A number that is not finite is stored as null and named
-        in "notes".
+      metrics: numbers by name, "interval" as [low, high]; None: not applicable. A number that is not finite is
+        stored as null and named in "notes".
       correct: bool [N], whether each example was classified correctly; None if nothing is classified.
+      confusion: int [K, K], how many examples of class i were taken for class j; None if that is not known.
       chosen: hyperparameters the protocol chose.
       notes: why a number is missing, by the number's name.
       provenance: weight hash, fingerprints, devices: what else tells where the numbers come from.
@@ -231,7 +233,7 @@ def save(
     Returns:
       Whether this call wrote it; False when the same cell was there already.
     """
-    finite = {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
+    finite = {k: v for k, v in metrics.items() if v is not None and np.isfinite(v).all()}
     record = {
         "format": FORMAT,
         "protocol": cell.protocol,
@@ -241,6 +243,7 @@ def save(
         "notes": {k: f"{v}" for k, v in metrics.items() if v is not None and k not in finite} | dict(notes),
         "n_examples": None if correct is None else len(correct),
         "correct": None if correct is None else pack(correct),
+        "confusion": None if confusion is None else pack_confusion(confusion),
         "chosen": dict(chosen),
         "settings": dict(cell.settings),
         "config_hash": cell.hash,
@@ -338,9 +341,9 @@ def collect(workdir: str | Path) -> pd.DataFrame:
     """Every result under a workdir as a table, one row per cell.
 
     Columns: protocol, model, task, config_hash, n_examples; each metric by its name (NaN where it does not
-      apply); settings, chosen hyperparameters and seconds as ``settings.k``, ``chosen.c``,
+      apply), "interval" as [low, high]; settings, chosen hyperparameters and seconds as ``settings.k``, ``chosen.c``,
       ``seconds.features``; weight_hash, finished and path. ``unpack(read(path)["correct"])`` gives the
-      per-example correctness.
+      per-example correctness, ``unpack_confusion(read(path)["confusion"])`` how many of class i were taken for class j.
 
     Raises:
       ValueError: a damaged file, as `read`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,18 @@ import numpy as np
 # What a record holds: the names that must be there, those that may be, and their types.
 _TEXTS = ("protocol", "model", "task", "config_hash", "finished")
 _MAPPINGS = ("metrics", "seconds")
-_OPTIONAL = ("notes", "chosen", "source", "device", "data", "passes", "input", "correct", "copies")
+_OPTIONAL = (
+    "notes",
+    "chosen",
+    "source",
+    "device",
+    "data",
+    "passes",
+    "input",
+    "correct",
+    "copies",
+    "confusion",
+)
 
 
 def check(record: Mapping[str, Any], failure: bool) -> None:
@@ -27,6 +39,10 @@ def check(record: Mapping[str, Any], failure: bool) -> None:
         if record.get(name) is not None:
             _of_type(record, name, dict)
     for name, value in record["metrics"].items():
+        if name == "interval" and value is not None:
+            if not (isinstance(value, list) and len(value) == 2 and all(_is_number(v, 0, 1) for v in value)):
+                raise ValueError(f"metrics: {name} is {value!r}"[:200])
+            continue
         least, most = (0, 1) if "accuracy" in name else (-math.inf, math.inf)
         if value is not None and not _is_number(value, least, most):
             raise ValueError(f"metrics: {name} is {value!r}")
@@ -51,6 +67,9 @@ def check(record: Mapping[str, Any], failure: bool) -> None:
         held = base64.b64decode(correct["packed"], validate=True)
         if type(n) is not int or correct["count"] != n or len(held) != -(-n // 8):
             raise ValueError("correct does not hold n_examples bits")
+    confusion = record.get("confusion")
+    if confusion is not None and unpack_confusion(confusion).sum() != n:
+        raise ValueError("confusion does not hold n_examples examples")
 
 
 def _of_type(record: Mapping[str, Any], name: str, kind: type) -> None:
@@ -73,3 +92,25 @@ def unpack(packed: Mapping[str, Any]) -> np.ndarray:
     """bool [N] from what `pack` made."""
     bits = np.frombuffer(base64.b64decode(packed["packed"]), np.uint8)
     return np.unpackbits(bits, count=packed["count"]).astype(bool)
+
+
+def pack_confusion(confusion: np.ndarray) -> dict[str, Any]:
+    """A confusion matrix, int [K, K], as JSON: 32-bit numbers row by row, compressed (zlib), base64."""
+    data = zlib.compress(np.ascontiguousarray(confusion, "<u4").tobytes(), 9)
+    return {"classes": len(confusion), "packed": base64.b64encode(data).decode()}
+
+
+def unpack_confusion(packed: Mapping[str, Any]) -> np.ndarray:
+    """The confusion matrix int64 [K, K] that `pack_confusion` packed; ValueError where it is damaged."""
+    n = packed["classes"]
+    if type(n) is not int or not 0 < n <= 1 << 14:
+        raise ValueError(f"confusion: classes is {n!r}"[:200])
+    try:
+        held = zlib.decompressobj().decompress(
+            base64.b64decode(packed["packed"], validate=True), 4 * n * n + 1
+        )
+    except zlib.error as e:
+        raise ValueError(f"confusion is damaged: {e}") from e
+    if len(held) != 4 * n * n:
+        raise ValueError(f"confusion does not hold {n} x {n} numbers")
+    return np.frombuffer(held, "<u4").reshape(n, n).astype(np.int64)

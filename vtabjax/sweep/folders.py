@@ -1,4 +1,4 @@
-"""Folders of pictures in a sweep: what is said of them before the work, and what stops it."""
+"""Your own pictures in a sweep: what is said of them before the work, and what stops it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vtabjax.runtime import processes
 
 
 def _of(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """Task -> a cell of it, of folders."""
-    return {cell.task: cell for cell in cells if cell.task.startswith("folder:")}
+    """Task -> a cell of it, of own tasks."""
+    return {cell.task: cell for cell in cells if tasks.is_own(cell.task)}
 
 
 def foretell(cells: Sequence[Cell], say: Callable[[str], None]) -> None:
-    """Says what folders hold, without a look into their pictures."""
+    """Says what own tasks hold, without a look into their pictures."""
     from vtabjax.data import describe
 
     for name, cell in _of(cells).items():
@@ -26,7 +26,7 @@ def foretell(cells: Sequence[Cell], say: Callable[[str], None]) -> None:
 
 
 def look_through(cells: Sequence[Cell], say: Callable[[str], None], **options: Any) -> None:
-    """Says what folders hold; the first of several processes looks through their pictures.
+    """Says what own tasks hold; the first of several processes looks through their pictures.
 
     Args:
       cells: those to run.
@@ -48,7 +48,7 @@ def look_through(cells: Sequence[Cell], say: Callable[[str], None], **options: A
 
 
 def check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> None:
-    """Raises ValueError where a folder is too small for a protocol."""
+    """Raises ValueError where an own task is too small for a protocol."""
     about = f"{task.name} has {task.notes['pictures']:,} pictures in {task.num_classes:,} classes"
     for split in settings["splits"]:
         files = [f for r in tasks.ranges(task, split) for f in task.files[r.split][r.start : r.stop]]

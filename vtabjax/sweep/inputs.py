@@ -214,8 +214,8 @@ class CellContext:
         """Says once per task and run what has copies, as soon as all splits of the protocol are there."""
         wanted = {piece for name in self.settings.get("splits", ()) for piece in UNIONS.get(name, (name,))}
         told = self.loaded.sweep.told
-        if self.task.startswith("folder:"):
-            return  # said of the whole folder before the work
+        if tasks.is_own(self.task):
+            return  # said of all of its pictures before the work
         if not wanted <= set(self._pictures):
             return
         text = copies.said(self.copies())

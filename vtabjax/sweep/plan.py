@@ -79,14 +79,14 @@ def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
       UsageError: a model or a task cannot be had, or the workdir cannot be written.
     """
     run, settings = asked.run, asked.settings
-    models, names = _models(run.models), _tasks(run.tasks)
+    models, names = _models(run.models), _tasks(run.tasks, run.data_dir)
     if files.is_remote(workdir) and run.protocol == "finetune":
         raise UsageError(
             f"--workdir={workdir}: fine-tuning keeps checkpoints beside its results, and those need a file system; "
             "mount the bucket (gcsfuse, mountpoint-s3) or name a folder that all machines see"
         )
     for task in names:
-        if not task.startswith("folder:"):  # those are looked at with their own words below
+        if not tasks.is_own(task):  # those are looked at with their own words below
             _check_sizes(task, settings)
     by_task = {task: _cell_settings(settings, task, run) for task in names}
     if not run.dry_run:
@@ -116,13 +116,24 @@ def _check_sizes(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def _cell_settings(settings: Mapping[str, Any], task: str, run: RunOptions) -> dict[str, Any]:
-    """The settings of a task's cells. For a folder of pictures its files are among them: they come and go."""
+    """The settings of a task's cells. For your own pictures what they are is among them: they come and go."""
     settings = {**settings, "task": task}
-    if task.startswith("folder:"):
+    if task in tasks.VTAB:
+        from vtabjax import data
+        from vtabjax.data.sources import vtab_copies
+
+        try:
+            if copy := data.vtab_copy(task, run.data_dir or None):
+                settings["data"] = vtab_copies.form(tasks.get(task), settings["splits"], copy)
+        except data.NotPreparedError as e:
+            raise UsageError(str(e)) from e
+    if tasks.is_own(task):
         from vtabjax.data.sources import folder
 
         found = tasks.get(task)
-        versions = [folder.open_source(found, tasks.ranges(found, s)).version for s in settings["splits"]]
+        versions = [
+            folder.version(folder.pictures(found, tasks.ranges(found, s))) for s in settings["splits"]
+        ]
         settings |= {
             "skip_broken": run.skip_broken,
             "background": run.background,
@@ -178,13 +189,14 @@ def _patterns(workdir: Path, dry_run: bool) -> Iterator[Path]:
         yield copy
 
 
-def _tasks(text: str) -> list[str]:
+def _tasks(text: str, data_dir: str) -> list[str]:
     names = specs.split_list(text)
     if not names:
         raise UsageError("config.tasks is empty; for example --config.tasks=digits")
     try:
         tasks.check_commas(text)
-        return list(dict.fromkeys(tasks.get(name).name for name in names))  # folders by their absolute path
+        found = [tasks.get(name, data_dir or None) for name in names]
+        return list(dict.fromkeys(task.name for task in found))  # folders by their absolute path
     except ValueError as e:
         raise UsageError(f"config.tasks: {e}") from e
 

@@ -234,7 +234,8 @@ def _check_tasks(pending: Sequence[Cell], data_dir: str) -> None:
     missing = {}
     for task in names:
         try:
-            data.require_prepared(task, data_dir or None)
+            needed = {split for cell in pending if cell.task == task for split in cell.settings["splits"]}
+            data.require_prepared(task, data_dir or None, sorted(needed))
         except data.NotPreparedError as e:
             missing[task] = str(e)
         except (data.DataError, ValueError) as e:

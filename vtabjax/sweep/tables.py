@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import tasks
+from vtabjax import specs, tasks
 from vtabjax.data import copies
+from vtabjax.protocols import measures
 from vtabjax.runtime import files
 from vtabjax.tables import (
     AccuracyRow,
@@ -115,6 +117,8 @@ def accuracy_table(records: Records) -> Table:
     names = list(dict.fromkeys(task for _, task in records))
     metrics = (name for record in records.values() if record is not None for name in record["metrics"])
     further = list(dict.fromkeys(name for name in metrics if name.startswith("accuracy_")))
+    if any(map(_is_skewed, names)):
+        further.append("balanced_accuracy")
     groups = whole_groups(names)
     groups = groups if len(groups) == len(tasks.VTAB_GROUPS) else {}
     rows = []
@@ -131,10 +135,79 @@ def accuracy_table(records: Records) -> Table:
     rows = [dataclasses.replace(row, name=f"{row.name} *") if row.mean is None else row for row in rows]
     for name, level in levels(names).items():
         rows.append(_row(name, level, groups, dict.fromkeys(further, _mean(level))))
+    rows.extend(_uncertainty(models, names, records, groups, further))
+    remarks.extend(_sample_sizes(names, records))
     columns = accuracy_columns(names, groups, mean_of_groups=bool(groups), kind="percent.2")
     for name in further:
-        columns.append(Column(f"mean ({name.removeprefix('accuracy_')})", "percent.2", _further_mean(name)))
+        columns.append(
+            Column(
+                f"mean ({name.removeprefix('accuracy_').replace('_accuracy', '')})",
+                "percent.2",
+                _further_mean(name),
+            )
+        )
     return Table(columns, rows, [*remarks, *_copies(records)])
+
+
+UNCERTAINTY = "(± 95 %)"
+_SKEWED = 1.5  # times its even share that the largest class has
+
+
+def _is_skewed(task: str) -> bool:
+    """Whether the classes of a task of one's own are so uneven that accuracy by itself misleads. (VTAB's measure is
+    accuracy, whatever the classes.)"""
+    if ":" not in task:
+        return False
+    try:
+        known = tasks.get(task)
+    except (ValueError, OSError):  # a folder that is gone
+        return False
+    return known.majority is not None and known.majority > _SKEWED / known.num_classes
+
+
+def _uncertainty(
+    models: Sequence[str],
+    names: Sequence[str],
+    records: Records,
+    groups: Mapping[str, Sequence[int]],
+    further: Sequence[str],
+) -> list[_SweepRow]:
+    """A row with half the width of the 95 % interval of each task's best model, and of means over independent tasks."""
+    halves: list[float | None] = []
+    for task in names:
+        metrics = [record["metrics"] for m in models if (record := records.get((m, task))) is not None]
+        intervals = {m["accuracy"]: m["interval"] for m in metrics if m.get("interval") and m.get("accuracy")}
+        low, high = intervals[max(intervals)] if intervals else (None, None)
+        halves.append(None if low is None or high is None else (high - low) / 2)
+    if not any(halves):
+        return []
+
+    def of_mean(values: Sequence[float | None]) -> float | None:
+        known = [v for v in values if v is not None]
+        return math.hypot(*known) / len(known) if known and len(known) == len(values) else None
+
+    of_groups = {group: of_mean([halves[j] for j in members]) for group, members in groups.items()}
+    mean_of_groups = of_mean(list(of_groups.values())) if groups else None
+    nothing = dict.fromkeys(further)
+    return [_SweepRow(UNCERTAINTY, halves, of_groups, of_mean(halves), mean_of_groups, nothing)]
+
+
+def _sample_sizes(names: Sequence[str], records: Records) -> list[str]:
+    """A remark on what so many examples can show."""
+    differences = []
+    for task in names:
+        there = [r for (_, t), r in records.items() if t == task and r is not None and r.get("n_examples")]
+        best = max(there, key=lambda r: r["metrics"].get("accuracy") or 0.0, default=None)
+        if best is not None and best["metrics"].get("accuracy") is not None:
+            n = best["n_examples"]
+            points = 100 * measures.smallest_difference(best["metrics"]["accuracy"], n)
+            differences.append(f"{points:.1f} points on {task} ({n:,})")
+    if not differences:
+        return []
+    return [
+        f"{UNCERTAINTY}: half the 95 % interval of the best model; the smallest difference from it that so many "
+        f"examples show, if two models err independently: {specs.listed(differences, 4)}"
+    ]
 
 
 def _row(

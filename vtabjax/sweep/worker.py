@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import bundled, protocols, results
+from vtabjax import bundled, protocols, results, tasks
 from vtabjax.options import RunOptions
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
@@ -267,6 +267,7 @@ def _save(
         sweep.workdir,
         metrics=outcome.metrics,
         correct=outcome.correct,
+        confusion=outcome.confusion,
         chosen=outcome.chosen,
         notes=outcome.notes,
         provenance={
@@ -286,12 +287,17 @@ def _save(
 
 
 def _data_notes(cell: Cell, sweep: inputs.SweepContext) -> dict[str, Any]:
-    """What a folder of pictures held and how it was read, for the record."""
-    if not cell.task.startswith("folder:"):
-        return {}
+    """What an own task or a copy of VTAB's held and how it was read, for the record."""
     from vtabjax import data
 
     options = sweep.options
+    if "data" in cell.settings and (copy := data.vtab_copy(cell.task, options.data_dir or None)):
+        from vtabjax.data.sources import vtab_copies
+
+        task = tasks.get(cell.task)
+        return {"data_notes": {s: vtab_copies.notes(task, s, copy) for s in cell.settings["splits"]}}
+    if not tasks.is_own(cell.task):
+        return {}
     return {
         "data_notes": data.look_through(
             cell.task,

@@ -74,14 +74,7 @@ def whole_groups(task_names: Sequence[str]) -> dict[str, list[int]]:
 def levels(task_names: Sequence[str]) -> dict[str, list[float | None]]:
     """What is reached without looking: "(chance)", a uniform guess, and where it is known for a task "(majority)", the
     most frequent class of the test set as the only answer. Each by task, [T]; None where it is not known."""
-    known = [_task(name) for name in task_names]
+    known = [tasks.known(name) for name in task_names]
     chance = [None if task is None else task.chance for task in known]
     majority = [None if task is None else task.majority for task in known]
     return {CHANCE: chance} | ({MAJORITY: majority} if any(majority) else {})
-
-
-def _task(name: str) -> tasks.Task | None:
-    try:
-        return tasks.get(name)
-    except (ValueError, OSError):  # a folder that is gone
-        return None

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from vtabjax import specs
 from vtabjax.tasks import _names
+from vtabjax.tasks._own import ALL
 from vtabjax.tasks._task import TaskError
 from vtabjax.tasks._tree import PICTURES, Directory, Tree
 
 _EITHER = "either one sub-folder per class, or train/ and test/ (and val/) with one sub-folder per class each"
-ALL = "all"  # stands for the one split of a folder that has none of its own
 
 
 @dataclasses.dataclass

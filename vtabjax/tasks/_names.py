@@ -38,6 +38,11 @@ def role(name: str) -> str | None:
     return _ROLE_OF[match[1]] if match else None
 
 
+def one_name(names: Iterable[str]) -> bool:
+    """Whether names differ in case, blanks or punctuation only."""
+    return len({_plain(name) for name in names}) == 1
+
+
 def is_images(name: str) -> bool:
     """Whether a folder is called images, img, JPEGImages, ..."""
     return _plain(name) in _IMAGES

@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 SPLITS = ("train", "val", "trainval", "test", "train800", "val200", "train800val200")
-GROUPS = ("Natural", "Specialized", "Structured", "Embedded", "Folder")
+OWN = ("folder", "table", "hf", "tfds")  # what names of tasks on your own pictures begin with
+GROUPS = ("Natural", "Specialized", "Structured", "Embedded", "Folder", "Table", "Hub", "TFDS")
 
 
 class TaskError(ValueError):
@@ -34,19 +35,36 @@ class Range(NamedTuple):
 
 
 class PictureFile(NamedTuple):
-    """A picture of a folder task.
+    """A picture of a task on your own pictures.
 
     Attributes:
-      name: path relative to the folder, with slashes, in Unicode's composed form (NFC).
+      name: path relative to the folder, with slashes, in Unicode's composed form (NFC); in data sets that name no
+        files, a hash of its bytes. Cuts and orders go by it.
       label: number of its class.
-      stamp: size and time of the last change.
-      path: where it lies.
+      stamp: size and time of the last change, of its file or of what it lies in.
+      path: where it lies; None where it is one of the task's `rows`.
+      row: its number among the task's `rows`; -1 where it is a file of its own.
+      group: what it shares with others (patient, video, place); "" where that is not known.
     """
 
     name: str
     label: int
     stamp: str
-    path: pathlib.Path
+    path: pathlib.Path | None
+    row: int = -1
+    group: str = ""
+
+
+class Rows(NamedTuple):
+    """Pictures that are not files: the rows of a table or data set.
+
+    Attributes:
+      read: numbers of rows, in ascending order, -> the encoded pictures there. Raises OSError, ValueError.
+      random_access: `read` takes them in any order, and one costs as much as another.
+    """
+
+    read: Callable[[Sequence[int]], Iterator[bytes]]
+    random_access: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +74,7 @@ class Task:
     Attributes:
       name: what results are filed under.
       group: one of `GROUPS`.
-      builder: tfds builder string with the version that the benchmark names; "embedded"; "folder:/path".
+      builder: tfds builder string with the version that the benchmark names; "embedded"; the name of an own task.
       num_classes: number of classes; some may be absent from the 1,000 training examples.
       splits: split name -> which examples these are, at the published sizes, in tfds's slicing notation.
       label: an example's fields (numpy) -> its label, 0 ... num_classes - 1.
@@ -68,7 +86,8 @@ class Task:
       majority: share of the largest class in the test split, where known.
       manual_download: what has to be downloaded by hand, and where in the manual folder it goes.
       class_names: names of the classes, where the data set itself does not carry them.
-      files: split -> its pictures in order, of a folder of pictures.
+      files: split -> its pictures in order, of an own task.
+      rows: reads those that are not files.
       problems: path -> why it cannot be read (links to nowhere, directories without permission), of a folder.
       notes: what a folder holds, what was taken for what, what was left out; JSON.
     """
@@ -88,6 +107,7 @@ class Task:
     manual_download: str = ""
     class_names: tuple[str, ...] = ()
     files: Mapping[str, tuple[PictureFile, ...]] = dataclasses.field(default_factory=dict)
+    rows: Rows | None = None
     problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -97,14 +117,31 @@ class Task:
         return 1 / self.num_classes
 
     @property
+    def own(self) -> bool:
+        """Whether it is made of your own pictures: a folder, a table, a data set by name."""
+        return is_own(self.name)
+
+    @property
     def file_stem(self) -> str:
         """The name as a file name; two folders with the same last component have different ones."""
-        if not self.name.startswith("folder:"):
-            return self.name
-        path = self.name.removeprefix("folder:").rstrip("/")
-        stem = re.sub(r"[^\w.-]+", "_", path.rsplit("/", 1)[-1])
-        digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
-        return f"folder-{stem}-{digest[:8]}"
+        return file_stem(self.name)
+
+
+def is_own(name: str) -> bool:
+    """Whether a task's name says that it is made of your own pictures: ``folder:/path``, ``table:/path/list.csv``."""
+    source, colon, _ = name.partition(":")
+    return bool(colon) and source in OWN
+
+
+def file_stem(name: str) -> str:
+    """A task's name as a file name: ``digits``; ``folder:/data/birds`` -> ``folder-birds-1f3a5c7e``."""
+    if not is_own(name):
+        return name
+    source, _, rest = name.partition(":")
+    rest = rest.rstrip("/")
+    stem = re.sub(r"[^\w.-]+", "_", rest.rsplit("/", 1)[-1])
+    digest = hashlib.sha256(rest.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{source}-{stem}-{digest[:8]}"
 
 
 # Split arithmetic.

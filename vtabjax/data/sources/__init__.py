@@ -1,3 +1,3 @@
 """Where examples come from: each module opens a task's split as a `vtabjax.data.types.Source`."""
 
-__all__ = ["bundled", "folder", "sprites", "tfds"]
+__all__ = ["bundled", "folder", "rows", "sprites", "tfds"]

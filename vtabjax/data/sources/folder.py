@@ -1,4 +1,4 @@
-"""Reading the pictures of a folder task (`vtabjax.tasks` says which they are)."""
+"""Reading the pictures of an own task that are files: those of a folder, those that a table names."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vtabjax.data.types import Raw, Source
-from vtabjax.tasks import Range, Task
+from vtabjax.tasks import PictureFile, Range, Task
 
 
 def open_source(task: Task, ranges: list[Range]) -> Source:
-    """The pictures of a folder task in `ranges`."""
-    files = [f for r in ranges for f in task.files[r.split][r.start : r.stop]]
+    """The pictures of an own task in `ranges`."""
+    files = pictures(task, ranges)
 
     def read(positions: Sequence[int] | np.ndarray) -> Iterator[Raw]:
         for i in positions:
-            yield Raw(files[i].path, files[i].label)
+            path = files[i].path
+            assert path is not None
+            yield Raw(path, files[i].label)
 
-    version = hashlib.sha256("\n".join(f"{f.stamp} {f.label}" for f in files).encode()).hexdigest()
-    return Source([f.name for f in files], read, version)
+    return Source([f.name for f in files], read, version(files))
+
+
+def pictures(task: Task, ranges: list[Range]) -> list[PictureFile]:
+    """The pictures of an own task in `ranges`, in order."""
+    return [f for r in ranges for f in task.files[r.split][r.start : r.stop]]
+
+
+def version(files: Sequence[PictureFile]) -> str:
+    """A hash that changes when pictures or labels do: of sizes and times, nothing is read."""
+    return hashlib.sha256("\n".join(f"{f.stamp} {f.label}" for f in files).encode()).hexdigest()

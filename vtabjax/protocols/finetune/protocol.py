@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from vtabjax import results
+from vtabjax.protocols import measures
 from vtabjax.protocols.finetune.journal import Journal, Progress
 from vtabjax.protocols.finetune.meter import Meter
 from vtabjax.protocols.finetune.result import DivergedError, Final, GridPoint, Result
@@ -174,23 +175,33 @@ class _Protocol:
         for point in ranked:
             name = f"final learning_rate={float(point.learning_rate)!r} steps={point.steps} seed={seed}"
 
-            def packed_hits(state: State, name: str = name) -> dict[str, Any]:
+            def tested(state: State, name: str = name) -> dict[str, Any]:
                 if self.keep is not None:
                     self.keep(seed, state)
                 self.meter.say(f"{name}: testing")
                 inputs, labels = test()
-                return results.pack(self.trainer.predict(state, inputs, self.classes) == labels)
+                predictions, confidence = self.trainer.classify(state, inputs, self.classes)
+                correct = predictions == labels
+                return {
+                    "correct": results.pack(correct),
+                    "confusion": results.pack_confusion(
+                        measures.confusion_matrix(labels, predictions, self.classes)
+                    ),
+                    "calibration_error": measures.expected_calibration_error(confidence, correct),
+                }
 
             run = _Run(name, point.learning_rate, point.steps, seed)
-            record = self._recorded(run, data, "correct", packed_hits)
-            if record["correct"] is not None:
-                correct = results.unpack(record["correct"])
+            record = self._recorded(run, data, "test", tested)
+            if record["test"] is not None:
+                correct = results.unpack(record["test"]["correct"])
                 return Final(
                     seed=seed,
                     learning_rate=point.learning_rate,
                     steps=point.steps,
                     accuracy=float(correct.mean()),
                     correct=correct,
+                    confusion=results.unpack_confusion(record["test"]["confusion"]),
+                    calibration_error=record["test"]["calibration_error"],
                     micro_batch=record["micro_batch"],
                 )
         raise DivergedError(

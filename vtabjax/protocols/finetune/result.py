@@ -38,6 +38,8 @@ class Final(NamedTuple):
       steps: number of steps.
       accuracy: on the test examples.
       correct: whether each was classified correctly, bool [N].
+      confusion: how many of class i were taken for class j, int [K, K].
+      calibration_error: by how much confidence and accuracy differ (`vtabjax.protocols.measures`).
       micro_batch: examples that passed through the model at once.
     """
 
@@ -46,6 +48,8 @@ class Final(NamedTuple):
     steps: int
     accuracy: float
     correct: np.ndarray
+    confusion: np.ndarray
+    calibration_error: float
     micro_batch: int
 
 
@@ -73,3 +77,8 @@ class Result(NamedTuple):
     grid: tuple[GridPoint, ...]
     finals: tuple[Final, ...]
     curves: list[dict[str, Any]]
+
+    @property
+    def median_run(self) -> Final:
+        """The run whose accuracy is the result's."""
+        return next(final for final in self.finals if final.accuracy == self.accuracy)

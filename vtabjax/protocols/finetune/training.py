@@ -333,8 +333,12 @@ class Trainer:
 
     def predict(self, state: State, inputs: np.ndarray, classes: int) -> np.ndarray:
         """Predicted labels int32 [N] of inputs [N, ...], in evaluation mode. Halves its batch when out of memory."""
+        return self.classify(state, inputs, classes)[0]
 
-        def run(start: int, size: int) -> jax.Array:
+    def classify(self, state: State, inputs: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted labels int32 [N], as `predict`, and the probability of each, [N]."""
+
+        def run(start: int, size: int) -> tuple[jax.Array, jax.Array]:
             batch = devices.put_batch(inputs, start, size, self._split, self.backbone.input_dtype)
             return self._predict(state.backbone, state.head, state.buffers, batch, np.int32(classes))
 
@@ -345,9 +349,10 @@ class Trainer:
 
     def _predictions(
         self, backbone: Mapping, head: Mapping, buffers: Mapping, inputs: jax.Array, classes: ArrayLike
-    ) -> jax.Array:
+    ) -> tuple[jax.Array, jax.Array]:
         features, _ = self.backbone.forward(backbone, buffers, inputs, False)
-        return self._logits(head, features, classes).argmax(1).astype(jnp.int32)
+        logits = self._logits(head, features, classes)
+        return logits.argmax(1).astype(jnp.int32), jax.nn.softmax(logits).max(1)
 
     def halve_micro_batch(self) -> None:
         """Passes half as many examples through the model at once from now on.

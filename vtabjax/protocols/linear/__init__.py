@@ -53,6 +53,7 @@ class LinearResult(NamedTuple):
       test_accuracy: accuracy on the test examples of the model trained on training and validation examples.
       at_grid_end: whether `best_c` is the smallest or largest c tried, so that a wider grid might do better.
       predictions: predicted labels of the test examples, [T].
+      confidence: the probability that the model gives each prediction, [T]; None for `ridge`, which has none.
       correct: whether each is right, bool [T].
       c_grid: the strengths tried, ascending, [G].
       val_accuracies: the validation accuracy of each, [G].
@@ -63,6 +64,7 @@ class LinearResult(NamedTuple):
     test_accuracy: float
     at_grid_end: bool
     predictions: np.ndarray
+    confidence: np.ndarray | None
     correct: np.ndarray
     c_grid: np.ndarray
     val_accuracies: np.ndarray
@@ -134,7 +136,7 @@ def evaluate(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLik
     def path(z: np.ndarray, y: np.ndarray, n_classes: int, grid: np.ndarray) -> list[Solution]:
         return _softmax.path(z, y, n_classes, grid, progress=True)
 
-    return _choose(train, val, test, c_grid, path)
+    return _choose(train, val, test, c_grid, path, probabilities=True)
 
 
 def ridge(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLike = C_GRID) -> LinearResult:
@@ -164,7 +166,7 @@ def ridge(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLike =
         squares = (z * z).sum(0)[:, None]  # z's columns are orthogonal
         return [(products / (squares + 1 / c), bias) for c in grid]
 
-    return _choose(train, val, test, c_grid, path)
+    return _choose(train, val, test, c_grid, path, probabilities=False)
 
 
 def objective(model: LinearModel, features: ArrayLike, labels: ArrayLike, *, c: float) -> float:
@@ -186,9 +188,17 @@ def objective(model: LinearModel, features: ArrayLike, labels: ArrayLike, *, c: 
 
 
 def _choose(
-    train: Examples, val: Examples, test: Examples, c_grid: ArrayLike, path: Callable[..., list[Solution]]
+    train: Examples,
+    val: Examples,
+    test: Examples,
+    c_grid: ArrayLike,
+    path: Callable[..., list[Solution]],
+    *,
+    probabilities: bool,
 ) -> LinearResult:
     """Chooses among the solutions `path(z, y, n_classes, grid)` yields, and refits."""
+    import scipy.special
+
     (x, y), (xv, yv), (xt, yt) = (
         _examples(v, f"{n} ") for v, n in ((train, "train"), (val, "val"), (test, "test"))
     )
@@ -213,7 +223,8 @@ def _choose(
     classes, columns = _classes(np.concatenate([y, yv]))
     rotation = _rotate(both)
     ((w, b),) = path(rotation.z, columns, len(classes), grid[best : best + 1])
-    predictions = classes[(rotation.apply(xt) @ w + b).argmax(1)]
+    scores = rotation.apply(xt) @ w + b
+    predictions = classes[scores.argmax(1)]
     correct = predictions == yt
     return LinearResult(
         best_c=float(grid[best]),
@@ -221,6 +232,7 @@ def _choose(
         test_accuracy=float(correct.mean()),
         at_grid_end=len(grid) > 1 and best in (0, len(grid) - 1),
         predictions=predictions,
+        confidence=scipy.special.softmax(scores, axis=1).max(1) if probabilities else None,
         correct=correct,
         c_grid=grid,
         val_accuracies=accuracies,

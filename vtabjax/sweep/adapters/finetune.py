@@ -21,6 +21,7 @@ from vtabjax import __version__, model, options, tasks
 from vtabjax.protocols import Outcome, finetune
 from vtabjax.protocols.finetune import head
 from vtabjax.runtime import files, processes
+from vtabjax.sweep.adapters import _classified
 
 if TYPE_CHECKING:
     from vtabjax.sweep.inputs import CellContext, LoadedModel
@@ -94,7 +95,15 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
         result, trainer.micro_batch, folder.relative_to(converted.sweep.workdir), settings["save"]
     )
     metrics = {"accuracy": result.accuracy, "val_accuracy": result.val_accuracy}
-    return Outcome(metrics, result.correct, chosen, _notes(own, trainer))
+    tested = result.median_run
+    return _classified.assembled(
+        metrics,
+        tested.correct,
+        tested.confusion,
+        tested.calibration_error,
+        chosen=chosen,
+        notes=_notes(own, trainer),
+    )
 
 
 def _settings(settings: Mapping[str, Any]) -> finetune.Settings:
@@ -128,6 +137,7 @@ def _identity(inputs: CellContext, settings: Mapping[str, Any]) -> dict[str, Any
         "graph": inputs.loaded.info["graph_hash"],
         "data": dict(inputs.fingerprints),
         "version": __version__,
+        "record": 2,  # what the journal keeps of a test
     }
 
 
@@ -138,7 +148,9 @@ def _chosen(result: finetune.Result, micro_batch: int, folder: Path, save: bool)
         "learning_rate": result.learning_rate,
         "steps": result.steps,
         "grid": [point._asdict() for point in result.grid],
-        "seeds": [{k: v for k, v in f._asdict().items() if k != "correct"} for f in result.finals],
+        "seeds": [
+            {k: v for k, v in f._asdict().items() if k not in ("correct", "confusion")} for f in result.finals
+        ],
         "micro_batch": micro_batch,
         "curves": str(folder / "curves.jsonl"),
         **({"models": models} if models else {}),

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtabjax import options
+from vtabjax import options, tasks
 from vtabjax.protocols import Outcome
+from vtabjax.sweep.adapters import _classified
 from vtabjax.sweep.adapters._splits import train_split
 
 if TYPE_CHECKING:
@@ -26,19 +27,21 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     from vtabjax.protocols import knn
 
     split = inputs.split(settings["splits"][0])
-    metrics: dict[str, float | None] = {}
-    correct, notes = None, {}
+    metrics: dict[str, Any] = {}
+    predictions, notes = None, {}
     for metric in settings["metric"]:
         result = knn.leave_one_out(
             split.features, split.labels, k=settings["k"], metric=metric, mesh=inputs.own_mesh
         )
-        suffix = "" if correct is None else f"_{metric}"
+        suffix = "" if predictions is None else f"_{metric}"
         metrics[f"accuracy{suffix}"] = float(result.accuracy)
         metrics[f"n_tied{suffix}"] = int(result.n_tied)
-        if correct is None:
-            correct = np.asarray(result.predictions) == split.labels
+        if predictions is None:
+            predictions = np.asarray(result.predictions)
             notes = _zero_distances(split, result.neighbours)
-    return Outcome(metrics, correct, notes=notes)
+    assert predictions is not None  # there is a metric
+    n_classes = tasks.get(inputs.task).num_classes
+    return _classified.outcome(metrics, split.labels, predictions, n_classes, notes=notes)
 
 
 def _zero_distances(split: SplitFeatures, neighbours: np.ndarray) -> dict[str, str]:

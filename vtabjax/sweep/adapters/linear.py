@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtabjax import options
+from vtabjax import options, tasks
 from vtabjax.protocols import Outcome
+from vtabjax.sweep.adapters import _classified
 
 if TYPE_CHECKING:
     from vtabjax.sweep.inputs import CellContext
@@ -37,8 +38,11 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     splits = [inputs.split(name)[:2] for name in settings["splits"]]
     grid = np.logspace(np.log10(settings["c_min"]), np.log10(settings["c_max"]), settings["c_count"])
     result = linear.evaluate(*splits, c_grid=grid)
-    return Outcome(
+    return _classified.outcome(
         {"accuracy": float(result.test_accuracy), "val_accuracy": float(result.val_accuracy)},
-        np.asarray(result.correct, bool),
-        {"c": float(result.best_c), "at_grid_end": bool(result.at_grid_end)},
+        np.asarray(splits[-1][1]),
+        result.predictions,
+        tasks.get(inputs.task).num_classes,
+        confidence=result.confidence,
+        chosen={"c": float(result.best_c), "at_grid_end": bool(result.at_grid_end)},
     )
