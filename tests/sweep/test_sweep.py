@@ -246,7 +246,7 @@ def test_dry_run(config, fake_converters, tmp_path, capsys):
     assert runner.run(config, tmp_path) == 0
     err = capsys.readouterr().err
     assert "1 done, 1 to do" in err and "judging by 1 similar cell here, 1 would take about 0:" in err
-    assert "  tiny/b: 1 cell (to convert; about 0:" in err and "as similar models took)" in err
+    assert "  tiny/b: 1 cell (to convert; about 0:" in err and "judging by similar models)" in err
 
 
 def test_other_settings_are_told(config, fake_converters, tmp_path, capsys):
