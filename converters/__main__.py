@@ -206,8 +206,12 @@ def _list_one(spec: str, args: argparse.Namespace, say: Callable) -> None:
         record["parameters"] = sources.parameters(spec, listed=True)
         text += f" {record['parameters'] / 1e6:9.2f} M"
     if args.gflops:
-        record["gflops"] = flops.gflops(spec, args.input_size)
-        text += f" {record['gflops']:9.2f} GFLOPs"
+        try:
+            record["gflops"] = flops.gflops(spec, args.input_size)
+            text += f" {record['gflops']:9.2f} GFLOPs"
+        except Exception as e:  # a size that it cannot take: one model must not take the others down
+            record["gflops"] = None
+            print(f"{spec}: its operations cannot be counted: {_one_line(e)}", file=sys.stderr)
     say(record, f"{text}  {info['license'] or 'licence unknown'}")
 
 

@@ -21,9 +21,9 @@ _PRODUCTS = frozenset({*linear_algebra.__all__, *attention.__all__, *recurrent._
 def count(graph: Graph) -> int:
     """The FLOPs of convolutions and products of matrices for one image; nothing is computed.
 
-    A multiplication and the addition after it are two, as `torch.utils.flop_counter` counts (papers that say "FLOPs" and
-    mean multiply-adds have half of it). Normalisations, activations, pooling and biases are not counted, there and here.
-    All of the graph's outputs are, the classifier among them; what none of them needs is not.
+    A multiplication and the addition after it are two, as `torch.utils.flop_counter` counts them (papers that say
+    "FLOPs" and mean multiply-adds have half of it). Normalisations, activations, pooling and biases are counted neither
+    there nor here. All of the graph's outputs are, the classifier among them; what none of them needs is not.
 
     Raises:
       vtabjax.ops.UnknownOperatorError: the graph has an operator that is not in vtabjax.ops.
@@ -64,11 +64,13 @@ def _needed(graph: Graph) -> set[str]:
 
 def _of_convolution(name: str, args: tuple, kwargs: Mapping[str, Any], value: Any) -> int:
     """The kernel [out, in / groups, ...] is applied at every place of the output, a transposed one of the input."""
-    given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "transposed"), args))
+    given = dict(
+        zip(("input", "weight", "bias", "stride", "padding", "dilation", "transposed"), args, strict=False)
+    )
     given |= kwargs
     transposed = "transpose" in name or (name == "convolution" and given.get("transposed"))
-    places = (given["input"] if transposed else value).shape[2:]
-    return 2 * math.prod(places) * math.prod(given["weight"].shape)
+    images, _, *places = (given["input"] if transposed else value).shape  # several images: heads, windows
+    return 2 * images * math.prod(places) * math.prod(given["weight"].shape)
 
 
 def _of_products(function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]) -> int:

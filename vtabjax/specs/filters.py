@@ -122,14 +122,18 @@ def _condition(text: str) -> Condition:
     if field in NUMBERS:
         return Condition(field, comparison, _number(text, value), text)
     if comparison not in ("=", "!="):
-        raise FilterError(f"{text!r}: {field} is a text, which = and != compare; {', '.join(NUMBERS)} are numbers")
+        raise FilterError(
+            f"{text!r}: {field} is a text, which = and != compare; {', '.join(NUMBERS)} are numbers"
+        )
     value = value.lower()
     if field == "method" and not fnmatch.filter(METHODS, value):
         near = _nearest(value, METHODS)
         raise FilterError(f"{text!r}: there is no method {value!r}{near}; methods: {', '.join(METHODS)}")
     if field == "licence" and "commercial" in value and value != NON_COMMERCIAL and "*" not in value:
         # "commercial", "noncommercial": a licence of that name does not exist, so != would hold for all.
-        raise FilterError(f"{text!r}: write licence!={NON_COMMERCIAL}, or the name of a licence, such as cc-by-nc-4.0")
+        raise FilterError(
+            f"{text!r}: write licence!={NON_COMMERCIAL}, or the name of a licence, such as cc-by-nc-4.0"
+        )
     return Condition(field, comparison, value, text)
 
 
@@ -137,7 +141,9 @@ def _number(text: str, value: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*([KMG]?)", value, re.IGNORECASE)
     number = float(found[1]) * _SUFFIXES[found[2].upper()] if found else math.inf
     if not math.isfinite(number):
-        raise FilterError(f"{text!r}: {value!r} is not a number, such as 5, 0.3, 50M or 1.2G (K, M, G: 1e3, 1e6, 1e9)")
+        raise FilterError(
+            f"{text!r}: {value!r} is not a number, such as 5, 0.3, 50M or 1.2G (K, M, G: 1e3, 1e6, 1e9)"
+        )
     return number
 
 
