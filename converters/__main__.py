@@ -76,18 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     json_lines(sub)
 
     sub = command("list", _list, "List the models that patterns stand for, and what is known of them.")
-    sub.add_argument(
-        "patterns", nargs="+", metavar="PATTERN", help="such as 'timm/resnet*' or 'timm/vit*@random'"
-    )
-    sub.add_argument(
-        "--parameters", action="store_true", help="count the parameters (takes a while for many)"
-    )
-    sub.add_argument(
-        "--gflops", action="store_true", help="count the operations for one image (takes longer for many)"
-    )
-    sub.add_argument(
-        "--input_size", type=int, metavar="N", help="at which they are counted; default: the weights' own"
-    )
+    _add_list_arguments(sub)
     json_lines(sub)
 
     sub = command("check", _check, "Say whether specs name models, without building or downloading.")
@@ -117,6 +106,21 @@ def _parser() -> argparse.ArgumentParser:
         "--again", default="", metavar="STATUS,...", help="do rows with these statuses once more"
     )
     return parser
+
+
+def _add_list_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "patterns", nargs="+", metavar="PATTERN", help="such as 'timm/resnet*' or 'timm/vit*@random'"
+    )
+    sub.add_argument(
+        "--parameters", action="store_true", help="count the parameters (takes a while for many)"
+    )
+    sub.add_argument(
+        "--gflops", action="store_true", help="count the operations for one image (takes longer for many)"
+    )
+    sub.add_argument(
+        "--input_size", type=int, metavar="N", help="at which they are counted; default: the weights' own"
+    )
 
 
 def _convert(args: argparse.Namespace, say: Callable) -> int:

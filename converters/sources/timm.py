@@ -176,11 +176,12 @@ def _renaming(name: str, options: dict[str, Any]) -> _Renaming | None:
 def skeleton(spec: Spec, input_size: int | None) -> nn.Module:
     """The architecture without weights."""
     own = config(_full_name(spec)).input_size[1:]
-    options: dict[str, Any] | None = {}
+    options: dict[str, Any] = {}
     if input_size is not None and own != (input_size, input_size):
-        options = size_options(spec.name, input_size)
-        if options is None:
+        resized = size_options(spec.name, input_size)
+        if resized is None:
             raise refuse_size(spec, input_size, own, lambda s: size_options(spec.name, s) is not None)
+        options = resized
     with torch.device("meta"):
         return timm.create_model(spec.name, **options)
 

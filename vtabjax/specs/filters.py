@@ -20,6 +20,12 @@ FIELDS = (*TEXTS, *NUMBERS)
 METHODS = ("supervised", "self-supervised", "semi-supervised", "image-text", "generative", "none")
 _ALIASES = {"license": "licence", "pretraining_data": "data", "params": "parameters"}
 _KEYS = {"licence": "license", "data": "pretraining_data"}  # of model.json, where it is not the field's name
+_NOUNS = {
+    "data": "pre-training data",
+    "parameters": "number of parameters",
+    "gflops": "number of operations",
+    "input_size": "input size",
+}
 _SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
@@ -74,9 +80,9 @@ class Condition(NamedTuple):
         value = known.get(_KEYS.get(self.field, self.field))
         if self.field == "input_size" and isinstance(value, Sequence):
             value = value[1] if len(value) == 3 else None
-        if self.field in ("licence", "data") and value is None and known.get("method") == "none":
+        if self.field in ("licence", "data") and not value and known.get("method") == "none":
             value = "none"  # random weights, the pixels: nobody's work, no pictures
-        if value is None or value == "":
+        if value is None or value in ("", []):
             return None
         if isinstance(self.value, float):
             return _COMPARISONS[self.comparison](float(value), self.value)
@@ -108,6 +114,11 @@ def parse(text: str) -> tuple[Condition, ...]:
       FilterError: a part of it is no condition, its field does not exist, or its value is none of that field.
     """
     return tuple(_condition(part.strip()) for part in text.split(",") if part.strip())
+
+
+def as_text(conditions: Sequence[Condition]) -> str:
+    """The filter that `parse` reads these conditions from."""
+    return ", ".join(condition.text for condition in conditions)
 
 
 def _condition(text: str) -> Condition:
@@ -195,7 +206,8 @@ def told(outcome: Outcome) -> list[str]:
     lines = [f"{len(outcome.passed)} of {_models(total)} pass the filter"]
     lines += [f"{_models(len(m))} left out by {text}: {listed(m, 5)}" for text, m in outcome.failed.items()]
     lines += [
-        f"{_models(len(m))} left out because {'its' if len(m) == 1 else 'their'} {field} is not known: {listed(m, 5)}"
+        f"{_models(len(m))} left out because {'its' if len(m) == 1 else 'their'} {_NOUNS.get(field, field)} is not "
+        f"known: {listed(m, 5)}"
         for field, m in outcome.unknown.items()
     ]
     return lines

@@ -17,6 +17,7 @@ from vtabjax import options, results, specs, tasks
 from vtabjax.options import RunOptions, SlurmOptions, UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
+from vtabjax.specs import filters
 from vtabjax.sweep import adapters, artefacts, converters_client, filtering, folders
 
 
@@ -94,8 +95,7 @@ def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
     try:
         models = processes.broadcast_from_first(lambda: _expand(models, workdir, run))
     except filtering.NothingLeftError as e:
-        text = ", ".join(condition.text for condition in run.filter)
-        raise UsageError(f"config.filter={text!r} leaves no model: {e}") from e
+        raise UsageError(f"config.filter={filters.as_text(run.filter)!r} leaves no model: {e}") from e
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     return [Cell(run.protocol, model, task, by_task[task]) for model in models for task in names]
