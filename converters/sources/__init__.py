@@ -94,7 +94,9 @@ def parameters(spec: str | Spec, *, listed: bool = False) -> int:
 
 
 def skeleton(spec: str | Spec, input_size: int | None = None) -> nn.Module:
-    """A model on the meta device: shapes without numbers. Takes no download where its source has a `skeleton` too.
+    """A model on the meta device: shapes without numbers.
+
+    Its weights are not needed where its source has a function `skeleton` or takes @random for it.
 
     Args:
       spec: a model spec without a pattern.
@@ -105,8 +107,16 @@ def skeleton(spec: str | Spec, input_size: int | None = None) -> nn.Module:
     """
     spec = check(spec)
     own = getattr(_module(spec.source), "skeleton", None)
-    module = build(spec, input_size).module if own is None else own(spec, input_size)
+    module = build(_random(spec), input_size).module if own is None else own(spec, input_size)
     return module.to("meta").eval().requires_grad_(False)
+
+
+def _random(spec: Spec) -> Spec:
+    """The same architecture with random weights, or the spec itself where its source has none."""
+    try:
+        return check(spec._replace(tag=None, file=None, seed=spec.seed or 0))
+    except SpecError:
+        return spec
 
 
 def list_models(pattern: str) -> list[str]:

@@ -116,3 +116,14 @@ def test_counting_downloads_nothing(tmp_path, monkeypatch):
     )
     assert estimates.gflops("timm/resnet18.a1_in1k") == estimates.gflops("torchvision/resnet18") > 3.6
     assert estimates.gflops("baseline/pixels", 64) == 0
+
+
+def test_a_source_without_skeletons_is_counted_at_random(monkeypatch):
+    from converters.sources import timm
+
+    expected = estimates.gflops("timm/resnet18.a1_in1k", 64)
+    monkeypatch.delattr(timm, "skeleton")
+    monkeypatch.setattr(
+        "timm.models._builder.load_state_dict_from_hf", lambda *a, **k: pytest.fail("downloads")
+    )
+    assert estimates.gflops("timm/resnet18.a1_in1k", 64) == expected > 0.29
