@@ -322,6 +322,15 @@ def test_a_filter_shows_the_models_that_pass(tmp_path):
         for task in TASKS:
             finetuned(tmp_path, i, task, 0.4 + i / 10, source=source)
     everything = make(tmp_path)
+    assert "Accuracy against operations for an image" in everything
+    front = {row["model"]: (row["GFLOPs"], row["front (GFLOPs)"]) for row in rows(tmp_path, "finetune-cost")}
+    # The second has more operations than the first, and more accuracy; of the others the number is not known.
+    assert [front[report_data.spec(i)] for i in range(4)] == [
+        ("4.1", "yes"),
+        ("9.0", "yes"),
+        ("", ""),
+        ("", ""),
+    ]
     assert all(report_data.spec(i) in everything for i in range(4)) and "Filter:" not in everything
     shown = {row["model"]: row for row in rows(tmp_path, "finetune-accuracy")}
     assert shown[report_data.spec(0)]["GFLOPs"] == "4.1" and shown[report_data.spec(0)]["licence"] == "mit"

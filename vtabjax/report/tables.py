@@ -278,7 +278,8 @@ def _cost(a: Analysis) -> Table:
         _array_column("mean", "percent", a.mean),
         _array_column("parameters", "whole", parameters),
         Column("front (size)", "text", lambda i: "yes" if on_front["parameters"][i] else ""),
-        Column("GFLOPs", "number", lambda i: a.board.models[i].gflops),
+        _array_column("GFLOPs", "number", cost["GFLOPs"]),
+        Column("front (GFLOPs)", "text", lambda i: "yes" if on_front["GFLOPs"][i] else ""),
         _array_column("images/s", "whole", speed),
         Column("front (speed)", "text", lambda i: "yes" if on_front["images/s"][i] else ""),
     ]
