@@ -111,6 +111,7 @@ _OPEN_CLIP: tuple[tuple[str, str | None, str | None], ...] = (
     (r"cc12m", "CC-12M", None),
     (r"laion400m_e\d+", "LAION-400M", None),
     (r"laion400m_\w+", "LAION-400M", "mit"),
+    (r"laion2b_e\d+", "LAION-2B", None),
     (r"laion2b(_\w+)?", "LAION-2B", "mit"),
     (r"(frozen_)?laion5b_\w+", "LAION-5B", "mit"),
     (r"laion_aesthetic_\w+", "LAION-A", "mit"),

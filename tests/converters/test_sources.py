@@ -225,7 +225,7 @@ def test_every_tag_of_open_clip_is_known():
         "nllb-clip-large",
     }
     unlicensed = {t for (_, t), known in found.items() if known.license is None}
-    assert unlicensed == {"yfcc15m", "cc12m", "laion400m_e31", "laion400m_e32"}
+    assert unlicensed == {"yfcc15m", "cc12m", "laion400m_e31", "laion400m_e32", "laion2b_e16"}
     assert provenance.open_clip_provenance("ViT-B-32", "a_new_tag") == (None, None, None)
 
 
