@@ -52,6 +52,7 @@ def base(protocol: str, suite: str) -> ConfigDict:
 
     # What is compared on what. Comma-separated; models may be patterns: 'timm/resnet*'.
     c.models = ",".join(MODELS["mini" if mini else "vtab"])
+    c.filter = ""  # conditions on models: 'licence!=non-commercial, parameters<50M, gflops<5'
     c.tasks = ",".join(tasks.EMBEDDED if mini else tasks.VTAB)  # also folder:/path/to/pictures
 
     # Images. These change the numbers.

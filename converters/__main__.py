@@ -17,6 +17,9 @@ from vtabjax.runtime import files
 from vtabjax.specs import SpecError, weight_files
 from vtabjax.sweep import artefacts
 
+# What `list` says of a model besides what it is asked to count.
+_LISTED = ("source", "family", "license", "method", "pretraining_data", "input_size", "num_classes")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0: everything asked for was done, 2: PyTorch is missing, else 1."""
@@ -74,11 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     json_lines(sub)
 
-    sub = command("list", _list, "List the models that match a pattern.")
-    sub.add_argument("pattern", metavar="PATTERN", help="such as 'timm/resnet*' or 'timm/vit*@random'")
-    sub.add_argument(
-        "--parameters", action="store_true", help="count the parameters (takes a while for many)"
-    )
+    sub = command("list", _list, "List the models that patterns stand for, and what is known of them.")
+    _add_list_arguments(sub)
     json_lines(sub)
 
     sub = command("check", _check, "Check that specs name models, without building or downloading them.")
@@ -109,6 +109,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--again", default="", metavar="STATUS,...", help="repeat the rows with these statuses")
     return parser
+
+
+def _add_list_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "patterns", nargs="+", metavar="PATTERN", help="such as 'timm/resnet*' or 'timm/vit*@random'"
+    )
+    sub.add_argument(
+        "--parameters", action="store_true", help="count the parameters (takes a while for many)"
+    )
+    sub.add_argument(
+        "--gflops", action="store_true", help="count the operations for one image (takes longer for many)"
+    )
+    sub.add_argument(
+        "--input_size", type=int, metavar="N", help="at which they are counted; default: the weights' own"
+    )
 
 
 def _convert(args: argparse.Namespace, say: Callable) -> int:
@@ -173,26 +188,38 @@ def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
 def _list(args: argparse.Namespace, say: Callable) -> int:
     from . import sources
 
-    try:
-        found = sources.list_models(args.pattern)
-    except SpecError as e:
-        if not args.json_lines:
-            raise
-        say({"spec": args.pattern, "status": "failed", "message": str(e)}, "")
-        return 1
-    for spec in found:
-        info = sources.describe(spec, listed=True)
-        count = sources.parameters(spec, listed=True) if args.parameters else None
-        record = {
-            "spec": spec,
-            "license": info["license"],
-            "parameters": count,
-            **{k: info[k] for k in ("input_size", "num_classes", "method", "pretraining_data")},
-        }
-        size = "x".join(map(str, info["input_size"][1:]))
-        millions = f"{count / 1e6:9.2f} M" if count is not None else ""
-        say(record, f"{spec:<64} {size:>9} {millions}  {info['license'] or 'licence unknown'}".rstrip())
-    return 0
+    failed = 0
+    for pattern in args.patterns:
+        try:
+            found = sources.list_models(pattern)
+        except SpecError as e:
+            if not args.json_lines:
+                raise
+            failed += 1
+            say({"spec": pattern, "status": "failed", "message": str(e)}, "")
+            continue
+        for spec in found:
+            _list_one(spec, args, say)
+    return 1 if failed else 0
+
+
+def _list_one(spec: str, args: argparse.Namespace, say: Callable) -> None:
+    from . import flops, sources
+
+    info = sources.describe(spec, listed=True)
+    record = {"spec": spec, **{name: info[name] for name in _LISTED}}
+    text = f"{spec:<64} {'x'.join(map(str, info['input_size'][1:])):>9}"
+    if args.parameters:
+        record["parameters"] = sources.parameters(spec, listed=True)
+        text += f" {record['parameters'] / 1e6:9.2f} M"
+    if args.gflops:
+        try:
+            record["gflops"] = flops.gflops(spec, args.input_size)
+            text += f" {record['gflops']:9.2f} GFLOPs"
+        except Exception as e:  # a size that it cannot take: one model must not take the others down
+            record["gflops"] = None
+            print(f"{spec}: its operations cannot be counted: {_one_line(e)}", file=sys.stderr)
+    say(record, f"{text}  {info['license'] or 'licence unknown'}")
 
 
 def _check(args: argparse.Namespace, say: Callable) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vtabjax import __version__, specs
 from vtabjax.graph import Graph
-from vtabjax.model import save
+from vtabjax.model import flops, save
 from vtabjax.specs import weight_files
 
 _LISTED = 50  # names of tensors that were left out; "checkpoint" has their number
@@ -52,6 +52,7 @@ def convert(
         "num_features": _width(graph, variables, "features"),
         "num_classes": _width(graph, variables, "logits"),
         "parameters": sum(int(np.prod(v.shape)) for v in graph.variables.values() if v.kind == "parameter"),
+        "gflops": flops.gflops(graph),
         "parity": measure(source.module, graph, variables) if verify else None,
         "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in _PACKAGES}},
     }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from vtabjax import specs
+from vtabjax.specs import filters
 
 T = TypeVar("T")
 
@@ -146,6 +147,20 @@ class Text(NamedTuple):
         return _text(field, value)
 
 
+class Conditions(NamedTuple):
+    """Conditions on models, separated by commas; see `vtabjax.specs.filters`."""
+
+    def __str__(self) -> str:
+        return f"conditions separated by commas, such as {filters.EXAMPLE}"
+
+    def take(self, field: str, value: Any, kind: type) -> tuple[filters.Condition, ...]:
+        """The conditions. Raises UsageError."""
+        try:
+            return filters.parse(_text(field, value))
+        except filters.FilterError as e:
+            raise UsageError(f"{field}={_short(value)}: {e}") from e
+
+
 class Switch(NamedTuple):
     """True or False."""
 
@@ -159,10 +174,11 @@ class Switch(NamedTuple):
         return value
 
 
-Rule = Range | Each | OneOf | Some | Text | Switch
+Rule = Range | Each | OneOf | Some | Text | Conditions | Switch
 
 _Line = Annotated[str, Text()]
 _Flag = Annotated[bool, Switch()]
+_Filter = Annotated[tuple[filters.Condition, ...], Conditions()]
 
 
 # The fields.
@@ -175,6 +191,7 @@ class RunOptions:
     protocol: _Line
     suite: Annotated[str, OneOf(SUITES)]
     models: _Line
+    filter: _Filter
     tasks: _Line
     image_size: Annotated[int, Range(8, MAX_IMAGE_SIZE, "pixels", 0, "each model's own")]
     resize: Annotated[str, OneOf(RESIZE)]
@@ -271,6 +288,7 @@ class ReportOptions:
     published: _Line
     imagenet: _Line
     reference: _Line
+    filter: _Filter
     resamples: Annotated[int, Range(100, 100_000)]
     seed: Annotated[int, Range(0, _MAX_SEED)]
     tie_margin: Annotated[float, Range(0, 99)]  # points of accuracy

@@ -1,6 +1,7 @@
 """Where torch modules come from: a model spec becomes a module and what is known about it.
 
-Each module named in SOURCES has the same functions: `names`, `check`, `describe`, `parameters`, `build`.
+Each module named in SOURCES has the same functions: `names`, `check`, `describe`, `parameters`, `build`, and
+perhaps `skeleton`.
 """
 
 from __future__ import annotations
@@ -90,6 +91,32 @@ def parameters(spec: str | Spec, *, listed: bool = False) -> int:
     """How many parameters a model has. Allocates none, but takes up to a few seconds. `listed`: see `describe`."""
     spec = specs.parse(str(spec)) if listed else check(spec)
     return _module(spec.source).parameters(spec)
+
+
+def skeleton(spec: str | Spec, input_size: int | None = None) -> nn.Module:
+    """A model on the meta device: shapes without numbers.
+
+    Its weights are not needed where its source has a function `skeleton` or takes @random for it.
+
+    Args:
+      spec: a model spec without a pattern.
+      input_size: height and width of the images, or None for the size the weights were made for.
+
+    Raises:
+      SpecError: as `build`.
+    """
+    spec = check(spec)
+    own = getattr(_module(spec.source), "skeleton", None)
+    module = build(_random(spec), input_size).module if own is None else own(spec, input_size)
+    return module.to("meta").eval().requires_grad_(False)
+
+
+def _random(spec: Spec) -> Spec:
+    """The same architecture with random weights, or the spec itself where its source has none."""
+    try:
+        return check(spec._replace(tag=None, file=None, seed=spec.seed or 0))
+    except SpecError:
+        return spec
 
 
 def list_models(pattern: str) -> list[str]:

@@ -1,8 +1,9 @@
-"""How and on what weights of timm were trained, as far as their tags tell."""
+"""How and on what weights of timm and open_clip were trained, as far as their tags tell."""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 # What the parts of timm's tags say. The order within a tag is the order of training.
 _DATA = {
@@ -92,3 +93,61 @@ def provenance(tag: str) -> tuple[str | None, str | None]:
     if _TRAINED_ON_IMAGENET & set(parts) and not found[:1] == ["ImageNet-1k"]:
         found.insert(0, "ImageNet-1k")
     return method, ", ".join(dict.fromkeys(found)) or None
+
+
+class Provenance(NamedTuple):
+    """How, on what and under which licence weights were published; None for what their makers do not say."""
+
+    method: str | None
+    data: str | None
+    license: str | None
+
+
+# open_clip's tags: the data, and the licence of the releases (None: none is stated, or it differs within the tag).
+# The first pattern that fits counts. All were trained on pairs of images and texts.
+_OPEN_CLIP: tuple[tuple[str, str | None, str | None], ...] = (
+    (r"openai", "OpenAI WIT-400M", "mit"),
+    (r"yfcc15m", "YFCC-15M", None),
+    (r"cc12m", "CC-12M", None),
+    (r"laion400m_e\d+", "LAION-400M", None),
+    (r"laion400m_\w+", "LAION-400M", "mit"),
+    (r"laion2b_e\d+", "LAION-2B", None),
+    (r"laion2b(_\w+)?", "LAION-2B", "mit"),
+    (r"(frozen_)?laion5b_\w+", "LAION-5B", "mit"),
+    (r"laion_aesthetic_\w+", "LAION-A", "mit"),
+    (r"mscoco_finetuned_laion2b_\w+", "LAION-2B, MSCOCO", "mit"),
+    (r"merged2b_\w+", "Merged-2B", "mit"),
+    (r"datacomp1b|datacomp_xl_\w+|datacomp_s34b_b86k", "DataComp-1B", "mit"),
+    (r"datacomp_l_\w+", "DataComp large", "mit"),
+    (r"datacomp_m_\w+", "DataComp medium", "mit"),
+    (r"datacomp_s_\w+", "DataComp small", "mit"),
+    (r"datacompdr(_lt)?", "DataCompDR-1B", "apple-amlr"),
+    (r"dfn2b(_s39b)?", "DFN-2B", "apple-ascl"),
+    (r"dfn5b", "DFN-5B", "apple-ascl"),
+    (r"dfndr2b", "DFNDR-2B", "apple-amlr"),
+    (r"webli", "WebLI", "apache-2.0"),
+    (r"metaclip_400m", "MetaCLIP-400M", "cc-by-nc-4.0"),
+    (r"metaclip_fullcc", "MetaCLIP-2.5B", "cc-by-nc-4.0"),
+    (r"metaclip_altogether", "MetaCLIP", "cc-by-nc-4.0"),
+    (r"metaclip2_worldwide", "MetaCLIP 2 worldwide", "cc-by-nc-4.0"),
+    (r"meta", "MetaCLIP-5.4B", "apache-2.0"),  # Perception Encoder
+    # NLLB-CLIP: a new text tower beside another model's image tower, which was not trained further.
+    (r"v1|mrl", None, "cc-by-nc-4.0"),
+)
+_POOLS = {"s": "small", "m": "medium", "l": "large", "xl": "xlarge"}
+
+
+def open_clip_provenance(name: str, tag: str) -> Provenance:
+    """What is known of open_clip's weights: ``open_clip_provenance("ViT-B-32", "laion2b_s34b_b79k")``."""
+    pool = re.fullmatch(r"commonpool_(xl|[sml])(?:_(basic|clip|image|laion|text))?_s\d+[mb]_b\d+k", tag)
+    if pool is not None:
+        kept = f" ({pool[2]} filter)" if pool[2] else ""
+        return Provenance("image-text", f"CommonPool {_POOLS[pool[1]]}{kept}", "mit")
+    for pattern, data, license in _OPEN_CLIP:
+        if re.fullmatch(pattern, tag):
+            if "CLIPA" in name:
+                license = "apache-2.0"
+            if tag in ("v1", "mrl") and "siglip" in name:
+                data = "WebLI"
+            return Provenance("image-text", data, license)
+    return Provenance(None, None, None)

@@ -173,6 +173,19 @@ def _renaming(name: str, options: dict[str, Any]) -> _Renaming | None:
     return _Renaming(found[0]) if found and found[0] is not None else None
 
 
+def skeleton(spec: Spec, input_size: int | None) -> nn.Module:
+    """The architecture without weights."""
+    own = config(_full_name(spec)).input_size[1:]
+    options: dict[str, Any] = {}
+    if input_size is not None and own != (input_size, input_size):
+        resized = size_options(spec.name, input_size)
+        if resized is None:
+            raise refuse_size(spec, input_size, own, lambda s: size_options(spec.name, s) is not None)
+        options = resized
+    with torch.device("meta"):
+        return timm.create_model(spec.name, **options)
+
+
 def parameters(spec: Spec) -> int:
     """The number of parameters, counted without allocating them."""
     with torch.device("meta"):

@@ -115,6 +115,16 @@ def _resample_positions(state: dict[str, torch.Tensor], module: nn.Module) -> di
 _resample_positions.method = "bicubic"  # type: ignore[attr-defined]
 
 
+def skeleton(spec: Spec, input_size: int | None) -> nn.Module:
+    """The architecture without weights."""
+    size = input_size or describe(spec)["input_size"][1]
+    try:
+        with torch.device("meta"):
+            return make(spec.name, size)
+    except RuntimeError:  # regnets look at numbers while they are built
+        return make(spec.name, size)
+
+
 def parameters(spec: Spec) -> int:
     """The number of parameters, as torchvision states it."""
     return _enum(spec).meta["num_params"]

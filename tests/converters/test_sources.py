@@ -187,6 +187,48 @@ def test_every_tag_of_timm_is_known_or_known_to_be_unknown():
     assert timm.provenance("seer") == ("self-supervised", "Instagram-1B")
 
 
+@pytest.mark.parametrize(
+    ("name", "tag", "data", "license"),
+    [
+        ("ViT-B-32", "openai", "OpenAI WIT-400M", "mit"),
+        ("ViT-H-14", "laion2b_s32b_b79k", "LAION-2B", "mit"),
+        ("ViT-L-14", "datacomp_xl_s13b_b90k", "DataComp-1B", "mit"),
+        (
+            "ViT-B-32-256",
+            "datacomp_s34b_b86k",
+            "DataComp-1B",
+            "mit",
+        ),  # s34b: samples seen, not the small pool
+        ("ViT-B-32", "datacomp_s_s13m_b4k", "DataComp small", "mit"),
+        ("ViT-B-16", "commonpool_l_clip_s1b_b8k", "CommonPool large (clip filter)", "mit"),
+        ("ViT-B-32", "commonpool_s_s13m_b4k", "CommonPool small", "mit"),
+        ("ViT-H-14-CLIPA", "datacomp1b", "DataComp-1B", "apache-2.0"),
+        ("ViTamin-L", "datacomp1b", "DataComp-1B", "mit"),
+        ("coca_ViT-B-32", "mscoco_finetuned_laion2b_s13b_b90k", "LAION-2B, MSCOCO", "mit"),
+        ("ViT-H-14", "metaclip_fullcc", "MetaCLIP-2.5B", "cc-by-nc-4.0"),
+        ("MobileCLIP-B", "datacompdr_lt", "DataCompDR-1B", "apple-amlr"),
+        ("nllb-clip-base-siglip", "v1", "WebLI", "cc-by-nc-4.0"),
+        ("nllb-clip-base", "v1", None, "cc-by-nc-4.0"),
+    ],
+)
+def test_what_open_clips_tags_say(name, tag, data, license):
+    assert provenance.open_clip_provenance(name, tag) == ("image-text", data, license)
+
+
+def test_every_tag_of_open_clip_is_known():
+    open_clip = pytest.importorskip("open_clip")
+    found = {(n, t): provenance.open_clip_provenance(n, t) for n, t in open_clip.list_pretrained()}
+    assert {known.method for known in found.values()} == {"image-text"}, "give each a row in provenance.py"
+    # Their image towers come from models that the releases do not name.
+    assert {n for (n, _), known in found.items() if known.data is None} == {
+        "nllb-clip-base",
+        "nllb-clip-large",
+    }
+    unlicensed = {t for (_, t), known in found.items() if known.license is None}
+    assert unlicensed == {"yfcc15m", "cc12m", "laion400m_e31", "laion400m_e32", "laion2b_e16"}
+    assert provenance.open_clip_provenance("ViT-B-32", "a_new_tag") == (None, None, None)
+
+
 def test_pixels_are_the_image_averaged_to_16x16():
     source = sources.build("baseline/pixels", input_size=64)
     images = torch.rand(2, 3, 64, 64)

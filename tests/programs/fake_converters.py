@@ -2,7 +2,7 @@
 
 TEMPLATES holds converted models to copy; what was asked is written into its file "log". A model's name says what
 happens: bad* fails, missing* finds no weights, crash* dies, hang* sleeps, eat* takes memory, slow* takes a second,
-nan* has NaN weights, head* has a classifier; unknown* does not exist.
+nan* has NaN weights, head* has a classifier; unknown* does not exist. `describe` says what is known of each.
 """
 
 import json
@@ -33,8 +33,9 @@ def main(command: str, arguments: list[str]) -> None:
     if models != ["-"]:
         note(command, *models)
     if command == "list":
-        for i in range(3):
-            say(models[0].replace("*", str(i)))
+        for model in models:
+            for i in range(3 if "*" in model else 1):
+                describe(model.replace("*", str(i)), arguments)
     elif command == "check":
         for model in models:
             unknown = "/unknown" in model
@@ -66,6 +67,21 @@ def note(*words: str) -> None:
 
 def say(spec: str, **rest: Any) -> None:
     print(json.dumps({"spec": spec, **rest}), flush=True)
+
+
+def describe(model: str, flags: list[str]) -> None:
+    """The name says it: nc* may not be used commercially, odd* has no known licence; a1, a2, ...: so many million."""
+    name = model.split("/")[1]
+    if name.startswith("unknown"):
+        say(model, status="failed", message=f"model {model!r} does not exist; near: tiny/a")
+        return
+    number = int(name[-1]) if name[-1].isdigit() else 0
+    licence = "cc-by-nc-4.0" if name.startswith("nc") else None if name.startswith("odd") else "mit"
+    facts: dict[str, Any] = {"license": licence, "method": "supervised", "family": "tiny", "source": "tiny"}
+    facts |= {"input_size": [3, 16, 16], "pretraining_data": None}
+    facts |= {"parameters": number * 10**6} if "--parameters" in flags else {}
+    facts |= {"gflops": number / 10} if "--gflops" in flags else {}
+    say(model, **facts)
 
 
 def convert(model: str, out: str, size: str) -> None:

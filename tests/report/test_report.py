@@ -313,3 +313,36 @@ def test_same_results_same_page(mini):
     first = (mini / "report" / "report.html").read_bytes()
     make(mini)
     assert (mini / "report" / "report.html").read_bytes() == first
+
+
+def test_a_filter_shows_the_models_that_pass(tmp_path):
+    told = {"license": "mit", "gflops": 4.1}
+    for i, more in enumerate((told, told | {"gflops": 9.0}, {"license": None}, {"license": "cc-by-nc-4.0"})):
+        source = report_data.source(i) | more
+        for task in TASKS:
+            finetuned(tmp_path, i, task, 0.4 + i / 10, source=source)
+    everything = make(tmp_path)
+    assert "Accuracy against operations for an image" in everything
+    front = {row["model"]: (row["GFLOPs"], row["front (GFLOPs)"]) for row in rows(tmp_path, "finetune-cost")}
+    # The second has more operations than the first, and more accuracy; of the others the number is not known.
+    assert [front[report_data.spec(i)] for i in range(4)] == [
+        ("4.1", "yes"),
+        ("9.0", "yes"),
+        ("", ""),
+        ("", ""),
+    ]
+    assert all(report_data.spec(i) in everything for i in range(4)) and "Filter:" not in everything
+    shown = {row["model"]: row for row in rows(tmp_path, "finetune-accuracy")}
+    assert shown[report_data.spec(0)]["GFLOPs"] == "4.1" and shown[report_data.spec(0)]["licence"] == "mit"
+    text = make(tmp_path, filter="licence!=non-commercial, gflops<5")
+    assert {row["model"] for row in rows(tmp_path, "finetune-accuracy")} & {
+        report_data.spec(i) for i in range(4)
+    } == {report_data.spec(0)}
+    assert "Filter: 1 of 4 models pass the filter." in text
+    assert f"1 model left out by gflops<5: {report_data.spec(1)}" in text
+    assert (
+        f"1 model left out because its number of operations is not known: {report_data.spec(2)}" in text
+    )  # random weights
+    assert f"1 model left out by licence!=non-commercial: {report_data.spec(3)}" in text
+    with pytest.raises(UsageError, match="config.filter='parameters>1G' leaves no model: 0 of 4 models pass"):
+        make(tmp_path, filter="parameters>1G")

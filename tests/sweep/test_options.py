@@ -73,6 +73,8 @@ def fits(rule, value):
             except ValueError:
                 return False
             return all(fits(each, n) for n in numbers)
+        case options.Conditions():
+            return isinstance(value, str) and not value.strip(",")
         case options.Text():
             return isinstance(value, str) and not any(ord(c) < 32 or ord(c) == 127 for c in value)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -109,7 +110,7 @@ def write(model: str, models_dir: str | os.PathLike, image_size: int) -> Path:
     Raises:
       SpecError: no such model ships.
     """
-    from vtabjax.model import save
+    from vtabjax.model import flops, save
 
     spec = specs.parse(model)
     check(spec)
@@ -118,7 +119,7 @@ def write(model: str, models_dir: str | os.PathLike, image_size: int) -> Path:
     path = files.as_path(models_dir) / f"{specs.file_stem(model)}-{size}"
     if (path / "model.json").exists():
         return path
-    graph, variables = _pixels(size) if spec.source == "baseline" else _embedded(spec.name, size)
+    graph, variables = _parts(spec, size)
     info = {
         "spec": str(spec),
         "source": spec.source,
@@ -126,7 +127,8 @@ def write(model: str, models_dir: str | os.PathLike, image_size: int) -> Path:
         **info,
         "input_size": [3, size, size],
         "num_features": 3 * GRID**2 if spec.source == "baseline" else read(spec.name)["num_features"],
-        "parameters": sum(variables[k].size for k, v in graph.variables.items() if v.kind == "parameter"),
+        "parameters": _parameters(graph),
+        "gflops": flops.gflops(graph),
         "parity": None,  # PyTorch may not be there to compare with
         "versions": {"vtabjax": __version__},
     }
@@ -135,6 +137,27 @@ def write(model: str, models_dir: str | os.PathLike, image_size: int) -> Path:
     with tempfile.TemporaryDirectory(prefix="vtabjax-models-") as staging:
         files.upload_tree(save(Path(staging) / path.name, graph, variables, info), path, last="model.json")
     return path
+
+
+def known(model: str, image_size: int, *, gflops: bool) -> dict[str, Any]:
+    """What is known of a bundled model before it is written: `describe`, parameters and, where asked for, gflops."""
+    spec = specs.parse(model)
+    info = describe(spec)
+    graph, _ = _parts(spec, image_size or info["input_size"][1])
+    found = {"source": spec.source, **info, "parameters": _parameters(graph)}
+    if gflops:
+        from vtabjax.model import flops
+
+        found["gflops"] = flops.gflops(graph)
+    return found
+
+
+def _parts(spec: Spec, size: int) -> tuple[Graph, dict[str, np.ndarray]]:
+    return _pixels(size) if spec.source == "baseline" else _embedded(spec.name, size)
+
+
+def _parameters(graph: Graph) -> int:
+    return sum(math.prod(v.shape) for v in graph.variables.values() if v.kind == "parameter")
 
 
 def _pixels(size: int) -> tuple[Graph, dict[str, np.ndarray]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -50,6 +50,23 @@ def apply(
       ValueError: `inputs` has another size than the graph was made for, or a variable is missing.
       vtabjax.ops.UnknownOperatorError: the graph has an operator that is not in vtabjax.ops.
     """
+    outputs, updates = run(graph, variables, inputs, train=train, rng=rng)
+    return {name: channels_last.plain(value) for name, value in outputs.items()}, updates
+
+
+def run(
+    graph: Graph,
+    variables: Mapping[str, Array],
+    inputs: Array,
+    *,
+    train: bool = False,
+    rng: jax.Array | None = None,
+    observe: Callable[[Node, tuple, Mapping[str, Any], Any], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    """`apply` with values as the operators left them, channels-last ones among them.
+
+    `observe` is called after each node with the node, its arguments, its keyword arguments and its value.
+    """
     channels, height, width = graph.input_size
     if inputs.ndim != 4 or inputs.shape[1:] != (height, width, channels):
         raise ValueError(
@@ -90,9 +107,11 @@ def apply(
             else:
                 function = ops.lookup(node.op, node.module)
                 values[node.name] = channels_last.call(name, function, args, kwargs)
+        if observe is not None:
+            observe(node, args, kwargs, values[node.name])
         if node.name in shared:
             values[node.name] = jax.tree.map(xla_cpu.materialise, values[node.name])
-    return {name: channels_last.plain(resolve(ref)) for name, ref in graph.outputs.items()}, updates
+    return {name: resolve(ref) for name, ref in graph.outputs.items()}, updates
 
 
 def _shared(graph: Graph) -> frozenset[str]:

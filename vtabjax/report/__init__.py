@@ -44,7 +44,9 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
     folder = workdir / "report"
     try:
         _check_folder(folder)
-        data = gather.gather(workdir, files.as_path(own.models_dir or workdir / "models"), others, top1)
+        data = gather.gather(
+            workdir, files.as_path(own.models_dir or workdir / "models"), others, top1, own.filter
+        )
         _check_reference(own.reference, data.boards)
         _write_all(data, own, workdir, folder)
     except OSError as e:

@@ -332,9 +332,11 @@ def _differences(
 
 
 def costs(board: Board) -> dict[str, np.ndarray]:
-    """What each model costs, [M] each, NaN where unknown: "parameters", and "images/s", of which more is cheaper."""
+    """What each model costs, [M] each, NaN where unknown: "parameters", "GFLOPs" of an image, and "images/s", of which
+    more is cheaper."""
     return {
         "parameters": np.array([np.nan if m.parameters is None else m.parameters for m in board.models]),
+        "GFLOPs": np.array([np.nan if m.gflops is None else m.gflops for m in board.models]),
         "images/s": np.array([m.images_per_second or np.nan for m in board.models]),
     }
 

@@ -37,6 +37,8 @@ class Model:
       family: the module that defines its architecture.
       architecture: its name in its library.
       parameters: how many; None where unknown.
+      gflops: thousand millions of floating-point operations for one image; None where unknown.
+      license: of its weights; "" where unknown.
       num_features: width of the features; None where unknown.
       imagenet_top1: percent; None where unknown.
       pretraining_data: what it was trained on; "" where unknown.
@@ -54,6 +56,8 @@ class Model:
     num_features: int | None = None
     imagenet_top1: float | None = None
     pretraining_data: str = ""
+    gflops: float | None = None
+    license: str = ""
     images_per_second: float | None = None
     device: str = ""
     source: str = ""

@@ -51,7 +51,12 @@ def board_charts(a: Analysis) -> dict[str, dict[str, Any]]:
         if len(a.board.models) > 1:
             out["wins"] = _wins(a.board, a.strengths)
     out["top5"] = _top5(a)
-    possible = {"speed": _cost(a, "images/s"), "size": _cost(a, "parameters"), "methods": _methods(a)}
+    possible = {
+        "speed": _cost(a, "images/s"),
+        "size": _cost(a, "parameters"),
+        "operations": _cost(a, "GFLOPs"),
+        "methods": _methods(a),
+    }
     return out | {name: chart for name, chart in possible.items() if chart is not None}
 
 
@@ -208,7 +213,12 @@ def _cost(a: Analysis, unit: str) -> dict[str, Any] | None:
     ticks = {"dtick": "D2"} if cost[shown].max() > 10 * cost[shown].min() else {}
     layout = _layout(
         380,
-        xaxis={"type": "log", "tickformat": "~s", "title": {"text": unit}, **ticks},
+        xaxis={
+            "type": "log",
+            "tickformat": "~g" if unit == "GFLOPs" else "~s",
+            "title": {"text": unit},
+            **ticks,
+        },
         yaxis={"title": {"text": "mean accuracy, %"}},
         showlegend=True,
         legend={"orientation": "h", "y": 1.12},

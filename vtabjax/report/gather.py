@@ -18,8 +18,10 @@ import numpy as np
 
 from vtabjax import results, specs
 from vtabjax.data import copies
+from vtabjax.report import filtered
 from vtabjax.report.boards import PROTOCOLS, Board, Model, ReportData, family, order_tasks, value_text
 from vtabjax.report.published import Published, beside, published_boards
+from vtabjax.specs import filters
 from vtabjax.sweep import artefacts
 
 # Settings that belong to a task, not to how it is measured.
@@ -48,6 +50,7 @@ def gather(
     models_dir: Path,
     published: Iterable[Published] = (),
     imagenet: Mapping[str, float] | None = None,
+    conditions: Sequence[filters.Condition] = (),
 ) -> ReportData:
     """Reads a workdir.
 
@@ -56,13 +59,19 @@ def gather(
       models_dir: where converted models lie, for results of versions that did not say what their model is.
       published: others' results.
       imagenet: spec, or name without its source -> top-1 in percent.
+      conditions: those on the models of the workdir that are shown.
+
+    Raises:
+      UsageError: no model fulfils the conditions.
     """
     notices: list[str] = []
-    records = _records(workdir, notices)
+    records: Sequence[_Record] = _records(workdir, notices)
     _label(records, notices)
     _variants(records, notices)
     _copies(records, notices)
     models = _models(records, models_dir, imagenet or {})
+    shown = filtered.passing({r.label: r.data for r in records}, models, conditions, notices)
+    records = [record for record in records if record.label in shown]
     boards = _boards(records, models, notices)
     others = [board for given in published for board in published_boards(given)]
     own = [b for b in boards if b.accuracy]
@@ -215,6 +224,8 @@ def _models(records: Sequence[_Record], models_dir: Path, imagenet: Mapping[str,
             num_features=info.get("num_features"),
             imagenet_top1=top1,
             pretraining_data=info.get("pretraining_data") or "",
+            gflops=info.get("gflops"),
+            license=info.get("license") or "",
             images_per_second=speeds[label].get(device) if device else None,
             device=device,
         )

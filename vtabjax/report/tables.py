@@ -55,6 +55,8 @@ class _BoardRow(AccuracyRow):
     method: str = ""
     family: str = ""
     parameters: int | None = None
+    gflops: float | None = None
+    license: str = ""
 
 
 def _board_row(a: Analysis, i: int) -> _BoardRow:
@@ -65,6 +67,8 @@ def _board_row(a: Analysis, i: int) -> _BoardRow:
         method=model.method,
         family=model.family,
         parameters=model.parameters,
+        gflops=model.gflops,
+        license=model.license,
     )
 
 
@@ -75,6 +79,8 @@ def _accuracy(a: Analysis) -> Table:
         Column("method", "text", lambda row: row.method),
         Column("family", "text", lambda row: row.family),
         Column("parameters", "whole", lambda row: row.parameters),
+        Column("GFLOPs", "number", lambda row: row.gflops),
+        Column("licence", "text", lambda row: row.license),
     ]
     remarks = ["accuracy in percent (fractions in the CSV)"]
     n_lacking = int((~a.complete).sum())
@@ -272,6 +278,8 @@ def _cost(a: Analysis) -> Table:
         _array_column("mean", "percent", a.mean),
         _array_column("parameters", "whole", parameters),
         Column("front (size)", "text", lambda i: "yes" if on_front["parameters"][i] else ""),
+        _array_column("GFLOPs", "number", cost["GFLOPs"]),
+        Column("front (GFLOPs)", "text", lambda i: "yes" if on_front["GFLOPs"][i] else ""),
         _array_column("images/s", "whole", speed),
         Column("front (speed)", "text", lambda i: "yes" if on_front["images/s"][i] else ""),
     ]

@@ -54,8 +54,20 @@ SOURCE = (
     "license",
     "imagenet_top1",
     "parameters",
+    "gflops",
     "num_features",
     "num_classes",
+)
+# Those of them that `collect` has as columns.
+COLUMNS = (
+    "parameters",
+    "gflops",
+    "license",
+    "method",
+    "pretraining_data",
+    "family",
+    "architecture",
+    "num_features",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "tensorflow-datasets")
 
@@ -342,7 +354,9 @@ def collect(workdir: str | Path) -> pd.DataFrame:
 
     Columns: protocol, model, task, config_hash, n_examples; each metric by its name (NaN where it does not
       apply), "interval" as [low, high]; settings, chosen hyperparameters and seconds as ``settings.k``, ``chosen.c``,
-      ``seconds.features``; weight_hash, finished and path. ``unpack(read(path)["correct"])`` gives the
+      ``seconds.features``; what is known of the model as `COLUMNS` names it: parameters, gflops (of one image),
+      license, method, pretraining_data, family, architecture and num_features, None where it is not known;
+      weight_hash, finished and path. ``unpack(read(path)["correct"])`` gives the
       per-example correctness, ``unpack_confusion(read(path)["confusion"])`` how many of class i were taken for class j.
 
     Raises:
@@ -360,6 +374,7 @@ def collect(workdir: str | Path) -> pd.DataFrame:
                 for group in ("settings", "chosen", "seconds")
                 for name, value in (record.get(group) or {}).items()
             }
+            | {name: (record.get("source") or {}).get(name) for name in COLUMNS}
             | {"weight_hash": record.get("weight_hash"), "finished": record["finished"], "path": str(path)}
         )
     return pd.DataFrame(rows, columns=None if rows else ["protocol", "model", "task", "config_hash"])

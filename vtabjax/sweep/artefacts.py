@@ -99,6 +99,16 @@ def notes(info: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def gflops(path: Path, info: Mapping[str, Any]) -> float:
+    """Thousand millions of floating-point operations for one image, by model.json or, in older ones, by the graph."""
+    if info.get("gflops") is not None:
+        return info["gflops"]
+    from vtabjax.graph import Graph
+    from vtabjax.model import flops
+
+    return flops.gflops(Graph.from_json(integrity.read(path).graph.decode("utf-8")))
+
+
 def unavailable_models(models: Sequence[str]) -> dict[str, str]:
     """Models that cannot be had, each with a line that says why; loads no weights.
 
@@ -124,10 +134,8 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     patterns = [m for m in models if specs.is_pattern(m) and m not in ours]
     if not patterns:
         return _replaced(models, ours)
-    installed = json.dumps(
-        [*map(_version, ("torchvision", "timm")), _sources(installation.CONVERTERS / "sources")]
-    )
-    known = _remembered(files.as_path(cache), installed)
+    installed = installed_sources()
+    known = remembered(files.as_path(cache), installed)
     for pattern in patterns:
         if pattern not in known:
             found = [line["spec"] for line in ask(["list", pattern]) if _fine(line)]
@@ -141,17 +149,27 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     return _replaced(models, {**known, **ours})
 
 
+def installed_sources() -> str:
+    """What decides which models there are and what is known of them: the libraries' versions, the converters' code."""
+    return json.dumps(
+        [*map(_version, ("torchvision", "timm")), _sources(installation.CONVERTERS / "sources")]
+    )
+
+
 def _replaced(models: Iterable[str], known: Mapping[str, list[str]]) -> list[str]:
     return list(dict.fromkeys(m for model in models for m in known.get(model, [model])))
 
 
-def _remembered(cache: Path, installed: str) -> dict[str, list[str]]:
-    """What patterns stood for when the same models were installed; nothing where that is not known for sure."""
+def remembered(cache: Path, installed: str, what: str = "patterns") -> dict[str, Any]:
+    """What `cache` says that patterns stood for (or `what` else it holds), if the same models were installed then.
+
+    Nothing where that is not known for sure.
+    """
     try:
         if not cache.exists():
             return {}
         content = files.unseal(cache.read_text(encoding="utf-8"))
-        return content["patterns"] if content["installed"] == installed else {}
+        return content[what] if content["installed"] == installed else {}
     except Exception as e:  # asked again, whatever it is: an object store has errors of its own
         _log.warning("%s is written again: %s", cache, e)
         return {}

@@ -17,7 +17,8 @@ from vtabjax import options, results, specs, tasks
 from vtabjax.options import RunOptions, SlurmOptions, UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
-from vtabjax.sweep import adapters, artefacts, converters_client, folders
+from vtabjax.specs import filters
+from vtabjax.sweep import adapters, artefacts, converters_client, filtering, folders
 
 
 class SweepPlan(NamedTuple):
@@ -92,7 +93,9 @@ def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
     if not run.dry_run:
         _check_workdir(workdir)
     try:
-        models = processes.broadcast_from_first(lambda: _expand(models, workdir, run.dry_run))
+        models = processes.broadcast_from_first(lambda: _expand(models, workdir, run))
+    except filtering.NothingLeftError as e:
+        raise UsageError(f"config.filter={filters.as_text(run.filter)!r} leaves no model: {e}") from e
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     return [Cell(run.protocol, model, task, by_task[task]) for model in models for task in names]
@@ -159,10 +162,11 @@ def _models(text: str) -> list[str]:
         raise UsageError(f"config.models: {e}") from e
 
 
-def _expand(models: Sequence[str], workdir: Path, dry_run: bool) -> list[str]:
-    """The models that specs and patterns stand for, each once."""
-    with _patterns(workdir, dry_run) as cache:
-        expanded = artefacts.expand(models, cache)
+def _expand(models: Sequence[str], workdir: Path, run: RunOptions) -> list[str]:
+    """The models that specs and patterns stand for and that pass the filter, each once."""
+    with _remembered(workdir, run.dry_run) as cache:
+        expanded = artefacts.expand(models, cache / "patterns.json")
+        expanded = filtering.choose(expanded, run.filter, run.image_size, cache / "models.json", _say)
     by_file_name: dict[str, str] = {}
     for model in expanded:
         try:
@@ -171,22 +175,27 @@ def _expand(models: Sequence[str], workdir: Path, dry_run: bool) -> list[str]:
             name = model  # its weight file is gone; its results may be there
         first = by_file_name.setdefault(name, model)
         if first != model:
-            print(f"{model} has the same weights as {first} and is left out", file=sys.stderr, flush=True)
+            _say(f"{model} has the same weights as {first} and is left out")
     return list(by_file_name.values())
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
-def _patterns(workdir: Path, dry_run: bool) -> Iterator[Path]:
-    """The file that remembers what patterns stand for; a dry run writes into a copy."""
-    file = workdir / "cache" / "patterns.json"
+def _remembered(workdir: Path, dry_run: bool) -> Iterator[Path]:
+    """The folder of what is remembered of patterns and models; a dry run writes into a copy of it."""
+    there = workdir / "cache"
     if not dry_run:
-        yield file
+        yield there
         return
     with tempfile.TemporaryDirectory(prefix="vtabjax-") as folder:
-        copy = Path(folder) / "patterns.json"
-        if file.exists():
-            copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-        yield copy
+        for name in ("patterns.json", "models.json"):
+            if (there / name).exists():
+                text = (there / name).read_text(encoding="utf-8")
+                (Path(folder) / name).write_text(text, encoding="utf-8")
+        yield Path(folder)
 
 
 def _tasks(text: str, data_dir: str) -> list[str]:

@@ -261,7 +261,10 @@ def _save(
 ) -> None:
     from vtabjax.runtime import devices
 
-    info = given.loaded.info
+    loaded = given.loaded
+    info = loaded.info
+    source = {name: info.get(name) for name in results.SOURCE}
+    source["gflops"] = loaded.memo("gflops", lambda: artefacts.gflops(loaded.path, info))
     results.save(
         cell,
         sweep.workdir,
@@ -275,7 +278,7 @@ def _save(
             "weight_hash": info["weight_hash"],
             "graph_hash": info["graph_hash"],
             "input": {name: info[name] for name in ("input_size", "mean", "std")},
-            "source": {name: info.get(name) for name in results.SOURCE},
+            "source": source,
             "data": dict(given.fingerprints),
             "copies": given.copies(),
             "passes": dict(given.passes),
