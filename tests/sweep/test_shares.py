@@ -136,5 +136,5 @@ def test_shares_of_array_jobs(environment, expected):
     ],
 )
 def test_arrays_that_are_no_shares(environment, why):
-    with pytest.raises(UsageError, match=f"is set, but not which share .*{why}.*--cells=i/n"):
+    with pytest.raises(UsageError, match=f"is set, but does not say which share .*{why}.*--cells=i/n"):
         shares.which_share("", environment)

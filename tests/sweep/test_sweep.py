@@ -254,7 +254,7 @@ def test_other_settings_are_told(config, fake_converters, tmp_path, capsys):
     assert runner.run(config, tmp_path) == 0
     config.k, config.models = 3, "tiny/a,tiny/b"
     assert runner.run(config, tmp_path) == 0
-    assert "1 of those to do have results with other settings here" in capsys.readouterr().err
+    assert "1 of the cells to do have results with other settings here" in capsys.readouterr().err
 
 
 def test_folder_of_pictures(config, fake_converters, tmp_path, monkeypatch):
