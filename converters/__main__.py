@@ -158,6 +158,9 @@ def _expand(patterns: list[str], say: Callable) -> tuple[list[str], int]:
 def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
     from . import sources
 
+    given = artefacts.given(spec, args.input_size or 0)
+    if given is not None:
+        return "present", given
     size = args.input_size or sources.describe(spec)["input_size"][1]
     path = Path(args.out) / f"{specs.file_stem(spec, Path(args.out) / weight_files.STORE)}-{size}"
     if (path / "model.json").exists():
