@@ -147,8 +147,9 @@ def unavailable_models(models: Sequence[str]) -> dict[str, str]:
 def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     """Models with glob patterns replaced by what they match, in order, each once.
 
-    What a pattern stands for depends on nothing but the installed torchvision and timm and the converters' sources,
-    so it is remembered in the file `cache` and looking at a finished sweep starts no converter.
+    What a pattern stands for depends on nothing but the installed torchvision and timm, the converters' sources and
+    those that packages add, so it is remembered in the file `cache`, and looking at a finished sweep starts no
+    converter.
 
     Raises:
       specs.SpecError: a pattern matches nothing, or no such model is bundled.
@@ -160,7 +161,11 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     if not patterns:
         return _replaced(models, ours)
     installed = json.dumps(
-        [*map(_version, ("torchvision", "timm")), _sources(installation.CONVERTERS / "sources")]
+        [
+            *map(_version, ("torchvision", "timm")),
+            _sources(installation.CONVERTERS / "sources"),
+            *_added_sources(),
+        ]
     )
     known = _remembered(files.as_path(cache), installed)
     for pattern in patterns:
@@ -203,6 +208,16 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _added_sources() -> list[str]:
+    """The sources that packages add, with their versions."""
+    import importlib.metadata
+
+    points = importlib.metadata.entry_points(group="vtabjax.sources")
+    return sorted(
+        {f"{p.name}={p.value} {p.dist and p.dist.name} {p.dist and p.dist.version}" for p in points}
+    )
 
 
 def _sources(folder: Path) -> str:
