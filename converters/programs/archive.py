@@ -112,7 +112,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
             f"{path} would unpack to {declared / 1e6:,.0f} MB, as no program does; it was not opened"
         )
     members = {info.filename.partition("/")[2]: info for info in infos}
-    _refuse_other_archives(path, set(members))
+    _refuse_other_archives(path, [info.filename for info in infos])
     if len(members) < len(infos):
         raise _unsafe(path, "two of its files have the same name")
     for name in members:
@@ -138,13 +138,13 @@ def _refuse_other_files(path: Path, start: bytes) -> None:
         )
 
 
-def _refuse_other_archives(path: Path, names: set[str]) -> None:
+def _refuse_other_archives(path: Path, names: list[str]) -> None:
     if any(name.endswith("constants.pkl") for name in names):
         raise ProgramError(
             f"{path} is a TorchScript program, which runs as code of its own; export the module itself with "
             "torch.export.export and save it with torch.export.save, or save its state_dict() and name the architecture"
         )
-    if any("serialized_exported_program.json" in name for name in names) or "version" in names:
+    if any(name.endswith("serialized_exported_program.json") for name in names):
         raise ProgramError(
             f"{path} was saved by an older release of PyTorch; export the module again with PyTorch 2.9 or newer"
         )

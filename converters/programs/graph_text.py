@@ -143,9 +143,10 @@ def _check_containers(text: Any) -> None:
     waiting = [tree]
     while waiting:
         node = waiting.pop()
-        context = json.loads(node["context"]) if node["context"] is not None else None
+        known = node["type"] in _CONTAINERS
+        context = json.loads(node["context"]) if known and node["context"] is not None else None
         plain = context is None or (isinstance(context, list) and all(isinstance(k, str) for k in context))
-        if node["type"] not in _CONTAINERS or not plain:
+        if not known or not plain:
             raise UnsafeError(f"inputs or outputs of type {str(node['type'])[:80]!r}")
         waiting += node["children_spec"]
     if protocol != 1:

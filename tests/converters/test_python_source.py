@@ -10,6 +10,7 @@ from torch import nn
 
 import converters
 from converters import sources, verify
+from converters.sources import python
 from vtabjax import model
 from vtabjax.specs import SpecError
 from vtabjax.sweep import artefacts, converters_client
@@ -124,7 +125,7 @@ def mine(tmp_path, monkeypatch):
     yield tmp_path
     for name in ("own_models", "needs_more", "broken_module"):
         sys.modules.pop(name, None)
-    sources.python._described.cache_clear()
+    python._described.cache_clear()
 
 
 def build(name, size=None):
