@@ -165,7 +165,7 @@ def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
     path = Path(args.out) / f"{specs.file_stem(spec, Path(args.out) / weight_files.STORE)}-{size}"
     if (path / "model.json").exists():
         return "present", path
-    from .convert import convert
+    from .conversion import convert
 
     return "converted", convert(spec, args.out, input_size=args.input_size, verify=not args.no_verify)
 

@@ -11,7 +11,7 @@ import converters
 from converters import sources
 from converters.sources import plugins
 from vtabjax.specs import SpecError
-from vtabjax.sweep import artefacts, converters_client
+from vtabjax.sweep import artefacts
 
 _LAB = """
 import fnmatch
@@ -152,14 +152,3 @@ def test_patterns_are_looked_up_again_when_a_package_changes(site, tmp_path, mon
     install(site, "more-models", "3.1", more="lab_models")
     artefacts.expand(["lab/*"], cache)
     assert len(asked) == 2
-
-
-def test_sources_are_not_imported_for_one_another(site):
-    """Importing the converters loads neither the hub's libraries nor the packages that add sources."""
-    heavy = "{'transformers', 'open_clip', 'datasets', 'lab_models', 'converters.sources.timm'}"
-    code = f"import sys, converters; print(*sorted({heavy} & set(sys.modules)))"
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=conftest.ROOT, text=True, capture_output=True, timeout=300
-    )
-    assert process.stdout.split() == [], process.stderr
-    assert converters_client.COMMAND  # as sweeps start them
