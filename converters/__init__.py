@@ -1,22 +1,48 @@
-"""PyTorch checkpoints -> vtabjax artefacts. The only package here that imports torch."""
+"""PyTorch checkpoints -> vtabjax artefacts. The only package here that imports torch, and not before it is used."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import importlib.abc
+import sys
+from typing import TYPE_CHECKING, Any
 
 from vtabjax import installation
 
-__all__ = ["ExportError", "ParityError", "convert", "from_torch", "list_models"]
-
-if not installation.absent("convert"):
-    from . import _compat  # noqa: F401  (before anything imports torchvision)
-    from .convert import convert
+if TYPE_CHECKING:
+    from .conversion import convert
     from .export import ExportError, from_torch
     from .sources import list_models
     from .verify import ParityError
 
+__all__ = ["ExportError", "ParityError", "convert", "from_torch", "list_models"]
+
+_HOMES = {
+    "ExportError": "export",
+    "ParityError": "verify",
+    "convert": "conversion",
+    "from_torch": "export",
+    "list_models": "sources",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # without PyTorch the package is there, so that its command can say what is missing
-        installation.require("convert", f"converters.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    installation.require("convert", f"converters.{name}")
+    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+class _BeforeTorchvision(importlib.abc.MetaPathFinder):
+    """Finds nothing; whoever imports torchvision from now on gets it mended (`_compat`)."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            importlib.import_module(f"{__name__}._compat")
+
+
+if "torchvision" not in sys.modules:
+    sys.meta_path.insert(0, _BeforeTorchvision())

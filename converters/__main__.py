@@ -176,11 +176,14 @@ def _expand(patterns: list[str], say: Callable) -> tuple[list[str], int]:
 def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
     from . import sources
 
+    given = artefacts.given(spec, args.input_size or 0)
+    if given is not None:
+        return "present", given
     size = args.input_size or sources.describe(spec)["input_size"][1]
     path = Path(args.out) / f"{specs.file_stem(spec, Path(args.out) / weight_files.STORE)}-{size}"
     if (path / "model.json").exists():
         return "present", path
-    from .convert import convert
+    from .conversion import convert
 
     return "converted", convert(spec, args.out, input_size=args.input_size, verify=not args.no_verify)
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 LAST_LINEAR = "last linear"  # features are the input of the classifier's linear layer, found in the graph
+OUTPUT = "output"  # features are what the module returns
+_CHOSEN = "_vtabjax_features_from"  # an attribute of modules of whose kind nothing is known
 
 
 class Outputs(nn.Module):
@@ -26,7 +28,20 @@ class Outputs(nn.Module):
         return self._outputs(self.module, x)
 
 
+def choose_features(module: nn.Module, features_from: str) -> None:
+    """Settles for `module` where its features come from, `OUTPUT` or `LAST_LINEAR`, whatever its kind."""
+    setattr(module, _CHOSEN, features_from)
+
+
+def is_known_kind(module: nn.Module) -> bool:
+    """Whether the module's library says what its features are."""
+    return _outputs_of(module)[0] is not _plain
+
+
 def _outputs_of(module: nn.Module) -> tuple[Callable, str]:
+    chosen = getattr(module, _CHOSEN, None)
+    if chosen is not None:
+        return (_logits_only, LAST_LINEAR) if chosen == LAST_LINEAR else (_plain, "")
     if hasattr(module, "forward_features") and hasattr(module, "forward_head"):
         return (_timm if hasattr(module, "reset_classifier") else _timm_encoder), ""
     if type(module).__module__.startswith("torchvision.models"):

@@ -43,7 +43,8 @@ def reference(module: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
         with torch.no_grad():
             outputs = wrapper(images)
             if "logits" in outputs:
-                outputs["logits"] = module(images)
+                whole = module(images)
+                outputs["logits"] = whole["logits"] if isinstance(whole, dict) else whole
             if captured:
                 outputs["features"] = captured[-1]
     finally:

@@ -29,6 +29,7 @@ def loaded(code):
         "import vtabjax.sweep.runner, vtabjax.sweep.tables, vtabjax.sweep.adapters, vtabjax.sweep.artefacts, main",
         "import vtabjax.tasks, vtabjax.data; vtabjax.data.load('digits', 'val200', image_size=16)",
         "from configs import knn, linear, transferability; knn.get_config('vtab')",
+        "import converters",
     ],
 )
 def test_neither_torch_nor_tensorflow(code):
@@ -37,6 +38,11 @@ def test_neither_torch_nor_tensorflow(code):
 
 def test_the_test_can_fail():
     assert "torch" in loaded("import torch")
+
+
+def test_torchvision_is_mended_by_whoever_imports_it_after_the_converters():
+    code = "import converters, torchvision; assert 'converters._compat' in sys.modules"
+    assert "torchvision" in loaded(code)
 
 
 def test_a_saved_model_runs_without_torch(tmp_path):
@@ -142,7 +148,7 @@ def test_every_module_has_a_place():
             ["vtabjax.sweep.adapters"],
         ),
         ("vtabjax.sweep.runner", "import numpy, vtabjax.report", ["vtabjax.report"]),
-        ("vtabjax.report.page", "from converters import convert", ["converters.convert"]),
+        ("vtabjax.report.page", "from converters import conversion", ["converters.conversion"]),
         ("configs.knn", "from vtabjax import sweep, tasks", ["vtabjax.sweep"]),
         ("converters.export", "from vtabjax.sweep import runner", ["vtabjax.sweep.runner"]),
         (

@@ -222,7 +222,7 @@ def _check_archive(path: Path) -> bool:
         raise CheckpointError(f"{path} is a TorchScript program; save its state_dict() with torch.save")
     if any(n.endswith(("serialized_exported_program.json", "/archive_format")) for n in names):
         raise CheckpointError(
-            f"{path} is a program of torch.export; save the module's state_dict() with torch.save"
+            f"{path} is a program of torch.export; write file/{path}, or save the module's state_dict() with torch.save"
         )
     if names and all(n.endswith(".npy") for n in names):
         return True

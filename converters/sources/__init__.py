@@ -1,14 +1,14 @@
 """Where torch modules come from: a model spec becomes a module and what is known about it.
 
 Each module named in SOURCES has the same functions: `names`, `check`, `describe`, `parameters`, `build`, and
-perhaps `skeleton`.
+perhaps `skeleton`. Packages may add others (`plugins`).
 """
 
 from __future__ import annotations
 
 import fnmatch
 import importlib
-import types
+import logging
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -16,7 +16,14 @@ from torch import nn
 from vtabjax import installation, specs
 from vtabjax.specs import Spec, SpecError
 
-SOURCES = ("timm", "torchvision", "openselfsup", "embedded", "baseline")
+from . import plugins
+
+_log = logging.getLogger(__name__)
+SOURCES = ("timm", "torchvision", "openselfsup", "python", "file", "embedded", "baseline")
+_KEYS = (
+    "architecture", "family", "weights", "interpolation", "crop_pct", "crop_mode", "num_classes", "license", "method",
+    "pretraining_data",
+)  # fmt: skip
 LIST_COMMAND = f"{installation.converters_command()} list"
 
 
@@ -49,9 +56,8 @@ def build(spec: str | Spec, input_size: int | None = None) -> Source:
     spec = check(spec)
     if input_size is not None and input_size < 1:
         raise SpecError(f"model {spec}: the input size {input_size} is not a positive number of pixels")
-    source = _module(spec.source).build(spec, input_size)
-    module = source.module.eval().float()
-    return Source(module, {**_named(spec), **source.info})
+    module, info = _module(spec.source).build(spec, input_size)
+    return Source(module.eval().float(), {**_named(spec), **_complete(spec, info)})
 
 
 def check(spec: str | Spec) -> Spec:
@@ -80,7 +86,11 @@ def describe(spec: str | Spec, *, listed: bool = False) -> dict[str, Any]:
       SpecError: the spec names nothing there is.
     """
     spec = specs.parse(str(spec)) if listed else check(spec)
-    return {**_named(spec), **_module(spec.source).describe(spec)}
+    return {**_named(spec), **_complete(spec, _module(spec.source).describe(spec))}
+
+
+def _complete(spec: Spec, info: dict[str, Any]) -> dict[str, Any]:
+    return info if spec.source in SOURCES else plugins.complete(info, _KEYS, spec.source)
 
 
 def _named(spec: Spec) -> dict[str, Any]:
@@ -134,25 +144,40 @@ def list_models(pattern: str) -> list[str]:
     if spec.file is not None:
         raise SpecError(f"model {pattern!r}: a weight file belongs to one architecture; write its name")
     _known(spec)
-    found = [
-        f"{source}/{name}{spec.suffix}"
-        for source in fnmatch.filter(SOURCES, spec.source)
-        for name in _module(source).names(spec)
-    ]
+    found = []
+    for source in fnmatch.filter(available(), spec.source):
+        try:
+            found += [f"{source}/{name}{spec.suffix}" for name in _module(source).names(spec)]
+        except SpecError as e:
+            if source in SOURCES or source == spec.source:
+                raise
+            _log.warning("%s", e)  # a package that does not work takes no other source with it
     if not found:
         everything = f"{LIST_COMMAND} '{spec.source}/*'"
         raise SpecError(f"model pattern {pattern!r} matches nothing; {everything} lists what there is")
     return sorted(found)
 
 
+def available() -> tuple[str, ...]:
+    """The names of all sources: the project's own and those that installed packages add."""
+    return (*SOURCES, *plugins.found(SOURCES)[0])
+
+
 def _known(spec: Spec) -> None:
-    if not fnmatch.filter(SOURCES, spec.source):
-        near = " or ".join(specs.nearest(spec.source, SOURCES) or SOURCES)
-        raise SpecError(f"model {str(spec)!r}: there is no source {spec.source!r}; did you mean {near}?")
+    names = available()
+    if fnmatch.filter(names, spec.source):
+        return
+    near = " or ".join(specs.nearest(spec.source, names) or names)
+    problems = "".join(f"; {problem}" for problem in plugins.found(SOURCES)[1])
+    raise SpecError(
+        f"model {str(spec)!r}: there is no source {spec.source!r}; did you mean {near}?{problems}"
+    )
 
 
-def _module(source: str) -> types.ModuleType:
-    return importlib.import_module(f"{__name__}.{source}")
+def _module(source: str) -> Any:
+    if source in SOURCES:
+        return importlib.import_module(f"{__name__}.{source}")
+    return plugins.load(plugins.found(SOURCES)[0][source])
 
 
 def did_you_mean(spec: Spec, what: str, name: str, names: list[str]) -> SpecError:

