@@ -128,6 +128,7 @@ def write(model: SavedModel, accuracy: float, config: Any, folder: Path) -> None
             "license": "apache-2.0",
             "method": "supervised",
             "pretraining_data": "rendered sprites: shape x size x place x quarter of a turn",
+            "feature_choices": model.info["feature_choices"],
         },
         "source_accuracy": round(accuracy, 4),
         "config": config.to_dict(),
