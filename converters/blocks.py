@@ -62,6 +62,7 @@ class Structure(NamedTuple):
         """As model.json has it under "feature_choices"."""
         return {
             "native": self.native,
+            "positions": "tokens" if self.blocks and self.blocks[-1].layout == "tokens" else "maps",
             "pools": list(self.pools),
             "blocks": len(self.blocks),
             "layer_pool": self.layer_pool,
@@ -175,14 +176,14 @@ def find(
 
 
 @contextlib.contextmanager
-def _recording(module: nn.Module) -> Iterator[tuple[list[_Call], set[str]]]:
-    """Collects the calls of everything that may be a block or a norm, and the paths of all that ran."""
+def _recording(module: nn.Module) -> Iterator[tuple[list[_Call], dict[str, None]]]:
+    """Collects the calls of everything that may be a block or a norm, and the paths of all that ran, in order."""
     calls: list[_Call] = []
-    ran: set[str] = set()
+    ran: dict[str, None] = {}
     inputs: dict[str, list[torch.Tensor]] = collections.defaultdict(list)
     with contextlib.ExitStack() as stack:
         for path, sub in module.named_modules():
-            stack.callback(sub.register_forward_hook(lambda *_, path=path: ran.add(path)).remove)
+            stack.callback(sub.register_forward_hook(lambda *_, path=path: ran.setdefault(path)).remove)
             if not (_may_be_block(path, sub) or _is_norm(sub)):
                 continue
 
@@ -326,15 +327,20 @@ def _chain(calls: list[_Call]) -> list[_Call]:
     return min(candidates, key=lambda c: c[:3])[3] if candidates else []
 
 
-def _is_most(module: nn.Module, chain: list[_Call], ran: set[str]) -> bool:
-    """Whether the blocks hold most of the parameters that images pass through, linear heads left out."""
-    inside = {c.path: sum(p.numel() for p in c.module.parameters()) for c in chain}
+def _is_most(module: nn.Module, chain: list[_Call], ran: Mapping[str, None]) -> bool:
+    """Whether the blocks hold most of the parameters that images pass through.
+
+    The first layer, which may be wide in a small network, embeddings and linear heads are left out.
+    """
+    inside = {call.path: sum(p.numel() for p in call.module.parameters()) for call in chain}
+    layers = [path for path in ran if any(True for _ in module.get_submodule(path).parameters(recurse=False))]
+    layers = [path for path in layers if not any(True for _ in module.get_submodule(path).children())]
     beside = sum(
         p.numel()
-        for path, sub in module.named_modules()
-        if path in ran and not isinstance(sub, nn.Linear)
+        for path in layers[1:]
         if not any(path == block or path.startswith(f"{block}.") for block in inside)
-        for p in sub.parameters(recurse=False)
+        and not isinstance(module.get_submodule(path), (nn.Linear, nn.Embedding))
+        for p in module.get_submodule(path).parameters()
     )
     return bool(chain) and sum(inside.values()) >= beside
 

@@ -2,8 +2,9 @@
 
 A graph's own features are its output "features"; its other choices are called "features:pool=avg" or
 "features:layer=9+pool=token". What a model has to choose from is in its model.json under "feature_choices": "native"
-(what its own features are equal to: "token", "avg", "both", or null), "pools", "blocks" (how many), "layer_pool" (the
-pool after a block unless another is named), "prefix_tokens", "norm" (the final one's name), "widths" (of the blocks).
+(what its own features are equal to: "token", "avg", "both", or null), "positions" ("tokens" or "maps"), "pools",
+"blocks" (how many), "layer_pool" (the pool after a block unless another is named), "prefix_tokens", "norm" (the final
+one's name) and "widths" (of the blocks).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from vtabjax.specs import Spec, SpecError
 NATIVE = "features"
 NONE: dict[str, Any] = {
     "native": None,
+    "positions": "maps",
     "pools": [],
     "blocks": 0,
     "layer_pool": "avg",
@@ -26,7 +28,7 @@ NONE: dict[str, Any] = {
 }
 _WORDS = {
     "token": "class token",
-    "avg": "mean over positions",
+    "avg": "mean over patch tokens",
     "both": "class token and mean over patch tokens",
 }
 
@@ -80,7 +82,9 @@ def available(choices: Mapping[str, Any]) -> str:
     pools = ", ".join(f"#pool={pool}" for pool in choices["pools"])
     if not choices["blocks"]:
         return "only its own features are known (no single chain of blocks was found in it)"
-    what = "tokens" if "token" in choices["pools"] else "no class token"
+    what = "feature maps"
+    if choices["positions"] == "tokens":
+        what = "tokens" if "token" in choices["pools"] else "tokens, but no class token"
     return (
         f"it has {what}: its own features"
         + (f", {pools}" if pools else "")
@@ -91,7 +95,8 @@ def available(choices: Mapping[str, Any]) -> str:
 def words(name: str, info: Mapping[str, Any]) -> str | None:
     """How the features of an output were made, in words; None where that is not known.
 
-    >>> words("features:layer=9+pool=token", {"feature_choices": {**NONE, "pools": ["token"], "blocks": 12}})
+    >>> tokens = {**NONE, "positions": "tokens", "pools": ["token"], "blocks": 12}
+    >>> words("features:layer=9+pool=token", {"feature_choices": tokens})
     'class token after block 9 of 12, no final norm'
     """
     choices = info.get("feature_choices")
@@ -102,12 +107,10 @@ def words(name: str, info: Mapping[str, Any]) -> str | None:
         pool = choices["native"]
     blocks, layer = choices["blocks"], layer or choices["blocks"]
     if pool is None:
-        return f"as its library pools, from {blocks} blocks"
+        return f"{choices['positions']} after block {blocks} of {blocks}, pooled in its library's own way"
     fits = choices["norm"] and choices["widths"][layer - 1] == choices["widths"][-1]
     norm = "final norm" if fits else "no final norm"
-    pooled = _WORDS[pool]
-    if pool == "avg" and choices["prefix_tokens"]:
-        pooled = "mean over patch tokens"
+    pooled = "mean over positions" if choices["positions"] == "maps" else _WORDS[pool]
     return f"{pooled} after block {layer} of {blocks}, {norm}"
 
 
@@ -130,3 +133,16 @@ def alternatives(info: Mapping[str, Any]) -> list[str]:
     """The outputs that differ in how the last block is pooled: the model's own features first, none of them twice."""
     choices = info.get("feature_choices") or NONE
     return [NATIVE, *(f"{NATIVE}:pool={pool}" for pool in choices["pools"] if pool != choices["native"])]
+
+
+def remarks(found: Mapping[str, str | None]) -> list[str]:
+    """Lines below a table that say how features were made, where a reader could not know.
+
+    Args:
+      found: model -> words; what is nothing but the mean of the last feature maps is left out.
+    """
+    models: dict[str, list[str]] = {}
+    for model, text in found.items():
+        if text and ("token" in text or "#" in model):
+            models.setdefault(text, []).append(model)
+    return [f"features: {text} ({specs.listed(names)})" for text, names in models.items()]

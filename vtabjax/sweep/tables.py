@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import tasks
+from vtabjax import specs, tasks
 from vtabjax.data import copies
 from vtabjax.runtime import files
+from vtabjax.specs import pooling
 from vtabjax.tables import (
     AccuracyRow,
     Column,
@@ -134,7 +135,7 @@ def accuracy_table(records: Records) -> Table:
     columns = accuracy_columns(names, groups, mean_of_groups=bool(groups), kind="percent.2")
     for name in further:
         columns.append(Column(f"mean ({name.removeprefix('accuracy_')})", "percent.2", _further_mean(name)))
-    return Table(columns, rows, [*remarks, *_copies(records)])
+    return Table(columns, rows, [*remarks, *_features(records), *_copies(records)])
 
 
 def _row(
@@ -175,6 +176,7 @@ def score_table(records: Records) -> Table:
         notes = dict.fromkeys(record["notes"][name] for record in noted if name in record.get("notes", {}))
         if notes:
             remarks.append(f"{name}: {', '.join(notes)}")
+    remarks += _features(records)
     columns = [
         Column("task", "text", lambda row: row.task),
         Column("model", "text", lambda row: row.model),
@@ -195,6 +197,24 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _metric(record: Mapping[str, Any] | None, name: str) -> float | None:
     return None if record is None else record["metrics"].get(name)
+
+
+def _features(records: Records) -> list[str]:
+    """Remarks on how features were made; with features=auto that is another thing for each task."""
+    there = [record for record in records.values() if record is not None]
+    chosen = {record["model"] for record in there if "features" in (record.get("chosen") or {})}
+    remarks = pooling.remarks(
+        {
+            record["model"]: (record.get("source") or {}).get("features")
+            for record in there
+            if record["model"] not in chosen
+        }
+    )
+    if chosen:
+        remarks.append(
+            f"features: chosen on validation examples for each task ({specs.listed(sorted(chosen))})"
+        )
+    return remarks
 
 
 def _copies(records: Records) -> list[str]:
