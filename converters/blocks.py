@@ -254,6 +254,7 @@ def _structure(
         given: tuple[str, ...] = ("token", "avg", "both") if has_class_token else ("avg",)
     else:
         given = ("avg",) if equal == "avg" else ()
+    by = by or _projected(module, native, pools)
     layer_pool = "token" if has_class_token and "token" in (equal, by) else "avg"
     return found._replace(pools=given, native=equal, layer_pool=layer_pool)
 
@@ -270,6 +271,17 @@ def _with_pooled_norm(
         if by is not None:
             return found._replace(pooled_norm=call.path, pooled_shape=tuple(call.input.shape[1:])), by
     return found, None
+
+
+def _projected(module: nn.Module, native: torch.Tensor, pools: Mapping[str, torch.Tensor]) -> str | None:
+    """The way of pooling of which the module's own features are a linear projection."""
+    for name, vector in pools.items():
+        shape = (vector.shape[1], native.shape[1])
+        for p in module.parameters():
+            for matrix in (p, p.T) if p.ndim == 2 else ():
+                if matrix.shape == shape and _equal(native, vector @ matrix):
+                    return name
+    return None
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -335,11 +347,14 @@ def _is_most(module: nn.Module, chain: list[_Call], ran: Mapping[str, None]) -> 
     inside = {call.path: sum(p.numel() for p in call.module.parameters()) for call in chain}
     layers = [path for path in ran if any(True for _ in module.get_submodule(path).parameters(recurse=False))]
     layers = [path for path in layers if not any(True for _ in module.get_submodule(path).children())]
+    order = {path: number for number, path in enumerate(ran)}
+    last = order[chain[-1].path] if chain else 0
     beside = sum(
         p.numel()
         for path in layers[1:]
         if not any(path == block or path.startswith(f"{block}.") for block in inside)
-        and not isinstance(module.get_submodule(path), (nn.Linear, nn.Embedding))
+        and not isinstance(module.get_submodule(path), nn.Embedding)
+        and not (isinstance(module.get_submodule(path), nn.Linear) and order[path] > last)
         for p in module.get_submodule(path).parameters()
     )
     return bool(chain) and sum(inside.values()) >= beside

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from converters import __main__ as command_line
 from converters import _compat, convert, from_torch, outputs, verify  # noqa: F401  (before timm and torchvision)
 from converters.blocks import Structure
 from converters.randomise import randomise
@@ -275,6 +276,15 @@ def test_one_artefact_for_all_choices(tmp_path):
     with pytest.raises(SpecError, match="it has no pool=token; it has feature maps"):
         convert("timm/test_resnet@random#pool=token", tmp_path, input_size=32)
     assert [p.name for p in tmp_path.glob("timm--*")] == [path.name]
+
+
+def test_the_command_finds_the_artefact_of_another_choice(tmp_path, capsys):
+    options = [f"--out={tmp_path}", "--input_size=32", "--no_verify", "--json_lines"]
+    specs = [f"timm/test_resnet@random{choice}" for choice in ("#layer=2", "", "#layer=-1", "#layer=5")]
+    assert command_line.main(["convert", *specs, *options]) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["status"] for line in lines] == ["converted", "present", "present", "failed"]
+    assert len({line["path"] for line in lines[:3]}) == 1 and "it has no block 5" in lines[3]["message"]
 
 
 def test_a_model_that_was_fine_tuned_on_a_block_is_verified(tmp_path):
