@@ -142,7 +142,7 @@ def with_features(parts: SavedModel, output: str) -> SavedModel:
         "num_features": pooling.width(output, parts.info),
         "num_classes": None,
         "features_of": output,
-        "feature_choices": None,
+        "feature_choices": pooling.NONE,
     }
     # All variables stay: the state_dict goes back into the whole architecture.
     return SavedModel(dataclasses.replace(graph, variables=parts.graph.variables), parts.variables, info)

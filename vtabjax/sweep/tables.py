@@ -201,15 +201,10 @@ def _metric(record: Mapping[str, Any] | None, name: str) -> float | None:
 
 def _features(records: Records) -> list[str]:
     """Remarks on how features were made; with features=auto that is another thing for each task."""
-    there = [record for record in records.values() if record is not None]
-    chosen = {record["model"] for record in there if "features" in (record.get("chosen") or {})}
-    remarks = pooling.remarks(
-        {
-            record["model"]: (record.get("source") or {}).get("features")
-            for record in there
-            if record["model"] not in chosen
-        }
-    )
+    there = [(model, record) for (model, _), record in records.items() if record is not None]
+    chosen = {model for model, record in there if "features" in (record.get("chosen") or {})}
+    found = {model: (record.get("source") or {}).get("features") for model, record in there}
+    remarks = pooling.remarks({model: text for model, text in found.items() if model not in chosen})
     if chosen:
         remarks.append(
             f"features: chosen on validation examples for each task ({specs.listed(sorted(chosen))})"
