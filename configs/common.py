@@ -59,6 +59,8 @@ def base(protocol: str, suite: str) -> ConfigDict:
     c.image_size = 64 if mini else 224  # edge in pixels that models see; 0: each model's own
     c.resize = "vtab"  # "vtab": as in the benchmark's code (TF1 bilinear, both edges); "bilinear", "bicubic"
     c.dtype = "float32"  # that models compute in; "bfloat16" is faster and changes the third digit
+    # "native": as the model's spec says; "auto": the pooling that is best on the validation examples.
+    c.features = "native"
     c.skip_broken = False  # leave out unreadable pictures of a folder instead of stopping
     c.background = "white"  # behind transparent parts of a folder's pictures: a colour's name or '#rrggbb'
     c.seed = 0  # of protocols that draw random numbers

@@ -14,7 +14,7 @@ from typing import Any
 
 from vtabjax import installation, specs
 from vtabjax.runtime import files
-from vtabjax.specs import SpecError, weight_files
+from vtabjax.specs import SpecError, pooling, weight_files
 from vtabjax.sweep import artefacts
 
 # What `list` says of a model besides what it is asked to count.
@@ -180,8 +180,10 @@ def _convert_one(spec: str, args: argparse.Namespace) -> tuple[str, Path]:
     if given is not None:
         return "present", given
     size = args.input_size or sources.describe(spec)["input_size"][1]
-    path = Path(args.out) / f"{specs.file_stem(spec, Path(args.out) / weight_files.STORE)}-{size}"
+    base = str(specs.parse(spec).base)  # one conversion serves every choice of features
+    path = Path(args.out) / f"{specs.file_stem(base, Path(args.out) / weight_files.STORE)}-{size}"
     if (path / "model.json").exists():
+        pooling.output(spec, json.loads((path / "model.json").read_text(encoding="utf-8")))
         return "present", path
     from .conversion import convert
 

@@ -12,7 +12,7 @@ import numpy as np
 from vtabjax import __version__, specs
 from vtabjax.graph import Graph
 from vtabjax.model import flops, save
-from vtabjax.specs import weight_files
+from vtabjax.specs import pooling, weight_files
 
 _LISTED = 50  # names of tensors that were left out; "checkpoint" has their number
 _PACKAGES = ("torch", "torchvision", "timm")
@@ -24,7 +24,7 @@ def convert(
     """Builds the torch model of a spec, turns it into a Flax model, compares the two and saves the latter.
 
     Args:
-      spec: a model spec, such as ``timm/resnet50.a1_in1k``.
+      spec: a model spec, such as ``timm/resnet50.a1_in1k``. One conversion serves all its ``#pool=`` and ``#layer=``.
       out_dir: the artefact is a folder in there, named after the spec and the input size.
       input_size: height and width of the images; None for the size the weights were made for.
       verify: compare with the torch model first.
@@ -33,30 +33,37 @@ def convert(
       The artefact's path.
 
     Raises:
-      vtabjax.specs.SpecError: the spec names nothing, or its weights cannot be had.
+      vtabjax.specs.SpecError: the spec names nothing, its weights cannot be had, or it asks for features that the
+        model does not have.
       converters.ExportError, vtabjax.ops.UnknownOperatorError: the model cannot be turned into a graph.
       converters.ParityError: the Flax model differs from the torch model; nothing is saved.
     """
     from . import sanity, sources
     from .export import from_torch
+    from .outputs import structure as find_structure
     from .verify import verify as measure
 
+    asked, spec = specs.parse(spec), str(specs.parse(spec).base)
     source = sources.build(spec, input_size)
     stem = specs.file_stem(spec, Path(out_dir) / weight_files.STORE)
     path = Path(out_dir) / f"{stem}-{source.info['input_size'][1]}"
     # One that appears meanwhile stays: whoever made it may be reading it.
     replace = (path / "model.json").exists()
-    graph, variables = from_torch(source.module, tuple(source.info["input_size"]))
+    size = tuple(source.info["input_size"])
+    structure = find_structure(source.module, size)
+    graph, variables = from_torch(source.module, size, structure=structure)
     info = {
         **source.info,
         "num_features": _width(graph, variables, "features"),
         "num_classes": _width(graph, variables, "logits"),
         "parameters": sum(int(np.prod(v.shape)) for v in graph.variables.values() if v.kind == "parameter"),
         "gflops": flops.gflops(graph),
-        "parity": measure(source.module, graph, variables) if verify else None,
+        "parity": measure(source.module, graph, variables, structure=structure) if verify else None,
+        "feature_choices": structure.describe(),
         "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in _PACKAGES}},
     }
-    if specs.parse(spec).file is not None:
+    pooling.output(asked, info)
+    if asked.file is not None:
         info["sanity"] = sanity.check(graph, variables, info)
         info["dropped_keys"] = info["dropped_keys"][:_LISTED]
     return save(path, graph, variables, info, replace=replace)

@@ -13,15 +13,20 @@ from vtabjax import ops
 from vtabjax.graph import Graph
 
 from . import stochastic_depth
+from .blocks import Structure
 from .fx_nodes import ExportError, to_numpy
 from .graph_builder import Builder
-from .outputs import Outputs
+from .outputs import Outputs, evaluating
+from .outputs import structure as find_structure
 
 _MAX_BATCH = 1 << 20
 
 
 def from_torch(
-    module: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
+    module: nn.Module,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+    *,
+    structure: Structure | None = None,
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """Turns a torch module into a graph and its variables.
 
@@ -30,6 +35,7 @@ def from_torch(
         a dict with "features" and perhaps "logits"). It is traced in evaluation mode; its mode, parameters and
         buffers are left as they are. The graph has the dtype of its parameters.
       input_size: (channels, height, width) of the images. The batch size stays symbolic.
+      structure: what `converters.outputs.structure` finds; by default it is looked for here.
 
     Returns:
       (graph, variables): variables are the state_dict's entries, {name: array}.
@@ -40,11 +46,9 @@ def from_torch(
     """
     channels, height, width = input_size
     dtype = next((t.dtype for t in _tensors(module) if t.is_floating_point()), torch.float32)
-    wrapper = Outputs(module)
-    modes = {name: m.training for name, m in wrapper.named_modules()}
     try:
-        wrapper.eval()
-        with _ready(module), torch.enable_grad():
+        wrapper = Outputs(module, find_structure(module, input_size) if structure is None else structure)
+        with evaluating(wrapper), _ready(module), torch.enable_grad():
             program = torch.export.export(
                 wrapper,
                 (torch.zeros(2, channels, height, width, dtype=dtype),),
@@ -52,9 +56,6 @@ def from_torch(
             )
     except Exception as e:
         raise ExportError(f"torch.export cannot trace {type(module).__name__} at {input_size}: {e}") from e
-    finally:
-        for name, m in wrapper.named_modules():
-            m.training = modes[name]
     graph = Builder(program, dtype).build(module, wrapper.features_from, input_size)
     for node in graph.nodes:
         if not ops.is_known(node.op):

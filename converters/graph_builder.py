@@ -71,15 +71,17 @@ class Builder:
         self._placeholders(gm)
         outputs = self._run(gm)
         refs_out = {k: self._ref(v) for k, v in outputs.items() if v is not None}
+        choices = {k: refs_out.pop(k) for k in list(refs_out) if k.startswith("features:")}
         if features_from == LAST_LINEAR:
             refs_out = self._features_before_last_linear(refs_out["logits"])
         refs_out = {k: refs_out[k] for k in ("features", "logits") if k in refs_out}
-        nodes = self._live(refs_out)
+        nodes = self._live({**refs_out, **choices})
         used = {r.name for n in nodes for r in node_refs(n) if r.kind == "constant"}
-        used |= {r.name for r in refs_out.values() if r.kind == "constant"}
+        used |= {r.name for r in (*refs_out.values(), *choices.values()) if r.kind == "constant"}
         return Graph(
             nodes=tuple(nodes),
             outputs=refs_out,
+            choices=choices,
             variables=_variables(module, nodes),
             constants={k: v for k, v in self.constants.items() if k in used},
             input_size=input_size,

@@ -1,12 +1,17 @@
-"""What a module's outputs are: penultimate features and, where it has a classifier, logits."""
+"""What a module's outputs are: penultimate features and, where it has a classifier, logits; and other features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+
+from . import blocks
+from .blocks import Structure
 
 LAST_LINEAR = "last linear"  # features are the input of the classifier's linear layer, found in the graph
 OUTPUT = "output"  # features are what the module returns
@@ -16,16 +21,66 @@ _CHOSEN = "_vtabjax_features_from"  # an attribute of modules of whose kind noth
 class Outputs(nn.Module):
     """`module` with a dict of outputs: "features" [B, D] and, with a classifier, "logits" [B, K].
 
-    Where `features_from` is LAST_LINEAR the dict lacks the features: they are read off the exported graph.
+    Where `features_from` is LAST_LINEAR the dict lacks the features: they are read off the exported graph. With the
+    module's structure it has the features of all blocks and by all ways of pooling besides, see `blocks.choices`.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, structure: Structure | None = None):
         super().__init__()
-        self.module = module
+        self.module, self.structure = module, structure or Structure()
         self._outputs, self.features_from = _outputs_of(module)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self._outputs(self.module, x)
+        found: dict[str, torch.Tensor] = {}
+        with blocks.capturing(self.module, self.structure, found):
+            outputs = self._outputs(self.module, x)
+        return {**outputs, **blocks.choices(self.module, self.structure, found)}
+
+
+def structure(module: nn.Module, input_size: tuple[int, int, int]) -> Structure:
+    """Where else features can be taken from, see `blocks.find`; the module is run once, in evaluation mode."""
+    wrapper = Outputs(module)
+    with evaluating(wrapper):
+        try:
+            return blocks.find(module, input_size, functools.partial(_features, wrapper))
+        except (
+            Exception
+        ):  # a module may do anything; whether its own features can be had is for the export to say
+            return Structure()
+        finally:
+            for m in module.modules():
+                if hasattr(m, "attention_bias_cache"):  # filled from the parameters as they are now
+                    setattr(m, "attention_bias_cache", {})  # noqa: B010  (a module's attributes have other types)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while."""
+    modes = {name: m.training for name, m in module.named_modules()}
+    try:
+        module.eval()
+        yield
+    finally:
+        for name, m in module.named_modules():
+            m.training = modes[name]
+
+
+def with_last_linear(wrapper: Outputs, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """All of a wrapper's outputs for images [B, C, H, W], run by PyTorch."""
+    captured: list[torch.Tensor] = []
+    with contextlib.ExitStack() as stack:
+        if wrapper.features_from == LAST_LINEAR:
+            # The graph's features are the input of the last linear operator: watch the layers themselves.
+            for layer in wrapper.modules():
+                if isinstance(layer, nn.Linear):
+                    hook = layer.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+                    stack.callback(hook.remove)
+        outputs = wrapper(x)
+    return {**outputs, "features": captured[-1]} if captured else outputs
+
+
+def _features(wrapper: Outputs, x: torch.Tensor) -> torch.Tensor | None:
+    return with_last_linear(wrapper, x).get("features")
 
 
 def choose_features(module: nn.Module, features_from: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -17,8 +17,10 @@ from vtabjax.graph import Graph
 from vtabjax.model import apply, load_parts
 from vtabjax.runtime.xla_cpu import quick_compilation
 
+from .blocks import Structure
 from .export import from_torch
-from .outputs import LAST_LINEAR, Outputs
+from .outputs import Outputs, with_last_linear
+from .outputs import structure as find_structure
 
 # Largest difference over largest value. float64 leaves no room for a slip to hide in rounding.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
@@ -29,27 +31,15 @@ class ParityError(RuntimeError):
     """A converted model that does not compute what its torch module computes."""
 
 
-def reference(module: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
+def reference(
+    module: nn.Module, images: torch.Tensor, structure: Structure | None = None
+) -> dict[str, np.ndarray]:
     """The torch module's own outputs for images [B, C, H, W]: its forward pass's logits, and its features."""
-    wrapper = Outputs(module).eval()
-    captured = []
-    hooks = []
-    if wrapper.features_from == LAST_LINEAR:
-        # The graph's features are the input of the last linear operator: watch the layers themselves.
-        for layer in module.modules():
-            if isinstance(layer, nn.Linear):
-                hooks.append(layer.register_forward_pre_hook(lambda _, args: captured.append(args[0])))
-    try:
-        with torch.no_grad():
-            outputs = wrapper(images)
-            if "logits" in outputs:
-                whole = module(images)
-                outputs["logits"] = whole["logits"] if isinstance(whole, dict) else whole
-            if captured:
-                outputs["features"] = captured[-1]
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad():
+        outputs = with_last_linear(Outputs(module, structure).eval(), images)
+        if "logits" in outputs:
+            whole = module(images)
+            outputs["logits"] = whole["logits"] if isinstance(whole, dict) else whole
     return {k: v.numpy() for k, v in outputs.items()}
 
 
@@ -84,7 +74,8 @@ def compare(
     batch: int = BATCH,
     seed: int = 0,
     compiler_options: Mapping[str, Any] | None = None,
-    outputs: Collection[str] | None = None,
+    outputs: Mapping[str, str] | None = None,
+    structure: Structure | None = None,
 ) -> dict[str, float]:
     """Relative errors of the graph's outputs against the module's, on `batch` random images.
 
@@ -95,20 +86,24 @@ def compare(
       batch: how many images.
       seed: of the images.
       compiler_options: XLA's.
-      outputs: of the module to compare; all by default.
+      outputs: {the graph's: the module's} to compare; by default all outputs, and none of the graph's choices.
+      structure: the module's, where choices are compared.
 
     Returns:
-      {"features": error} and, with a classifier, "logits".
+      {"features": error} and, with a classifier, "logits"; by the graph's names.
     """
+    graph = graph if outputs is None else graph.select({k: k for k in outputs})
     images = random_images(module, graph.input_size, batch, seed)
     dtype = images.dtype.name
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("float32"):
         run = jax.jit(lambda v, x: apply(graph, v, x)[0]).lower(dict(variables), images)
         ours = run.compile(dict(compiler_options) if compiler_options else None)(dict(variables), images)
         ours = {k: np.asarray(v) for k, v in ours.items()}
-    theirs = reference(module, as_torch(images))
+    theirs = reference(module, as_torch(images), structure)
     if outputs is not None:
-        theirs = {k: v for k, v in theirs.items() if k in outputs}
+        theirs = {k: theirs[which] for k, which in outputs.items() if which in theirs}
+    else:
+        theirs = {k: v for k, v in theirs.items() if k in ("features", "logits")}
     if set(theirs) != set(ours):
         raise ParityError(f"the graph's outputs are {sorted(ours)}, the module's {sorted(theirs)}")
     return {k: relative_error(v, theirs[k]) for k, v in ours.items()}
@@ -120,15 +115,21 @@ def double(module: nn.Module) -> nn.Module:
 
 
 def verify(
-    module: nn.Module, graph: Graph, variables: Mapping[str, np.ndarray], *, float64: bool = False
+    module: nn.Module,
+    graph: Graph,
+    variables: Mapping[str, np.ndarray],
+    *,
+    float64: bool = False,
+    structure: Structure | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Measures parity and refuses a mismatch.
+    """Measures parity and refuses a mismatch: of the outputs, and of some features of other blocks and poolings.
 
     Args:
       module: the torch module, in float32.
       graph: its graph, in float32.
       variables: its variables.
       float64: measure in float64 too (the module is exported again in float64).
+      structure: what the graph was exported with; by default it is looked for.
 
     Returns:
       {"float32": {"features": relative error, "logits": ...}, "float64": ...}.
@@ -136,16 +137,31 @@ def verify(
     Raises:
       ParityError: an error is beyond `TOLERANCE`.
     """
-    parity = {graph.dtype: compare(module, graph, variables)}
+    if structure is None:
+        structure = find_structure(module, graph.input_size) if graph.choices else Structure()
+    outputs = {k: k for k in (*graph.outputs, *_some(graph.choices))}
+    parity = {graph.dtype: compare(module, graph, variables, outputs=outputs, structure=structure)}
     if float64 or _beyond(parity):
         # A deep network with random weights can lose 1e-4 to rounding in both programs: float64 tells a slip from that.
         wide = double(module)
         parity["float64"] = compare(
-            wide, *from_torch(wide, graph.input_size), compiler_options=quick_compilation()
+            wide,
+            *from_torch(wide, graph.input_size, structure=structure),
+            outputs=outputs,
+            structure=structure,
+            compiler_options=quick_compilation(),
         )
     if _beyond(parity):
         raise ParityError(f"{type(module).__name__} differs from its Flax model: {_describe(parity)}")
     return parity
+
+
+def _some(choices: Collection[str]) -> list[str]:
+    """Of a graph's choices all ways of pooling, each after the first, the middle and the last block."""
+    layers = sorted({int(layer) for name in choices for layer in re.findall(r"layer=(\d+)", name)})
+    chosen = {layers[0], layers[len(layers) // 2], layers[-1]} if layers else set()
+    wanted = tuple(f"features:layer={layer}+" for layer in chosen) + ("features:pool=",)
+    return [name for name in choices if name.startswith(wanted)]
 
 
 def _beyond(parity: Mapping[str, Mapping[str, float]]) -> bool:
@@ -178,20 +194,29 @@ def verify_artefact(path: str | os.PathLike) -> dict[str, Any]:
     parts = load_parts(path)
     spec, size = parts.info["spec"], parts.graph.input_size[1]
     module = sources.build(spec, size).module
-    outputs = set(parts.graph.outputs)
+    outputs = {name: name for name in parts.graph.outputs}
+    structure = None
     if parts.info.get("finetuned"):
         if not _take_weights(module, parts.variables):
-            outputs = {"features"}
+            outputs.pop("logits", None)
+        if "features_of" in parts.info:
+            outputs["features"] = parts.info["features_of"]
+            structure = find_structure(module, parts.graph.input_size)
     else:
         _require_weights(path, module, parts.variables)
-    graph = dataclasses.replace(parts.graph, outputs={k: parts.graph.outputs[k] for k in sorted(outputs)})
+    graph = parts.graph.select({name: name for name in sorted(outputs)})
     # The graph itself in float64, not one exported anew: there an edited number cannot hide in rounding.
     wide = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in parts.variables.items()}
     try:
         parity = {
-            graph.dtype: compare(module, graph, parts.variables, outputs=outputs),
+            graph.dtype: compare(module, graph, parts.variables, outputs=outputs, structure=structure),
             "float64": compare(
-                double(module), graph, wide, outputs=outputs, compiler_options=quick_compilation()
+                double(module),
+                graph,
+                wide,
+                outputs=outputs,
+                structure=structure,
+                compiler_options=quick_compilation(),
             ),
         }
     except ParityError:

@@ -106,6 +106,37 @@ def tiny_parts(head: bool = False, size: int = 16, seed: int = 0):
     return SavedModel(graph, variables, info)
 
 
+def tiny_choices():
+    """A model whose "blocks" are pieces of its features, with the choices that a transformer of two blocks has."""
+    import dataclasses
+
+    from vtabjax.graph import Node, Ref
+
+    parts, nodes, choices = tiny_parts(), [], {}
+    for layer, width in ((1, 8), (2, 12)):
+        for pool, start in (("token", 0), ("avg", 12)):
+            nodes.append(
+                Node(f"{pool}{layer}", "aten.slice.Tensor", (Ref("value", "fc"), 1, start, start + width), {})
+            )
+        pieces = (Ref("value", f"token{layer}"), Ref("value", f"avg{layer}"))
+        nodes.append(Node(f"both{layer}", "aten.cat.default", (pieces, 1), {}))
+        for pool in ("token", "avg", "both"):
+            choices[f"features:layer={layer}+pool={pool}"] = Ref("value", f"{pool}{layer}")
+            choices[f"features:pool={pool}"] = Ref("value", f"{pool}{layer}")  # the last one stays
+    about = {
+        "native": None,
+        "positions": "tokens",
+        "pools": ["token", "avg", "both"],
+        "blocks": 2,
+        "layer_pool": "token",
+        "prefix_tokens": 1,
+        "norm": "norm",
+        "widths": [8, 12],
+    }
+    graph = dataclasses.replace(parts.graph, nodes=(*parts.graph.nodes, *nodes), choices=choices)
+    return parts._replace(graph=graph, info={**parts.info, "feature_choices": about})
+
+
 class FakeConverters:
     """`command` stands for converters_client.COMMAND; `main` is main.py with it; `calls()`: what it was asked."""
 
@@ -113,8 +144,8 @@ class FakeConverters:
         from vtabjax import model
 
         self.folder = folder
-        for kind in ("plain", "head", "nan"):
-            parts = tiny_parts(head=kind == "head")
+        for kind in ("plain", "head", "nan", "pool"):
+            parts = tiny_choices() if kind == "pool" else tiny_parts(head=kind == "head")
             if kind == "nan":
                 parts.variables["w"][3] = np.nan
             model.save(folder / f"{kind}-16", *parts)

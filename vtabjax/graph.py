@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +66,8 @@ class Graph:
       constants: arrays that depend on neither inputs nor variables.
       input_size: (channels, height, width) the graph was traced at.
       dtype: floating dtype it was traced in.
+      choices: what can be made outputs besides: features of other blocks, pooled in other ways, by names such as
+        "features:layer=9+pool=avg". `select` does that; nothing computes them before.
     """
 
     nodes: tuple[Node, ...]
@@ -73,6 +76,37 @@ class Graph:
     constants: Mapping[str, np.ndarray]
     input_size: tuple[int, int, int]
     dtype: str = "float32"
+    choices: Mapping[str, Ref] = dataclasses.field(default_factory=dict)
+
+    def select(self, outputs: Mapping[str, str]) -> Graph:
+        """The part of the graph that computes some outputs.
+
+        Args:
+          outputs: {name: which of this graph's outputs or choices it is}.
+
+        Raises:
+          KeyError: there is no such output.
+        """
+        there = {**self.outputs, **self.choices}
+        chosen = {name: there[which] for name, which in outputs.items()}
+        nodes = _computing(self.nodes, chosen.values())
+        used = {ref for node in nodes for ref in node_refs(node)} | set(chosen.values())
+        variables = {ref.name for ref in used if ref.kind == "variable"}
+        # Beside each running mean there is a counter that no operator reads.
+        variables |= {n.removesuffix("running_mean") + "num_batches_tracked" for n in variables}
+        return dataclasses.replace(
+            self,
+            nodes=nodes,
+            outputs=chosen,
+            choices={},
+            variables={k: v for k, v in self.variables.items() if k in variables},
+            constants={k: v for k, v in self.constants.items() if Ref("constant", k) in used},
+        )
+
+    @functools.cached_property
+    def live(self) -> frozenset[str]:
+        """Names of the nodes that the outputs need; the others serve `choices`."""
+        return frozenset(node.name for node in _computing(self.nodes, self.outputs.values()))
 
     def to_json(self) -> str:
         """The graph as JSON text, one node a line."""
@@ -93,6 +127,8 @@ class Graph:
             f"{json.dumps(k)}: {json.dumps(_encode_array(v))}" for k, v in self.constants.items()
         )
         outputs = json.dumps({k: _encode(v) for k, v in self.outputs.items()})
+        if self.choices:
+            outputs += f',\n"choices": {json.dumps({k: _encode(v) for k, v in self.choices.items()})}'
         return (
             f'{{"format": {FORMAT},\n"input_size": {json.dumps(list(self.input_size))},\n'
             f'"dtype": "{self.dtype}",\n"outputs": {outputs},\n"nodes": [\n  {nodes}\n],\n'
@@ -120,6 +156,7 @@ class Graph:
                 for n in data["nodes"]
             ),
             outputs={k: _decode(v) for k, v in data["outputs"].items()},
+            choices={k: _decode(v) for k, v in data.get("choices", {}).items()},
             variables={k: Variable(tuple(s), d, kind) for k, (s, d, kind) in data["variables"].items()},
             constants={k: _decode_array(v) for k, v in data["constants"].items()},
             input_size=tuple(data["input_size"]),
@@ -129,6 +166,17 @@ class Graph:
     def operators(self) -> list[str]:
         """The distinct operator names, sorted."""
         return sorted({n.op for n in self.nodes})
+
+
+def _computing(nodes: tuple[Node, ...], outputs: Iterable[Ref]) -> tuple[Node, ...]:
+    """The nodes that some values need, in their order."""
+    wanted = {ref.name for ref in outputs if ref.kind == "value"}
+    kept = []
+    for node in reversed(nodes):
+        if node.name in wanted:
+            kept.append(node)
+            wanted.update(ref.name for ref in node_refs(node) if ref.kind == "value")
+    return tuple(reversed(kept))
 
 
 def refs(tree: Any) -> Iterator[Ref]:

@@ -195,6 +195,7 @@ class RunOptions:
     tasks: _Line
     image_size: Annotated[int, Range(8, MAX_IMAGE_SIZE, "pixels", 0, "each model's own")]
     resize: Annotated[str, OneOf(RESIZE)]
+    features: Annotated[str, OneOf(("native", "auto"))]
     dtype: Annotated[str, OneOf(DTYPES)]
     skip_broken: _Flag
     background: _Line

@@ -38,6 +38,7 @@ def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connecti
     """Runs in a process of its own and sends the row as far as it is known; the last one has a status."""
     import torch
 
+    from .. import blocks as structures
     from .. import export, sources, verify
     from ..randomise import fit_statistics, randomise
 
@@ -58,7 +59,7 @@ def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connecti
         module = randomise(_make(source, name, size, options).eval())
         if dtype == "float64":
             module = module.double()
-        graph, variables = export.from_torch(module, (3, size, size))
+        graph, variables = export.from_torch(module, (3, size, size), structure=structures.Structure())
         del variables  # a copy; big models have no room for it
         variables = {k: v.detach().numpy() for k, v in module.state_dict().items()}
         row["operators"] = " ".join(sorted({op.split(".")[1] for op in graph.operators()}))

@@ -2,7 +2,8 @@
 
 TEMPLATES holds converted models to copy; what was asked is written into its file "log". A model's name says what
 happens: bad* fails, missing* finds no weights, crash* dies, hang* sleeps, eat* takes memory, slow* takes a second,
-nan* has NaN weights, head* has a classifier; unknown* does not exist. `describe` says what is known of each.
+nan* has NaN weights, head* has a classifier, pool* has blocks and tokens; unknown* does not exist. `describe` says what is
+known of each.
 """
 
 import json
@@ -107,7 +108,7 @@ def convert(model: str, out: str, size: str) -> None:
 
 
 def write(model: str, name: str, target: str) -> None:
-    kind = next((k for k in ("nan", "head") if name.startswith(k)), "plain")
+    kind = next((k for k in ("nan", "head", "pool") if name.startswith(k)), "plain")
     made = Path(f"{target}.{os.getpid()}")
     shutil.copytree(TEMPLATES / f"{kind}-16", made)
     # Each model has a graph of its own, so that their features are told apart.

@@ -20,7 +20,7 @@ import numpy as np
 from vtabjax import __version__, specs
 from vtabjax.graph import Graph, Node, Ref
 from vtabjax.runtime import files
-from vtabjax.specs import Spec, SpecError
+from vtabjax.specs import Spec, SpecError, pooling
 
 FOLDER = Path(__file__).parent
 GRID = 16  # baseline/pixels averages the image to GRID x GRID pixels
@@ -38,6 +38,7 @@ _PIXELS = {
     "license": "apache-2.0",
     "method": "none",
     "pretraining_data": None,
+    "feature_choices": pooling.NONE,
 }
 
 
@@ -61,7 +62,7 @@ def expand(pattern: str) -> list[str]:
     if not specs.is_pattern(pattern):
         check(spec)
         return [pattern]
-    found = [f"{spec.source}/{name}" for name in names(spec)]
+    found = [f"{spec.source}/{name}{spec.suffix}" for name in names(spec)]
     if not found:
         raise SpecError(f"model pattern {pattern!r} matches nothing; {_there(spec.source)}")
     return found
@@ -83,7 +84,7 @@ def describe(spec: Spec) -> dict[str, Any]:
 
     For the models under ``vtabjax/bundled`` it is in NAME/source.json, which holds {"architecture": name in timm,
     "kwargs": for its create_model, "num_features", "info": {family, weights, input_size, mean, std, interpolation,
-    crop_pct, num_classes, license, method, pretraining_data}}.
+    crop_pct, num_classes, license, method, pretraining_data, feature_choices}}.
     """
     if spec.source == "baseline":
         return dict(_PIXELS)
@@ -112,11 +113,11 @@ def write(model: str, models_dir: str | os.PathLike, image_size: int) -> Path:
     """
     from vtabjax.model import flops, save
 
-    spec = specs.parse(model)
+    spec = specs.parse(model).base
     check(spec)
     info = describe(spec)
     size = image_size or info["input_size"][1]
-    path = files.as_path(models_dir) / f"{specs.file_stem(model)}-{size}"
+    path = files.as_path(models_dir) / f"{specs.file_stem(str(spec))}-{size}"
     if (path / "model.json").exists():
         return path
     graph, variables = _parts(spec, size)
@@ -182,8 +183,8 @@ def _embedded(name: str, size: int) -> tuple[Graph, dict[str, np.ndarray]]:
 
 
 def _is_plain(spec: Spec) -> bool:
-    """Whether a spec is nothing but source and name: a bundled model comes in one form."""
-    return str(spec) == f"{spec.source}/{spec.name}"
+    """Whether a spec is nothing but source, name and a choice of features: a bundled model comes in one form."""
+    return str(spec.base) == f"{spec.source}/{spec.name}"
 
 
 def _available(source: str) -> list[str]:

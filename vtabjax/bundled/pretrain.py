@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vtabjax.specs import pooling
+
 if TYPE_CHECKING:
     from vtabjax.model import SavedModel
 
@@ -128,6 +130,7 @@ def write(model: SavedModel, accuracy: float, config: Any, folder: Path) -> None
             "license": "apache-2.0",
             "method": "supervised",
             "pretraining_data": "rendered sprites: shape x size x place x quarter of a turn",
+            "feature_choices": model.info.get("feature_choices", pooling.NONE),
         },
         "source_accuracy": round(accuracy, 4),
         "config": config.to_dict(),

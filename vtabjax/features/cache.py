@@ -39,6 +39,7 @@ class Key(NamedTuple):
       normalisation: mean and standard deviation the images are normalised with.
       dtype: dtype the model ran in.
       version: vtabjax's, whose operators made them.
+      output: which of the model's outputs they are.
     """
 
     weights: str
@@ -48,10 +49,15 @@ class Key(NamedTuple):
     normalisation: tuple[tuple[float, ...], tuple[float, ...]]
     dtype: str
     version: str = __version__
+    output: str = "features"
+
+    def text(self) -> str:
+        """The key as JSON. A model's own features have the key that they had before there were others."""
+        return json.dumps(self[:-1] if self.output == "features" else self)
 
     def digest(self) -> str:
         """The key as a file name."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:20]
+        return hashlib.sha256(self.text().encode()).hexdigest()[:20]
 
 
 def load(folder: str | os.PathLike, key: Key) -> dict[str, np.ndarray] | None:
@@ -65,7 +71,7 @@ def load(folder: str | os.PathLike, key: Key) -> dict[str, np.ndarray] | None:
                 raise ValueError("its content has changed")
             whole.seek(0)
             with np.load(whole, allow_pickle=False) as data:
-                if str(data["key"]) != json.dumps(key):
+                if str(data["key"]) != key.text():
                     raise ValueError("it belongs to other images or another model")
                 return {name: data[name] for name in data.files if name != "key"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
@@ -90,7 +96,7 @@ def check_finite(features: Mapping[str, np.ndarray]) -> None:
 
 
 def save(folder: str | os.PathLike, key: Key, features: Mapping[str, np.ndarray]) -> None:
-    """Caches features (atomically). Logits above `MAX_LOGITS_BYTES` are left out.
+    """Caches the features of an output (atomically). Logits beside them are left out above `MAX_LOGITS_BYTES`.
 
     Raises:
       NotFiniteError: a feature or logit is NaN or infinite.
@@ -101,6 +107,6 @@ def save(folder: str | os.PathLike, key: Key, features: Mapping[str, np.ndarray]
     }
     with files.replacing(files.as_path(folder) / f"{key.digest()}.npz") as temporary:
         with open(temporary, "w+b") as f:
-            np.savez(f, key=np.array(json.dumps(key)), **kept)
+            np.savez(f, key=np.array(key.text()), **kept)
             f.seek(0)
             f.write(files.crc32(f).to_bytes(4, "little"))  # readers of zip files do not mind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -35,9 +35,10 @@ class Extractor:
       batch_size: images per step over all devices; rounded up to a multiple of the number of devices.
       dtype: "float32" (products in full float32 on every device) or "bfloat16".
       images: where batches come from that stay on the devices; by default each is sent when it is needed.
+      outputs: of the graph's outputs and choices those that are computed; by default "features" and "logits".
 
     Raises:
-      ValueError: a dtype that is not known.
+      ValueError: a dtype that is not known, or an output that the graph does not have.
     """
 
     def __init__(
@@ -48,10 +49,16 @@ class Extractor:
         batch_size: int = 128,
         dtype: str = "float32",
         images: device_images.DeviceImageCache | None = None,
+        outputs: Collection[str] | None = None,
     ):
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+        there = {*parts.graph.outputs, *parts.graph.choices}
+        wanted = sorted(parts.graph.outputs if outputs is None else outputs)
+        if not there.issuperset(wanted):
+            raise ValueError(f"outputs {', '.join(wanted)}: the model has {', '.join(sorted(there))}")
         self._parts, self._dtype = parts, dtype
+        self._graph = parts.graph.select({name: name for name in wanted})
         self._mesh = devices.data_mesh() if mesh is None else mesh
         self._batch = devices.BatchSize(batch_size, self._mesh)
         self._images = device_images.DeviceImageCache(self._mesh, room=0) if images is None else images
@@ -69,7 +76,8 @@ class Extractor:
           images: uint8 [N, S, S, 3].
 
         Returns:
-          {"features": float32 [N, D]} and, where the model has a classifier, "logits": float32 [N, K].
+          {"features": float32 [N, D]} and, where the model has a classifier, "logits": float32 [N, K]; or the outputs
+          that were asked for.
 
         Raises:
           ValueError: images of another shape or dtype than the model takes.
@@ -93,7 +101,8 @@ class Extractor:
         return self._compiled[1]
 
     def _compile(self, size: int) -> Callable[[jax.Array], dict[str, jax.Array]]:
-        mesh, variables = self._mesh, _cast(self._parts.variables, self._dtype)
+        weights = {k: v for k, v in self._parts.variables.items() if k in self._graph.variables}
+        mesh, variables = self._mesh, _cast(weights, self._dtype)
         replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
         channels, height, width = self._parts.info["input_size"]
         batch = jax.ShapeDtypeStruct((size // mesh.size, height, width, channels), jnp.uint8)
@@ -118,7 +127,7 @@ class Extractor:
     def _forward(self, variables: Mapping[str, jax.Array], batch: jax.Array) -> dict[str, jax.Array]:
         """Outputs [B, ...] float32 of one device's images."""
         inputs = model.normalise(batch.astype(jnp.float32) / 255, self._parts.info).astype(self._dtype)
-        outputs, _ = model.apply(self._parts.graph, variables, inputs)
+        outputs, _ = model.apply(self._graph, variables, inputs)
         return {name: value.astype(jnp.float32).reshape(len(value), -1) for name, value in outputs.items()}
 
 
@@ -129,13 +138,17 @@ def extract(
     mesh: jax.sharding.Mesh | None = None,
     batch_size: int = 128,
     dtype: str = "float32",
+    outputs: Collection[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Features [N, D] (and logits [N, K]) of images, uint8 [N, S, S, 3], as float32. For many calls see `Extractor`.
 
+    `outputs` names others: ("features", "features:pool=avg", "features:layer=9+pool=token").
+
     Raises:
-      ValueError: images of another shape or dtype than the model takes, or a dtype that is not known.
+      ValueError: images of another shape or dtype than the model takes, a dtype that is not known, or an output that
+        the model does not have.
     """
-    return Extractor(parts, mesh=mesh, batch_size=batch_size, dtype=dtype)(images)
+    return Extractor(parts, mesh=mesh, batch_size=batch_size, dtype=dtype, outputs=outputs)(images)
 
 
 def _cast(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from vtabjax.integrity import DamagedModelError
 from vtabjax.model.module import Model
 from vtabjax.model.running import Array, apply, normalise
-from vtabjax.model.saving import SavedModel, load, load_parts, save, to_state_dict, weight_hash
+from vtabjax.model.saving import SavedModel, load, load_parts, save, to_state_dict, weight_hash, with_features
 
 __all__ = [
     "DamagedModelError",
@@ -17,4 +17,5 @@ __all__ = [
     "save",
     "to_state_dict",
     "weight_hash",
+    "with_features",
 ]

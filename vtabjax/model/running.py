@@ -92,6 +92,8 @@ def run(
             raise ValueError(f"variables lack {item.name!r}, which the graph uses") from None
 
     for number, node in enumerate(graph.nodes):
+        if node.name not in graph.live:
+            continue
         args = map_refs(node.args, resolve)
         kwargs = map_refs(node.kwargs, resolve)
         name, _ = ops.split_name(node.op)
@@ -116,10 +118,11 @@ def run(
 
 def _shared(graph: Graph) -> frozenset[str]:
     """Names of the nodes whose values are used more than once and are worth keeping: they are not mere views."""
-    uses = collections.Counter(ref for node in graph.nodes for ref in node_refs(node) if ref.kind == "value")
+    nodes = [node for node in graph.nodes if node.name in graph.live]
+    uses = collections.Counter(ref for node in nodes for ref in node_refs(node) if ref.kind == "value")
     return frozenset(
         node.name
-        for node in graph.nodes
+        for node in nodes
         if uses[Ref("value", node.name)] > 1 and ops.split_name(node.op)[0] in _KEPT
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from vtabjax.integrity import DamagedModelError
 from vtabjax.model.module import Model
 from vtabjax.model.running import Array
 from vtabjax.runtime import files
+from vtabjax.specs import pooling
 
 
 class SavedModel(NamedTuple):
@@ -110,9 +112,40 @@ def _restore(path: Path, graph: Graph) -> dict[str, np.ndarray]:
     return {k: np.asarray(restored[k]) for k in graph.variables}
 
 
-def load(path: str | os.PathLike) -> Model:
-    """Opens an artefact as a `Model`. Errors: those of `load_parts`."""
-    return Model(*load_parts(path))
+def load(path: str | os.PathLike, *, features: str = "") -> Model:
+    """Opens an artefact as a `Model`.
+
+    Args:
+      path: the artefact's folder.
+      features: which features it gives, as after the ``#`` of a spec: "pool=avg", "layer=9", "layer=-2+pool=token".
+
+    Raises:
+      vtabjax.specs.SpecError: the model does not have these features.
+      FileNotFoundError, DamagedModelError, ValueError: as `load_parts`.
+    """
+    parts = load_parts(path)
+    return Model(*with_features(parts, pooling.named(features, parts.info) if features else pooling.NATIVE))
+
+
+def with_features(parts: SavedModel, output: str) -> SavedModel:
+    """A model with another of its outputs as its features; without logits, which belong to its own.
+
+    Args:
+      parts: the model.
+      output: a name among its graph's choices, such as "features:pool=avg"; "features" leaves everything as it is.
+    """
+    if output == pooling.NATIVE:
+        return parts
+    graph = parts.graph.select({"features": output})
+    info = {
+        **parts.info,
+        "num_features": pooling.width(output, parts.info),
+        "num_classes": None,
+        "features_of": output,
+        "feature_choices": pooling.NONE,
+    }
+    # All variables stay: the state_dict goes back into the whole architecture.
+    return SavedModel(dataclasses.replace(graph, variables=parts.graph.variables), parts.variables, info)
 
 
 def to_state_dict(

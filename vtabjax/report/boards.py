@@ -42,6 +42,7 @@ class Model:
       num_features: width of the features; None where unknown.
       imagenet_top1: percent; None where unknown.
       pretraining_data: what it was trained on; "" where unknown.
+      features: how they were made, in words; "" where unknown.
       images_per_second: the fastest of its passes over images, on `device`; None where none was timed.
       device: on which devices.
       source: of a published row; "" for ours.
@@ -58,6 +59,7 @@ class Model:
     pretraining_data: str = ""
     gflops: float | None = None
     license: str = ""
+    features: str = ""
     images_per_second: float | None = None
     device: str = ""
     source: str = ""

@@ -226,10 +226,18 @@ def _models(records: Sequence[_Record], models_dir: Path, imagenet: Mapping[str,
             pretraining_data=info.get("pretraining_data") or "",
             gflops=info.get("gflops"),
             license=info.get("license") or "",
+            features=_features(of_model, info),
             images_per_second=speeds[label].get(device) if device else None,
             device=device,
         )
     return models
+
+
+def _features(records: Sequence[_Record], info: Mapping[str, Any]) -> str:
+    """How a model's features were made, in words."""
+    if any("features" in (record.data.get("chosen") or {}) for record in records):
+        return "tokens pooled as is best on validation examples, for each task"
+    return info.get("features") or ""
 
 
 def _speeds(records: Sequence[_Record]) -> dict[str, float]:

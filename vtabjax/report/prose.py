@@ -13,6 +13,7 @@ from vtabjax import installation, specs
 from vtabjax.report.analysis import Analysis, Options, Strengths
 from vtabjax.report.boards import PROTOCOLS, Board, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
+from vtabjax.specs import pooling
 from vtabjax.tables import text
 
 # What a protocol is, in a sentence.
@@ -195,6 +196,8 @@ def methods(data: ReportData) -> list[dict[str, Any]]:
         title = PROTOCOLS["transferability"] if board.protocol == "transferability" else board.title
         settings = [(name, value_text(v)) for name, v in board.settings.items()]
         settings.append(("models x tasks", f"{len(board.models)} x {len(board.tasks)}"))
+        pooled = pooling.remarks({model.display_name: model.features for model in board.models})
+        settings += [("features", remark.removeprefix("features: ")) for remark in pooled]
         out.append({"title": title, "what": _WHAT.get(board.protocol, ""), "settings": settings})
     return out
 

@@ -13,6 +13,7 @@ from vtabjax.ranking import ELO, elo, t_multiplier
 from vtabjax.report.analysis import Analysis, Differences, Strengths, costs, front
 from vtabjax.report.boards import Board, Model
 from vtabjax.report.proxies import Proxy, ProxyComparison
+from vtabjax.specs import pooling
 from vtabjax.tables import AccuracyRow, Column, Table, text
 
 
@@ -86,6 +87,7 @@ def _accuracy(a: Analysis) -> Table:
     n_lacking = int((~a.complete).sum())
     if n_lacking:
         remarks.append(f"{n_lacking} of {len(a.order)} models lack tasks: they have no mean")
+    remarks += pooling.remarks({m.display_name: m.features for m in (a.board.models[i] for i in a.order)})
     rows = [_board_row(a, i) for i in a.order] + [_BoardRow(**vars(level)) for level in a.levels]
     return _table(a, "accuracy", "accuracy", columns, rows, remarks)
 

@@ -49,6 +49,7 @@ SOURCE = (
     "weights",
     "place",
     "pooling",
+    "features",
     "method",
     "pretraining_data",
     "license",

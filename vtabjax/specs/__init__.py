@@ -76,6 +76,11 @@ class Spec(NamedTuple):
         return self._replace(options=tuple(o for o in self.options if o[0] not in FEATURE_OPTIONS))
 
     @property
+    def has_own_features(self) -> bool:
+        """Whether the model's own features are meant, no choice among others."""
+        return self == self.base
+
+    @property
     def path(self) -> str | None:
         """The file or folder that the whole model comes from (hf//folder, file//model), or None."""
         return self.name if _is_path(self.source, self.name) else None

@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 
 def folder(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path:
-    """Where a model converted at that image size lies."""
-    models_dir = files.as_path(models_dir)
-    return models_dir / f"{specs.file_stem(spec, models_dir / weight_files.STORE)}-{image_size}"
+    """Where a model converted at that image size lies, whatever is measured of its features."""
+    models_dir, base = files.as_path(models_dir), str(specs.parse(spec).base)
+    return models_dir / f"{specs.file_stem(base, models_dir / weight_files.STORE)}-{image_size}"
 
 
 def find(models_dir: str | os.PathLike, spec: str, image_size: int) -> Path | None:

@@ -31,14 +31,16 @@ def folder(workdir: Path, protocol: str, digest: str) -> Path:
 def describe(place: Path, cells: Sequence[Cell]) -> None:
     """Writes down what a sweep consists of, unless it is there already."""
     models = list(dict.fromkeys(cell.model for cell in cells))
-    settings = {cell.task: cell.hash for cell in cells}
+    # Models with a choice of features of their own have the others' settings without "features=auto".
+    asked = sorted(cells, key=lambda cell: "features" in cell.settings)
+    settings = {cell.task: cell for cell in asked}
     record = {
         "format": FORMAT,
         "protocol": cells[0].protocol,
         "models": models,
         "tasks": list(settings),
-        "config_hashes": settings,
-        "settings": {cell.task: dict(cell.settings) for cell in cells},
+        "config_hashes": {task: cell.hash for task, cell in settings.items()},
+        "settings": {task: dict(cell.settings) for task, cell in settings.items()},
     }
     if not (place / "sweep.json").exists():
         files.create_text(place / "sweep.json", json.dumps(record, indent=1) + "\n")

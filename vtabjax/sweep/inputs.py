@@ -15,6 +15,7 @@ from vtabjax import tasks
 from vtabjax.data import copies
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
+from vtabjax.specs import pooling
 from vtabjax.sweep import artefacts
 
 if TYPE_CHECKING:
@@ -92,12 +93,15 @@ class LoadedModel:
     """A converted model in a run. Weights are read and programs compiled when a feature is missing.
 
     Attributes:
+      spec: the model, without a choice of features.
+      wanted: which of its outputs the run's cells are about; a pass over images computes all of them.
       seen: images that have passed through it, once per pass.
     """
 
     def __init__(self, spec: str, path: Path, sweep: SweepContext):
         self.spec, self.path, self.sweep = spec, files.as_path(path), sweep
         self.info = artefacts.read_info(path)
+        self.wanted: frozenset[str] = frozenset()
         self.seen = 0
         self._made: dict[Hashable, Any] = {}
 
@@ -114,18 +118,21 @@ class LoadedModel:
 
         return model.load_parts(self.path)
 
-    @functools.cached_property
-    def extract(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-        """Images to features; see `vtabjax.features.extractor`."""
+    def extractor(self, outputs: frozenset[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Images to some outputs of the model, compiled once; see `vtabjax.features.extractor`."""
         from vtabjax import features
 
-        return features.extractor(
-            self.parts,
-            mesh=self.sweep.mesh,
-            batch_size=self.sweep.options.batch_size,
-            dtype=self.sweep.options.dtype,
-            images=self.sweep.images,
-        )
+        def make() -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+            return features.extractor(
+                self.parts,
+                mesh=self.sweep.mesh,
+                batch_size=self.sweep.options.batch_size,
+                dtype=self.sweep.options.dtype,
+                images=self.sweep.images,
+                outputs=outputs,
+            )
+
+        return self.memo(("features", outputs), make)
 
 
 class SplitFeatures(NamedTuple):
@@ -147,10 +154,11 @@ class CellContext:
 
     Attributes:
       cell: the cell; `task` and `settings` are its own.
-      loaded: the converted model; `loaded.parts` for protocols that train it.
+      loaded: the converted model; `parts` for protocols that train it.
       stages: the cell's clock.
       say: writes a line about long work.
       fingerprints: of the splits that were used, for the record.
+      choice: what was chosen by features=auto, for the record.
       passes: split -> how many images went through the model for this cell, and the seconds that took: {"images",
         "seconds"}. A model's first pass has its compilation in it.
     """
@@ -167,6 +175,47 @@ class CellContext:
         self.fingerprints: dict[str, str] = {}
         self._pictures: dict[str, copies.Pictures] = {}
         self.passes: dict[str, dict[str, float]] = {}
+        self.choice: dict[str, Any] = {}
+
+    @functools.cached_property
+    def output(self) -> str:
+        """Which of the model's outputs are the cell's features.
+
+        Raises:
+          vtabjax.specs.SpecError: the cell's model asks for features that it does not have.
+        """
+        if self.settings.get("features") == "auto":
+            return self._best_choice()
+        if self.cell.model == self.loaded.spec:
+            return pooling.NATIVE
+        with self.stages("features"):
+            return pooling.output(self.cell.model, self.loaded.info)
+
+    def _best_choice(self) -> str:
+        """The output by which most validation examples have the class of their nearest training example."""
+        from vtabjax.protocols import knn
+
+        names = pooling.alternatives(self.loaded.info)
+        if len(names) > 1:
+            splits = set(self.settings["splits"])
+            train, val = UNIONS["train800val200" if splits & {"train800", "train800val200"} else "trainval"]
+            accuracy = {}
+            for name in names:
+                reference, query = (self._features(split, name) for split in (train, val))
+                found = knn.classify(*reference[:2], *query[:2], mesh=self.own_mesh)
+                accuracy[name] = round(float(found.accuracy or 0), 6)
+            best = max(names, key=accuracy.__getitem__)  # of equals the first: the model's own
+        else:
+            best, accuracy = names[0], {}
+        self.choice = {"features": best, "features_val_accuracy": accuracy}
+        return best
+
+    @property
+    def parts(self) -> model.SavedModel:
+        """Graph, variables and info, with the cell's features as the graph's own."""
+        from vtabjax import model
+
+        return model.with_features(self.loaded.parts, self.output)
 
     @property
     def folder(self) -> Path:
@@ -243,9 +292,13 @@ class CellContext:
                 np.concatenate([piece.labels for piece in pieces]),
                 np.concatenate(given) if len(given) == len(pieces) else None,
             )
+        return self._features(name, self.output, logits=logits)
+
+    def _features(self, split: str, output: str, *, logits: bool = False) -> SplitFeatures:
+        """One output of the model for a split; logits, where there are some, lie beside its own features."""
         from vtabjax import features
 
-        examples, info = self.examples(name), self.loaded.info
+        examples, info = self.examples(split), self.loaded.info
         key = features.Key(
             weights=info["weight_hash"],
             graph=info["graph_hash"],
@@ -255,23 +308,36 @@ class CellContext:
             dtype=self.loaded.sweep.options.dtype,
         )
         folder = self.loaded.sweep.workdir / "features"
+        logits = logits and info.get("num_classes") is not None
         with self.stages("features"):
-            found = features.load(folder, key)
-            wanted = logits and info.get("num_classes") is not None
-            complete = found is not None and (not wanted or "logits" in found)
-            there = all(processes.gather(complete))  # all processes ask, whatever they have
-            if found is None or not there:
-                found = self._extract(name, examples)
-                if processes.is_first():
-                    features.save(folder, key, found)
-        return SplitFeatures(found["features"], examples.labels, found.get("logits") if wanted else None)
+            found: dict[str, np.ndarray] = {}
+            for name in (output, pooling.NATIVE) if logits else (output,):
+                cached = features.load(folder, key._replace(output=name)) or {}
+                found |= {name if k == "features" else k: v for k, v in cached.items()}
+            complete = output in found and (not logits or "logits" in found)
+            if not all(processes.gather(complete)):  # all processes ask, whatever they have
+                found = self._extract(split, examples, output, logits)
+                for name in found.keys() - {"logits"} if processes.is_first() else ():
+                    beside = (
+                        {"logits": found["logits"]} if name == pooling.NATIVE and "logits" in found else {}
+                    )
+                    features.save(folder, key._replace(output=name), {"features": found[name], **beside})
+        return SplitFeatures(found[output], examples.labels, found["logits"] if logits else None)
 
-    def _extract(self, split: str, examples: data.Examples) -> dict[str, np.ndarray]:
-        """A pass of the model over a split, counted and timed."""
+    def _extract(
+        self, split: str, examples: data.Examples, output: str, logits: bool
+    ) -> dict[str, np.ndarray]:
+        """A pass of the model over a split, counted and timed: all outputs that the run's cells want."""
         from vtabjax import features
 
+        outputs = {output, *self.loaded.wanted}
+        if logits or any(":layer=" not in name for name in outputs):
+            # The whole network runs: what it gives besides costs little, and other protocols find it.
+            outputs |= {pooling.NATIVE} | (
+                {"logits"} if self.loaded.info.get("num_classes") is not None else set()
+            )
         with self.stages("load"):
-            extract = processes.all_or_none(lambda: self.loaded.extract)
+            extract = processes.all_or_none(lambda: self.loaded.extractor(frozenset(outputs)))
         since = time.monotonic()
         found = extract(examples.images)
         seconds = round(time.monotonic() - since, 4)

@@ -98,7 +98,13 @@ def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
         raise UsageError(f"config.filter={filters.as_text(run.filter)!r} leaves no model: {e}") from e
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
-    return [Cell(run.protocol, model, task, by_task[task]) for model in models for task in names]
+    chosen = {task: {**own, "features": "auto"} for task, own in by_task.items()}
+    auto = {model for model in models if run.features == "auto" and specs.parse(model).has_own_features}
+    return [
+        Cell(run.protocol, model, task, (chosen if model in auto else by_task)[task])
+        for model in models
+        for task in names
+    ]
 
 
 def _check_sizes(name: str, settings: Mapping[str, Any]) -> None:

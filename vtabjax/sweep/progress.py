@@ -50,9 +50,9 @@ class Progress:
         else:
             self.say(f"[{self._done}/{self._total}] {text}  (left: {self._left()})")
 
-    def model(self, text: str) -> None:
-        """All cells of one more model are finished."""
-        self._models_done += 1
+    def model(self, text: str, count: int = 1) -> None:
+        """All cells of one more model are finished, or of several that differ only in their choice of features."""
+        self._models_done += count
         self.say(
             f"{text}  ({_clock()}: {self._models_done} of {self._models} models, {self._done} of {self._total} "
             f"cells, left: {self._left()})"

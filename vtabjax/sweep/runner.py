@@ -301,9 +301,10 @@ def _print_dry_run(state: WorkerShare, run: RunOptions, workdir: Path) -> None:
     converting -= {model for model, found in sizes.items() if found}
     for model, own in by_model.items():
         taken = known.total(own)
-        notes = ["to convert"] if model in converting else []
-        if sizes.get(model):
-            there = ", ".join(map(str, sizes[model]))
+        base = worker.base(model)
+        notes = ["to convert"] if base in converting else []
+        if sizes.get(base):
+            there = ", ".join(map(str, sizes[base]))
             notes = [f"converted at {there} pixels; to convert if its own size differs"]
         if taken is not None:
             notes.append(

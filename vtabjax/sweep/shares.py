@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vtabjax import specs
 from vtabjax.options import UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files
@@ -77,7 +78,8 @@ def which_share(flag: str, environment: Mapping[str, str]) -> Share | None:
 def assign(cells: Sequence[Cell], count: int, seconds: Callable[[Cell], float | None]) -> list[int]:
     """Which of `count` workers gets each cell, by expected cost.
 
-    Whole models while there are enough of them, so that each is converted and compiled once: the most expensive
+    Whole models, with every choice of their features, while there are enough of them, so that each is converted and
+    compiled once: the most expensive
     first, each to the worker with the least so far. With more workers than models: equally expensive pieces of the
     list.
 
@@ -94,8 +96,9 @@ def assign(cells: Sequence[Cell], count: int, seconds: Callable[[Cell], float | 
     mean = sum(known) / len(known) if known and sum(known) > 0 else 1.0
     costs = [mean if g is None else max(g, 1e-6 * mean) for g in given]
     models: dict[str, float] = {}
-    for cell, cost in zip(cells, costs, strict=True):
-        models[cell.model] = models.get(cell.model, 0.0) + cost
+    bases = [str(specs.parse(cell.model).base) for cell in cells]
+    for model, cost in zip(bases, costs, strict=True):
+        models[model] = models.get(model, 0.0) + cost
     if count <= len(models):
         loads = [(0.0, worker) for worker in range(count)]
         worker_of = {}
@@ -103,7 +106,7 @@ def assign(cells: Sequence[Cell], count: int, seconds: Callable[[Cell], float | 
             load, worker = heapq.heappop(loads)
             worker_of[model] = worker
             heapq.heappush(loads, (load + models[model], worker))
-        return [worker_of[cell.model] for cell in cells]
+        return [worker_of[model] for model in bases]
     total, before, found = sum(costs), 0.0, []
     for cost in costs:
         found.append(min(count - 1, int(count * (before + cost / 2) / total)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import options, results
+from vtabjax import options, results, specs
 from vtabjax.options import UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files
@@ -157,7 +157,7 @@ def _state(
     name: str, sweep: Mapping[str, Any], workers: list[dict[str, Any]], unread: list[str], workdir: Path
 ) -> SweepState:
     everything = [
-        Cell(sweep["protocol"], model, task, sweep["settings"][task])
+        Cell(sweep["protocol"], model, task, _settings(sweep["settings"][task], model))
         for model in sweep["models"]
         for task in sweep["tasks"]
     ]
@@ -185,6 +185,12 @@ def _state(
     records = [record for record in found.values() if record is not None]
     expected = costs.Costs(records, sweep["protocol"], everything[0].settings).total(missing)
     return SweepState(name, models, failures, workers, expected, list(dict.fromkeys(unread)))
+
+
+def _settings(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """A model's settings: what chooses its features by itself is not for one that names them."""
+    own = specs.parse(model).has_own_features
+    return {name: value for name, value in settings.items() if own or name != "features"}
 
 
 def _doing(model: str, workers: Sequence[Mapping[str, Any]]) -> str:

@@ -19,6 +19,7 @@ from vtabjax import specs, tasks
 from vtabjax.data import copies
 from vtabjax.protocols import measures
 from vtabjax.runtime import files
+from vtabjax.specs import pooling
 from vtabjax.tables import (
     AccuracyRow,
     Column,
@@ -146,7 +147,7 @@ def accuracy_table(records: Records) -> Table:
                 _further_mean(name),
             )
         )
-    return Table(columns, rows, [*remarks, *_copies(records)])
+    return Table(columns, rows, [*remarks, *_features(records), *_copies(records)])
 
 
 UNCERTAINTY = "(± 95 %)"
@@ -248,6 +249,7 @@ def score_table(records: Records) -> Table:
         notes = dict.fromkeys(record["notes"][name] for record in noted if name in record.get("notes", {}))
         if notes:
             remarks.append(f"{name}: {', '.join(notes)}")
+    remarks += _features(records)
     columns = [
         Column("task", "text", lambda row: row.task),
         Column("model", "text", lambda row: row.model),
@@ -268,6 +270,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _metric(record: Mapping[str, Any] | None, name: str) -> float | None:
     return None if record is None else record["metrics"].get(name)
+
+
+def _features(records: Records) -> list[str]:
+    """Remarks on how features were made; with features=auto that is another thing for each task."""
+    there = [(model, record) for (model, _), record in records.items() if record is not None]
+    chosen = {model for model, record in there if "features" in (record.get("chosen") or {})}
+    found = {model: (record.get("source") or {}).get("features") for model, record in there}
+    remarks = pooling.remarks({model: text for model, text in found.items() if model not in chosen})
+    if chosen:
+        remarks.append(
+            f"features: chosen on validation examples for each task ({specs.listed(sorted(chosen))})"
+        )
+    return remarks
 
 
 def _copies(records: Records) -> list[str]:

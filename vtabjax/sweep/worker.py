@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import bundled, protocols, results, tasks
+from vtabjax import bundled, protocols, results, specs, tasks
 from vtabjax.options import RunOptions
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
+from vtabjax.specs import pooling
 from vtabjax.sweep import adapters, artefacts, conversions, converters_client, heartbeat, inputs
 from vtabjax.sweep.progress import Progress, duration, first_line
 
@@ -45,10 +46,18 @@ def image_cache(options: RunOptions, workdir: Path) -> str:
 
 
 def to_convert(pending: Sequence[Cell], options: RunOptions, workdir: Path) -> list[str]:
-    """The models of cells that are not converted yet, without those that need no converting."""
+    """The models of cells that are not converted yet, without those that need no converting.
+
+    All that is measured of a model's features comes from one conversion, which has the name without the choice.
+    """
     folder = models_dir(options, workdir)
-    models = [m for m in dict.fromkeys(cell.model for cell in pending) if not bundled.is_bundled(m)]
+    models = [m for m in dict.fromkeys(base(cell.model) for cell in pending) if not bundled.is_bundled(m)]
     return [m for m in models if artefacts.find(folder, m, options.image_size) is None]
+
+
+def base(model: str) -> str:
+    """The spec of a model without a choice among its features."""
+    return str(specs.parse(model).base)
 
 
 def converted_sizes(model: str, options: RunOptions, workdir: Path) -> list[int]:
@@ -70,9 +79,10 @@ def run(pending: Sequence[Cell], options: RunOptions, workdir: Path, beat: heart
     """
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
     for cell in pending:
-        by_model[cell.model].append(cell)
+        by_model[base(cell.model)].append(cell)
     converting = processes.broadcast_from_first(lambda: to_convert(pending, options, workdir))
-    progress = Progress(len(pending), models=len(by_model), enabled=processes.is_first())
+    n_models = len({cell.model for cell in pending})
+    progress = Progress(len(pending), models=n_models, enabled=processes.is_first())
 
     def on_converted(model: str, began: float, ended: float, well: bool) -> None:
         beat.event("convert", model, began, ended, ok=well)
@@ -136,9 +146,10 @@ def make_context(
 
 
 def run_model(model: str, pending: Sequence[Cell], sweep: inputs.SweepContext) -> None:
-    """All cells of a model."""
+    """All cells of a model, with each choice of features that they ask for."""
     progress = sweep.progress
-    _doing(sweep, model, "waiting for its conversion")
+    choices = list(dict.fromkeys(cell.model for cell in pending))
+    _doing(sweep, choices[0], "waiting for its conversion")
     stages = inputs.Stages()
     try:
         with stages("convert"):
@@ -148,11 +159,12 @@ def run_model(model: str, pending: Sequence[Cell], sweep: inputs.SweepContext) -
     except Exception as e:
         for cell in pending:
             _fail(cell, _fault(e, stages.failed or "convert"), sweep)
-        progress.model(f"{model}: not run")
+        progress.model(f"{model}: not run", len(choices))
         return
+    loaded.wanted = frozenset(name for cell in pending for name in _outputs(cell, loaded))
     began, done = time.time(), 0
     for cell in pending:
-        _doing(sweep, model, cell.task)
+        _doing(sweep, cell.model, cell.task)
         stages = inputs.Stages()
         if converting:
             stages.seconds["convert"] = converting  # charged to the model's first cell
@@ -173,7 +185,19 @@ def run_model(model: str, pending: Sequence[Cell], sweep: inputs.SweepContext) -
     ended = time.time()
     sweep.heartbeat.count(images=loaded.seen)
     sweep.heartbeat.event("compute", model, began, ended, cells=done, images=loaded.seen)
-    _say_model(model, len(pending), done, loaded.seen, ended - began, sweep)
+    name = choices[0] if len(choices) == 1 else f"{model} ({len(choices)} choices of features)"
+    text = _said(name, len(pending), done, loaded.seen, ended - began, sweep)
+    sweep.progress.model(text, len(choices))
+
+
+def _outputs(cell: Cell, loaded: inputs.LoadedModel) -> list[str]:
+    """The outputs of a model that a cell may be about; none where the model does not have what it asks for."""
+    if cell.settings.get("features") == "auto":
+        return pooling.alternatives(loaded.info)
+    try:
+        return [pooling.output(cell.model, loaded.info)]
+    except specs.SpecError:  # said where the cell has its turn
+        return []
 
 
 def _is_done(cell: Cell, workdir: Path) -> bool:
@@ -185,15 +209,13 @@ def _doing(sweep: inputs.SweepContext, model: str, what: str) -> None:
     sweep.heartbeat.doing(f"{model}: {what}")
 
 
-def _say_model(
-    model: str, total: int, done: int, images: int, seconds: float, sweep: inputs.SweepContext
-) -> None:
+def _said(model: str, total: int, done: int, images: int, seconds: float, sweep: inputs.SweepContext) -> str:
     rate = f", {images / seconds:,.0f} images/s" if images and seconds else ""
     # What the other process did while this model was computed: the timeline of the overlap.
     events = sweep.heartbeat.events("convert")
     meanwhile = [e["model"] for e in events if e["ended"] > time.time() - seconds]
     beside = f"; converted meanwhile: {', '.join(meanwhile)}" if meanwhile else ""
-    sweep.progress.model(f"{model}: {done} of {total} cells in {duration(seconds)}{rate}{beside}")
+    return f"{model}: {done} of {total} cells in {duration(seconds)}{rate}{beside}"
 
 
 def _converted(model: str, sweep: inputs.SweepContext) -> tuple[str, float]:
@@ -229,6 +251,7 @@ def run_cell(
     fault: Failure | None = None
     try:
         with stages(cell.protocol):
+            given.output  # noqa: B018  (refused before anything is computed; chosen by features=auto)
             outcome = adapters.PROTOCOLS[cell.protocol].run(given, cell.settings)
     except Exception as e:
         fault = _fault(e, stages.failed or cell.protocol)
@@ -271,14 +294,18 @@ def _save(
         metrics=outcome.metrics,
         correct=outcome.correct,
         confusion=outcome.confusion,
-        chosen=outcome.chosen,
+        chosen={**outcome.chosen, **given.choice},
         notes=outcome.notes,
         provenance={
             "seed": cell.settings.get("seed"),
             "weight_hash": info["weight_hash"],
             "graph_hash": info["graph_hash"],
             "input": {name: info[name] for name in ("input_size", "mean", "std")},
-            "source": source,
+            "source": {
+                **source,
+                "features": pooling.words(given.output, info),
+                "num_features": pooling.width(given.output, info),
+            },
             "data": dict(given.fingerprints),
             "copies": given.copies(),
             "passes": dict(given.passes),

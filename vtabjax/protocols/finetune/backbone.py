@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtabjax import model
-from vtabjax.graph import Graph, Ref, node_refs
 from vtabjax.model import compiling
 from vtabjax.protocols.finetune.settings import Settings
 
@@ -38,25 +36,6 @@ class Backbone(NamedTuple):
     compiler_options: Mapping[str, str] = {}
 
 
-def needed(graph: Graph) -> Graph:
-    """The part of a graph that computes "features"; the source's classifier is not trained."""
-    wanted = {graph.outputs["features"]}
-    nodes = []
-    for node in reversed(graph.nodes):
-        if Ref("value", node.name) in wanted:
-            nodes.append(node)
-            wanted.update(node_refs(node))
-    variables = {ref.name for ref in wanted if ref.kind == "variable"}
-    # Beside each running mean there is a counter that no operator reads.
-    variables |= {n.removesuffix("running_mean") + "num_batches_tracked" for n in variables}
-    return dataclasses.replace(
-        graph,
-        nodes=tuple(reversed(nodes)),
-        outputs={"features": graph.outputs["features"]},
-        variables={k: v for k, v in graph.variables.items() if k in variables},
-    )
-
-
 def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
     """What rematerialisation keeps: results of convolutions and of products with weights."""
     if primitive.name == "dot_general":
@@ -66,7 +45,7 @@ def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
 
 def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
     """A converted model whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
-    graph = needed(parts.graph)
+    graph = parts.graph.select({"features": "features"})  # the source's classifier is not trained
     param_dtype, compute_dtype = settings.param_dtype, jnp.dtype(settings.dtype)
 
     def cast(name: str) -> np.ndarray:

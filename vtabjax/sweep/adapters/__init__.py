@@ -45,7 +45,7 @@ def _finetune(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
 # To add a protocol: a file beside this one with a function from config to settings and one from inputs to an outcome, a
 # line here, a config.
 # What it gets: inputs.examples(split) (images, labels, ids), inputs.split(split) (features, labels, logits),
-# inputs.loaded.parts, inputs.loaded.memo(key, make) for what serves all tasks of a model, inputs.mesh,
+# inputs.parts, inputs.loaded.memo(key, make) for what serves all tasks of a model, inputs.mesh,
 # inputs.folder for checkpoints, inputs.stages(name) to time, inputs.say(text) to tell.
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(knn.settings, knn.run),

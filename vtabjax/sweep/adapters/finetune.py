@@ -21,10 +21,11 @@ from vtabjax import __version__, model, options, tasks
 from vtabjax.protocols import Outcome, finetune
 from vtabjax.protocols.finetune import head
 from vtabjax.runtime import files, processes
+from vtabjax.specs import pooling
 from vtabjax.sweep.adapters import _classified
 
 if TYPE_CHECKING:
-    from vtabjax.sweep.inputs import CellContext, LoadedModel
+    from vtabjax.sweep.inputs import CellContext
 
 _Examples = tuple[np.ndarray, np.ndarray]  # inputs, labels
 
@@ -68,11 +69,11 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     with finetune.catch_sigterm() as stop:
         train, val, test = _examples(inputs, own)
         with inputs.stages("load"):
-            trainer = _trainer(converted, own, task, capacity=max(_CAPACITY, len(train[1]) + len(val[1])))
+            trainer = _trainer(inputs, own, task, capacity=max(_CAPACITY, len(train[1]) + len(val[1])))
         journal = finetune.Journal(folder, _identity(inputs, settings), stop, inputs.say)
 
         def keep(seed: int, state: finetune.State) -> None:
-            _save(converted.parts, state, task, folder / f"seed{seed}", inputs, own)
+            _save(inputs.parts, state, task, folder / f"seed{seed}", inputs, own)
 
         seen_before = trainer.seen
         result = finetune.evaluate(
@@ -83,7 +84,7 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
             classes=task.num_classes,
             journal=journal,
             keep=keep if settings["save"] else None,
-            label=f"{converted.spec} {inputs.task}",
+            label=f"{inputs.cell.model} {inputs.task}",
         )
         converted.seen += trainer.seen - seen_before
         # Everything was in the journal: the record names its examples still.
@@ -138,6 +139,7 @@ def _identity(inputs: CellContext, settings: Mapping[str, Any]) -> dict[str, Any
         "data": dict(inputs.fingerprints),
         "version": __version__,
         "record": 2,  # what the journal keeps of a test
+        **({"features": inputs.output} if inputs.output != pooling.NATIVE else {}),
     }
 
 
@@ -168,16 +170,17 @@ def _notes(own: finetune.Settings, trainer: finetune.Trainer) -> dict[str, str]:
 
 
 def _trainer(
-    converted: LoadedModel, own: finetune.Settings, task: tasks.Task, capacity: int
+    inputs: CellContext, own: finetune.Settings, task: tasks.Task, capacity: int
 ) -> finetune.Trainer:
-    """The model's trainer, compiled once for all of its tasks."""
-    sweep, width = converted.sweep, _head_width(task)
+    """The trainer of a model's features, compiled once for all of its tasks."""
+    converted, width = inputs.loaded, _head_width(task)
+    sweep = converted.sweep
 
     def make() -> finetune.Trainer:
         if own.scope == "all":
-            backbone = finetune.trainable(converted.parts, own)
+            backbone = finetune.trainable(inputs.parts, own)
         else:
-            backbone = finetune.precomputed(converted.info["num_features"], own)
+            backbone = finetune.precomputed(pooling.width(inputs.output, converted.info), own)
         return finetune.Trainer(
             backbone,
             own,
@@ -187,7 +190,7 @@ def _trainer(
             eval_batch=sweep.options.batch_size,
         )
 
-    return converted.memo(("finetune", own, width, capacity), make)
+    return converted.memo(("finetune", inputs.output, own, width, capacity), make)
 
 
 def _head_width(task: tasks.Task) -> int:
