@@ -2,8 +2,8 @@
 
 TEMPLATES holds converted models to copy; what was asked is written into its file "log". A model's name says what
 happens: bad* fails, missing* finds no weights, crash* dies, hang* sleeps, eat* takes memory, slow* takes a second,
-nan* has NaN weights, head* has a classifier, pool* has blocks and tokens; unknown* does not exist. `describe` says what is
-known of each.
+nan* has NaN weights, head* has a classifier, pool* has blocks and tokens; unknown* does not exist. `describe` says what
+is known of each.
 """
 
 import json
