@@ -17,7 +17,10 @@ def written(request, tmp_path_factory):
     """{form: (task, data_dir)} of the same pictures, and which splits they have."""
     root = tmp_path_factory.mktemp("forms")
     found = forms.pictures(SPLITS[request.param])
-    tfds = {f"tfds {kind}": (forms.write_tfds(root / kind, found, kind), root / kind) for kind in ("array_record", "tfrecord")}
+    tfds = {
+        f"tfds {kind}": (forms.write_tfds(root / kind, found, kind), root / kind)
+        for kind in ("array_record", "tfrecord")
+    }
     shuffled = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
     names = {
         "folder": forms.write_folder(root / "pictures", found),

@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
 
 def pictures(splits: Sequence[str] = ("",), n: int = 12) -> list[Picture]:
-    """`n` or a few more pictures of each class and split, of several sizes, some grey; a class has a colour of its own."""
+    """`n` or a few more pictures of each class and split, in several sizes, some grey; classes have colours."""
     rng = np.random.default_rng(3)
     made = []
     for split in splits:
@@ -94,7 +94,9 @@ def write_hub(root: Path, found: Sequence[Picture], *, names: bool = True, parqu
         columns |= {"path": [p.path for p in own]} if names else {}
         return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
-    splits = {split: data_set([p for p in found if p.split == split]) for split in sorted({p.split for p in found})}
+    splits = {
+        split: data_set([p for p in found if p.split == split]) for split in sorted({p.split for p in found})
+    }
     if parquet:
         (root / "data").mkdir(parents=True)
         for split, own in splits.items():
@@ -110,7 +112,10 @@ def write_tfds(data_dir: Path, found: Sequence[Picture], file_format: str, *, na
     """A data set that tensorflow-datasets prepares; the task's name."""
     import tensorflow_datasets as tfds
 
-    fields = {"image": tfds.features.Image(encoding_format="png"), "label": tfds.features.ClassLabel(names=CLASSES)}
+    fields = {
+        "image": tfds.features.Image(encoding_format="png"),
+        "label": tfds.features.ClassLabel(names=CLASSES),
+    }
     if names:
         fields["file_name"] = tfds.features.Text()
 
