@@ -195,7 +195,12 @@ def _label(name: OwnName, features: Mapping[str, Any]) -> str:
 
 
 def _shown(features: Mapping[str, Any]) -> str:
-    return specs.listed((f"{c} ({getattr(f, 'dtype', type(f).__name__)})" for c, f in features.items()), 12)
+    import datasets
+
+    def kind(feature: Any) -> str:
+        return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
+
+    return specs.listed((f"{column} ({kind(feature)})" for column, feature in features.items()), 12)
 
 
 def _column(ds: datasets.Dataset, column: str) -> list[Any]:
