@@ -52,19 +52,21 @@ def base(protocol: str, suite: str) -> ConfigDict:
 
     # What is compared on what. Comma-separated; models may be patterns: 'timm/resnet*'.
     c.models = ",".join(MODELS["mini" if mini else "vtab"])
-    c.tasks = ",".join(tasks.EMBEDDED if mini else tasks.VTAB)  # also folder:/path/to/pictures
+    c.tasks = ",".join(
+        tasks.EMBEDDED if mini else tasks.VTAB
+    )  # also folder:/pictures, table:/list.csv, hf:..., tfds:...
 
     # Images. These change the numbers.
     c.image_size = 64 if mini else 224  # edge in pixels that models see; 0: each model's own
     c.resize = "vtab"  # "vtab": as the benchmark's code (TF1 bilinear, both edges); "bilinear", "bicubic"
     c.dtype = "float32"  # what models compute in; "bfloat16" is faster and changes the third digit
-    c.skip_broken = False  # leave out pictures of a folder that cannot be read, instead of stopping
-    c.background = "white"  # under transparent parts of the pictures of a folder: a colour's name, '#rrggbb'
+    c.skip_broken = False  # leave out own pictures that cannot be read, instead of stopping
+    c.background = "white"  # under transparent parts of your own pictures: a colour's name, '#rrggbb'
     c.seed = 0  # of protocols that draw random numbers
 
     # How it runs. These do not change the numbers.
     c.batch_size = 128  # images per step over all devices; halved by itself when memory runs out
-    c.max_pixels = 178_956_970  # pictures of a folder with more are refused before they are decoded
+    c.max_pixels = 178_956_970  # own pictures with more are refused before they are decoded
     c.retry_failed = False  # try cells again that failed in an earlier run
     c.dry_run = False  # print what would run, how much of it is done and how long it may take
     c.distributed = False  # several processes are one worker (a pod); by itself where JAX detects a cluster

@@ -169,6 +169,9 @@ def test_labels_that_are_numbers_are_classes_in_their_order(folder):
     tasks.forget_folders()
     assert classes(folder, ["01", "1", "01", "1"]) == (["01", "1"], None)  # codes, not numbers
     tasks.forget_folders()
+    codes = [f"{i:02}" for i in range(30)]
+    assert classes(folder, codes * 2) == (codes, None)
+    tasks.forget_folders()
     assert classes(folder, [0.5, 1.5, 0.5, 1.5]) == (["0.5", "1.5"], None)
     tasks.forget_folders()
     assert classes(folder, [3.0, 1.0, 3.0, 1.0], "parquet") == (["1", "3"], "whole numbers, 1.0 read as 1")

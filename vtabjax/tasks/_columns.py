@@ -141,7 +141,7 @@ def _text_classes(
             notes["labels"] += f", {min(v for v in distinct if '.' in v)} read as {min(set(values), key=int)}"
         classes = sorted(set(values), key=int)
     else:
-        if all(map(_is_number, distinct)) and len(distinct) > _MOST_FRACTIONS:
+        if len(distinct) > _MOST_FRACTIONS and _are_fractions(distinct):
             raise TaskError(
                 f"the labels are {len(distinct):,} different numbers with fractions, such as {values[0]}: a quantity, "
                 "not a class; only classification is measured, so bin them, or name another column"
@@ -163,12 +163,12 @@ def _text_classes(
     return classes, [number_of[value] for value in values]
 
 
-def _is_number(value: str) -> bool:
+def _are_fractions(values: Iterable[str]) -> bool:
+    """Whether all are numbers and some are not whole. (Codes such as 01 are whole.)"""
     try:
-        float(value)
+        return not all([float(value).is_integer() for value in values])
     except ValueError:
         return False
-    return True
 
 
 def _declared(columns: Columns, used: Sequence[int], what: str) -> tuple[list[str], list[int]]:
