@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import io
 import json
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +83,9 @@ def write_csv(folder: Path, n: int) -> Path:
 def watched(command: list[str]) -> dict:
     """Runs a command with a terminal; what it took, and when it wrote."""
     ours, its = pty.openpty()
+    fcntl.ioctl(
+        its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0)
+    )  # without columns no bar is drawn
     environment = {k: v for k, v in os.environ.items() if k not in _alternate.HUGE_PAGES}
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=_alternate.ROOT, env=environment, stdout=its, stderr=its)
