@@ -53,7 +53,8 @@ def base(protocol: str, suite: str) -> ConfigDict:
     # What is compared on what. Comma-separated; models may be patterns: 'timm/resnet*'.
     c.models = ",".join(MODELS["mini" if mini else "vtab"])
     c.filter = ""  # conditions on models: 'licence!=non-commercial, parameters<50M, gflops<5'
-    c.tasks = ",".join(tasks.EMBEDDED if mini else tasks.VTAB)  # also folder:/path/to/pictures
+    # Also folder:/pictures, table:/list.csv, hf:OWNER/NAME, tfds:name.
+    c.tasks = ",".join(tasks.EMBEDDED if mini else tasks.VTAB)
 
     # Images. These change the numbers.
     c.image_size = 64 if mini else 224  # edge in pixels that models see; 0: each model's own
@@ -61,13 +62,13 @@ def base(protocol: str, suite: str) -> ConfigDict:
     c.dtype = "float32"  # that models compute in; "bfloat16" is faster and changes the third digit
     # "native": as the model's spec says; "auto": the pooling that is best on the validation examples.
     c.features = "native"
-    c.skip_broken = False  # leave out unreadable pictures of a folder instead of stopping
-    c.background = "white"  # behind transparent parts of a folder's pictures: a colour's name or '#rrggbb'
+    c.skip_broken = False  # leave out unreadable pictures of your own instead of stopping
+    c.background = "white"  # behind transparent parts of your own pictures: a colour's name or '#rrggbb'
     c.seed = 0  # of protocols that draw random numbers
 
     # How it runs. These do not change the numbers.
     c.batch_size = 128  # images per step over all devices; halved automatically when memory runs out
-    c.max_pixels = 178_956_970  # pictures of a folder with more pixels are refused before they are decoded
+    c.max_pixels = 178_956_970  # your own pictures with more pixels are refused before they are decoded
     c.retry_failed = False  # also run cells that failed in an earlier run
     c.dry_run = False  # print what would run, how much of it is done and how long it may take
     c.distributed = False  # several processes are one worker (a pod); automatic where JAX detects a cluster

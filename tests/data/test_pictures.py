@@ -172,6 +172,68 @@ def test_kinds_of_files():
             decode(content)
 
 
+def tiff(channels, photometric, extra=None):
+    """A TIFF file of 2 x 2 pixels, written by hand: Pillow writes no more than four channels."""
+    short, long = 3, 4
+    bits = (short, [8] * channels)
+    tags = {256: (short, [2]), 257: (short, [2]), 258: bits, 259: (short, [1]), 262: (short, [photometric])}
+    tags |= {273: (long, [0]), 277: (short, [channels]), 278: (short, [2]), 279: (long, [4 * channels])}
+    if extra is not None:
+        tags[338] = (short, list(extra))
+    entries, more = b"", b""
+    beside = 8 + 2 + 12 * len(tags) + 4
+    for tag, (kind, values) in tags.items():
+        value = struct.pack(f"<{len(values)}{'H' if kind == short else 'I'}", *values)
+        if tag == 273:
+            value = struct.pack(
+                "<I", beside + sum(2 * len(v) for k, v in tags.values() if k == short and len(v) > 2)
+            )
+        if len(value) > 4:
+            value, more = struct.pack("<I", beside + len(more)), more + value
+        entries += struct.pack("<HHI", tag, kind, len(values)) + value.ljust(4, b"\0")
+    return (
+        b"II*\0"
+        + struct.pack("<IH", 8, len(tags))
+        + entries
+        + bytes(4)
+        + more
+        + bytes(range(50, 50 + 4 * channels))
+    )
+
+
+@pytest.mark.parametrize(
+    "channels, photometric, extra, message",
+    [
+        (13, 1, [0] * 12, "it has 13 channels, more than grey and transparency need; nothing says which"),
+        (4, 1, [0] * 3, "it has 4 channels, more than grey"),
+        (4, 2, [0], "it has 4 channels, more than its colours and transparency need"),
+        (5, 2, [2, 0], "it has 5 channels, more than its colours"),
+        (6, 2, [0] * 3, "it has 6 channels, more than its colours"),
+        (2, 1, [0], "it has 2 channels, more than grey"),
+    ],
+)
+def test_more_than_three_channels_are_refused(channels, photometric, extra, message, tmp_path):
+    with pytest.raises(OSError, match=message):
+        decode(tiff(channels, photometric, extra))
+    for name in ("a/0.tif", "a/1.tif", "b/0.tif", "b/1.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tiff(channels, photometric, extra))
+    with pytest.raises(data.BrokenImageError, match=f"4 files cannot be read(.|\n)*a/1.tif: {message}"):
+        data.look_through(f"folder:{tmp_path}")
+
+
+def test_the_channels_that_are_read():
+    grey = decode(tiff(1, 1))
+    assert grey.shape == (2, 2, 3) and (grey == np.uint8([[50, 51], [52, 53]])[..., None]).all()  # repeated
+    np.testing.assert_array_equal(decode(tiff(3, 2)).reshape(4, 3), np.arange(50, 62).reshape(4, 3))
+    assert (
+        decode(tiff(4, 2, [2])).shape
+        == decode(tiff(2, 1, [2])).shape
+        == decode(tiff(4, 5)).shape
+        == (2, 2, 3)
+    )
+
+
 def test_a_picture_that_is_too_large():
     content = encode(Image.new("L", (300, 200)))
     with pytest.raises(

@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
 
 def pictures(splits: Sequence[str] = ("",), n: int = 12) -> list[Picture]:
-    """`n` or a few more pictures of each class and split, of several sizes, some grey; a class has a colour of its own."""
+    """`n` or a few more pictures of each class and split, in several sizes, some grey; classes have colours."""
     rng = np.random.default_rng(3)
     made = []
     for split in splits:

@@ -13,6 +13,7 @@ import functools
 import glob
 import io
 import logging
+import mmap
 import os
 import pathlib
 import shutil
@@ -189,6 +190,13 @@ def fetch(
     if not isinstance(found, tuple):
         raise CacheError(f"image cache: {array_path} was written, but {found}; is the disk sound?")
     return found
+
+
+def release(images: np.ndarray) -> None:
+    """Lets go of the memory that the pages of a cached file take, after a pass over them; reading brings them back."""
+    mapped = getattr(images, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _too_full(folder: pathlib.Path, needed: int, free: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit
 BITS = (8, 10, 12, 14, 16)
 # Formats that hold photographs or scans; Pillow knows more, some of which it hands to other programs (PostScript).
 _FORMATS = tuple("AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split())
+_CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # of TIFF's kinds of grey and colour
 _FACTORS = {"L;2": 85, "L;4": 17}  # of greys of 2 and 4 bits, which Pillow brings to 8
 
 
@@ -102,12 +104,14 @@ def load(data: bytes, *, upright: bool, max_pixels: int = MAX_PIXELS) -> tuple[I
                 f"{width:,} x {height:,} pixels are {width * height:,}, more than max_pixels={max_pixels:,}"
             )
         arguments = image.tile[0].args if image.tile else ""
+        if image.format == "TIFF" and "X" in _raw_mode(arguments):  # channels that Pillow would leave out
+            raise OSError(_too_many_channels(data))
         image.load()
         if upright:
             ImageOps.exif_transpose(image, in_place=True)
         return image, _raw_mode(arguments)
     except UnidentifiedImageError as e:
-        raise OSError("not an image of a known kind") from e
+        raise OSError(_too_many_channels(data) or "not an image of a known kind") from e
     except (
         SyntaxError,
         ValueError,
@@ -117,11 +121,39 @@ def load(data: bytes, *, upright: bool, max_pixels: int = MAX_PIXELS) -> tuple[I
         raise OSError(str(e)) from e
 
 
+def _too_many_channels(data: bytes) -> str:
+    """Says how many channels a TIFF file has, if more than are shown; "" for other files.
+
+    Satellites and microscopes write near infrared, or one channel per stain, and nothing says which three are meant.
+    """
+    from PIL import TiffImagePlugin
+
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return ""
+    file = io.BytesIO(data)
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if data[2:4] in (b"+\0", b"\0+") else 8))
+        file.seek(tags.next)
+        tags.load(file)
+        channels = int(tags.get(277, 1))  # SamplesPerPixel
+        shown = _CHANNELS[tags[262]]  # PhotometricInterpretation
+        extra = tuple(tags.get(338, ()))  # ExtraSamples: 1 and 2 are transparency
+    except Exception:  # what is damaged may raise anything
+        return ""
+    if channels <= shown or channels == shown + 1 and extra in ((1,), (2,)):
+        return ""
+    return (
+        f"it has {channels} channels, more than {'grey' if shown == 1 else 'its colours'} and transparency need; "
+        "nothing says which of them to show, so save one or three of them as grey or RGB"
+    )
+
+
 @functools.cache
 def _own_the_limits() -> None:
     """Pillow's limit and warnings are for programs without their own; here they would appear in a progress bar."""
     from PIL import Image
 
+    logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # it logs what it raises
     Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", module=r"PIL\.")
 

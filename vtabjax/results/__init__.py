@@ -146,7 +146,7 @@ def file_name(task: str) -> str:
     """A task's name as a file name: ``digits``; ``folder:/data/birds`` -> ``folder-birds-1f3a5c7e``."""
     if re.fullmatch(r"\w+", task):
         return task
-    stem = re.sub(r"\W+", "_", Path(task).name) or "root"
+    stem = re.sub(r"\W+", "_", Path(task.partition(":")[2] or task).name) or "root"
     return f"{task.partition(':')[0]}-{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vtabjax import tasks
-from vtabjax.data import copies
+from vtabjax.data import cache, copies
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.specs import pooling
@@ -341,6 +341,7 @@ class CellContext:
         since = time.monotonic()
         found = extract(examples.images)
         seconds = round(time.monotonic() - since, 4)
+        cache.release(examples.images)
         self.passes[split] = {"images": len(examples.labels), "seconds": seconds}
         self.loaded.seen += len(examples.images)
         features.check_finite(found)  # in all processes: none goes on alone

@@ -58,9 +58,12 @@ def found(
       TaskError: the columns are no classification task; the message has the row.
     """
     notes: dict[str, Any] = {}
-    role_of, left_out = _roles(columns, what, other_splits, notes)
     splits = columns.splits or [""] * len(columns.labels)
-    used = [i for i, split in enumerate(splits) if split not in left_out]
+    unlabelled = _unlabelled(splits, columns.labels) if other_splits else []
+    if unlabelled:
+        notes["splits_without_labels"] = unlabelled
+    role_of = _roles(columns, unlabelled, what, other_splits, notes)
+    used = [i for i, split in enumerate(splits) if split in role_of]
     if columns.classes is None:
         classes, labels = _text_classes(columns, used, what, notes)
     else:
@@ -80,25 +83,36 @@ def found(
     return files, classes, notes
 
 
+def _unlabelled(splits: Sequence[str], labels: Sequence[Any]) -> list[str]:
+    """The splits of which no example has a label, as test splits of competitions have none."""
+    labelled = {
+        split for split, label in zip(splits, labels, strict=True) if label is not None and label != -1
+    }
+    if not labelled:
+        raise TaskError("no example has a label")
+    return sorted(set(splits) - labelled)
+
+
 def _roles(
-    columns: Columns, what: str, other_splits: bool, notes: dict[str, Any]
-) -> tuple[dict[str, str], set[str]]:
+    columns: Columns, unlabelled: Sequence[str], what: str, other_splits: bool, notes: dict[str, Any]
+) -> dict[str, str]:
+    """Name of a split that is used -> "train", "val", "test" or `_own.ALL`."""
     if columns.splits is None:
-        return {"": _own.ALL}, set()
-    for split, number in zip(columns.splits, columns.numbers, strict=True):
-        if not split:
-            raise TaskError(f"{what} {number} names no split; fill the column, or leave it out of all rows")
+        return {"": _own.ALL}
     first: dict[str, int] = {}
     for split, number in zip(columns.splits, columns.numbers, strict=True):
         first.setdefault(split, number)
-    unknown = [split for split in first if _names.role(split) is None]
+    if "" in first:
+        raise TaskError(f"{what} {first['']} names no split; fill the column, or leave it out of all rows")
+    names = [split for split in first if split not in unlabelled]
+    unknown = [split for split in names if _names.role(split) is None]
     where = f"{what} {first[unknown[0]]}: " if unknown and not other_splits else "splits: "
-    role_of, taken, left_out = _own.roles(first, where, others=other_splits)
+    role_of, taken, left_out = _own.roles(names, where, others=other_splits)
     if taken:
         notes["taken"] = taken
     if left_out:
         notes["splits_left_out"] = left_out
-    return role_of, set(left_out)
+    return role_of
 
 
 def text(value: Any) -> str:
@@ -127,7 +141,7 @@ def _text_classes(
             notes["labels"] += f", {min(v for v in distinct if '.' in v)} read as {min(set(values), key=int)}"
         classes = sorted(set(values), key=int)
     else:
-        if all(map(_is_number, distinct)) and len(distinct) > _MOST_FRACTIONS:
+        if len(distinct) > _MOST_FRACTIONS and _are_fractions(distinct):
             raise TaskError(
                 f"the labels are {len(distinct):,} different numbers with fractions, such as {values[0]}: a quantity, "
                 "not a class; only classification is measured, so bin them, or name another column"
@@ -149,12 +163,12 @@ def _text_classes(
     return classes, [number_of[value] for value in values]
 
 
-def _is_number(value: str) -> bool:
+def _are_fractions(values: Iterable[str]) -> bool:
+    """Whether all are numbers and some are not whole. (Codes such as 01 are whole.)"""
     try:
-        float(value)
+        return not all([float(value).is_integer() for value in values])
     except ValueError:
         return False
-    return True
 
 
 def _declared(columns: Columns, used: Sequence[int], what: str) -> tuple[list[str], list[int]]:

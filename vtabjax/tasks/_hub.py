@@ -123,10 +123,9 @@ def _task(name: OwnName, splits: Mapping[str, datasets.Dataset]) -> Task:
     group = _own_names.chosen(name, "group", features) or ("group" if "group" in features else None)
     labels = {split: _column(ds, label) for split, ds in splits.items()}
     classes = getattr(features[label], "names", None)
-    unlabelled = [split for split, own in labels.items() if all(value in (None, -1) for value in own)]
-    used = {split: ds for split, ds in splits.items() if split not in unlabelled and len(ds)}
+    used = {split: ds for split, ds in splits.items() if len(ds)}
     if not used:
-        raise TaskError(f"no example of it has a label in {label!r}")
+        raise TaskError("it has no examples")
     rows = _rows(list(used.values()), image)
     n = sum(map(len, used.values()))
     names, cut_by = _names(name, used, features, image, rows, n)
@@ -141,8 +140,6 @@ def _task(name: OwnName, splits: Mapping[str, datasets.Dataset]) -> Task:
     )
     files, class_names, notes = _columns.found(columns, what="example", other_splits=True)
     notes = {"cut_by": cut_by, **_columns.renamed(image=image, label=label, group=group), **notes}
-    if unlabelled:
-        notes["splits_without_labels"] = unlabelled
     return _own.task(str(name), "Hub", files, class_names, notes, rows=rows)
 
 
@@ -195,7 +192,12 @@ def _label(name: OwnName, features: Mapping[str, Any]) -> str:
 
 
 def _shown(features: Mapping[str, Any]) -> str:
-    return specs.listed((f"{c} ({getattr(f, 'dtype', type(f).__name__)})" for c, f in features.items()), 12)
+    import datasets
+
+    def kind(feature: Any) -> str:
+        return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
+
+    return specs.listed((f"{column} ({kind(feature)})" for column, feature in features.items()), 12)
 
 
 def _column(ds: datasets.Dataset, column: str) -> list[Any]:

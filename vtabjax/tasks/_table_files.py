@@ -74,14 +74,21 @@ def _of_text(header: list[str], rows: Callable[[], Iterator[tuple[int, dict]]], 
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file, with their ends."""
-    n = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            for line in file:
-                yield line
-                n += 1
+            yield from file
     except UnicodeDecodeError as e:
-        raise TaskError(f"row {n + 1} or one soon after it is not UTF-8; save the file as UTF-8") from e
+        with open(path, "rb") as raw:
+            row = next((n for n, line in enumerate(raw, 1) if not _is_utf8(line)), 1)
+        raise TaskError(f"row {row} is not UTF-8; save the file as UTF-8") from e
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _separated(path: Path, kind: str) -> TableFile:

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vtabjax import installation, specs
 from vtabjax.tasks import _columns, _own, _own_names
@@ -24,6 +24,7 @@ from vtabjax.tasks._task import Rows, Task, TaskError
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+T = TypeVar("T")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _known: dict[str, Task] = {}
 
@@ -104,14 +105,19 @@ def _from_folder(text: str, folder: Path) -> Task:
     path = _own_names.chosen(name, "path", features)
     classes = getattr(features[label], "names", None)
     splits = [split for split, n in sizes.items() if n]
+    if not splits:
+        raise TaskError(f"{folder} holds no examples; prepare it anew")
     fields = [f for f in (path, *_columns.NAME_COLUMNS) if f in features and f != image][:1]
     rows = Rows(_reader(builder, splits, sizes, image), builder.info.file_format.value == "array_record")
-    labels, names, groups, hashed = [], [], [], []
-    for example in _with_progress(_all(builder, splits), sum(sizes.values()), str(name), folder):
-        labels.append(_plain(example[label]))
-        names.append(_columns.text(_plain(example[fields[0]])) if fields else "")
-        groups.append(_columns.text(_plain(example[group])) if group else "")
-        hashed.append(_columns.content_name(example[image]))
+
+    def read(example: Mapping[str, Any]) -> tuple[Any, str, str, str]:
+        named, grouped = (
+            _columns.text(_plain(example[f])) if f else "" for f in (fields[0] if fields else "", group)
+        )
+        return _plain(example[label]), named, grouped, _columns.content_name(example[image])
+
+    examples = _with_progress(map(read, _all(builder, splits)), sum(sizes.values()), str(name), folder)
+    labels, names, groups, hashed = zip(*examples, strict=True)
     by_name = _columns.unique(names)
     if path and not by_name:
         raise TaskError(f"its field {path!r} does not tell pictures from each other")
@@ -134,7 +140,7 @@ def _from_folder(text: str, folder: Path) -> Task:
 def _one(name: OwnName, what: str, features: Mapping[str, Any], fits: Any) -> str:
     if field := _own_names.chosen(name, what, list(features)):
         return field
-    fitting = [field for field, feature in features.items() if fits(feature)]
+    fitting = sorted(field for field, feature in features.items() if fits(feature))
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -160,7 +166,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _with_progress(examples: Iterator[dict], n: int, what: str, folder: Path) -> Iterator[dict]:
+def _with_progress(examples: Iterator[T], n: int, what: str, folder: Path) -> Iterator[T]:
     import tqdm
 
     seen = 0
