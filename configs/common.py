@@ -56,7 +56,9 @@ def base(protocol: str, suite: str) -> ConfigDict:
 
     # Images. These change the numbers.
     c.image_size = 64 if mini else 224  # edge in pixels that models see; 0: each model's own
-    c.resize = "vtab"  # "vtab": as the benchmark's code (TF1 bilinear, both edges); "bilinear", "bicubic"
+    # "vtab": as the benchmark's code (TF1 bilinear, both edges); "bilinear", "bicubic" (antialiased, both edges);
+    # "source": as each model's source evaluates it (its interpolation, aspect ratio kept, its cut)
+    c.resize = "vtab"
     c.dtype = "float32"  # what models compute in; "bfloat16" is faster and changes the third digit
     c.skip_broken = False  # leave out pictures of a folder that cannot be read, instead of stopping
     c.background = "white"  # under transparent parts of the pictures of a folder: a colour's name, '#rrggbb'

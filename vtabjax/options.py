@@ -17,7 +17,7 @@ from vtabjax import specs
 T = TypeVar("T")
 
 SUITES = ("mini", "vtab", "vtab_full")
-RESIZE = ("vtab", "bilinear", "bicubic")
+RESIZE = ("vtab", "bilinear", "bicubic", "source")
 DTYPES = ("float32", "bfloat16")
 METRICS = ("euclidean", "cosine")
 SCORES = (
