@@ -26,7 +26,9 @@ class Outputs(nn.Module):
         return self._outputs(self.module, x)
 
 
-def _outputs_of(module: nn.Module) -> tuple[Callable, str]:
+def _outputs_of(module: Any) -> tuple[Callable, str]:
+    if hasattr(module, "image_outputs"):  # set by a source that knows
+        return module.image_outputs, ""
     if hasattr(module, "forward_features") and hasattr(module, "forward_head"):
         return (_timm if hasattr(module, "reset_classifier") else _timm_encoder), ""
     if type(module).__module__.startswith("torchvision.models"):
