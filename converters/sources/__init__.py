@@ -15,7 +15,7 @@ from torch import nn
 from vtabjax import installation, specs
 from vtabjax.specs import Spec, SpecError
 
-SOURCES = ("timm", "torchvision", "openselfsup", "embedded", "baseline")
+SOURCES = ("timm", "torchvision", "hf", "openselfsup", "embedded", "baseline")
 LIST_COMMAND = f"{installation.converters_command()} list"
 
 

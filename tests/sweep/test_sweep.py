@@ -99,7 +99,10 @@ def test_each_model_sees_pictures_as_its_source_resizes_them(config, fake_conver
     (record,) = [r for _, r in results.records(tmp_path)]
     assert record["input"]["resize"] == "bilinear shortest 16" and record["settings"]["resize"] == "source"
     ((_, error),) = results.errors(tmp_path)
-    assert error["stage"] == "data" and "config.resize is 'source', and of tiny/a how its source" in error["message"]
+    assert (
+        error["stage"] == "data"
+        and "config.resize is 'source', and of tiny/a how its source" in error["message"]
+    )
 
 
 def test_failures_do_not_stop_the_rest(config, fake_converters, tmp_path, capsys):

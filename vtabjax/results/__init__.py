@@ -56,6 +56,7 @@ SOURCE = (
     "parameters",
     "num_features",
     "num_classes",
+    "repository",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "tensorflow-datasets")
 

@@ -73,8 +73,8 @@ def read_info(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def notes(info: Mapping[str, Any]) -> list[str]:
-    """What a person should know of a model from a checkpoint file: which weights, what was left out, a first look."""
-    found = []
+    """What a person should know of a model: which weights, what was left out or guessed, a first look at them."""
+    found = list(info.get("notes", []))
     if "checkpoint" in info:
         found.append(
             f"weights: {info['place']}; all of the architecture's tensors, features pooled by {info['pooling']}"
