@@ -121,7 +121,7 @@ def build(spec: Spec, input_size: int | None) -> Source:
         # timm's towers change their positions after loading, open_clip's own while loading.
         late = size is not None and "timm_model_name" in config(spec.name)["vision_cfg"]
         architecture = functools.partial(_architecture, spec.name, None if late else size, quick)
-        module, found = building.build(spec._replace(tag=None, file=path), architecture, (), rename=_rename)
+        module, found = building.build(spec._replace(tag=None, file=path), architecture, (), rename=rename)
         info |= {k: v for k, v in found.items() if k not in ("weights", "num_classes") or spec.file}
         if late:
             module.set_input_size(size)  # type: ignore[operator]
@@ -132,14 +132,16 @@ def build(spec: Spec, input_size: int | None) -> Source:
 
 
 def _activation(spec: Spec) -> str | None:
-    """QuickGELU or GELU; None for timm's towers, which have their own. A tag's weights say it, whatever the config."""
+    """QuickGELU or GELU; None for timm's towers, which have their own.
+
+    It is QuickGELU where the config or the tag says so: open_clip's own loader warns where only the tag does
+    (ViT-B-32.openai), and computes with GELU what was trained with QuickGELU.
+    """
     cfg = config(spec.name)
     if "timm_model_name" in cfg["vision_cfg"]:
         return None
-    quick = cfg.get("quick_gelu", False)
-    if spec.tag:
-        quick = open_clip.get_pretrained_cfg(spec.name, spec.tag).get("quick_gelu", False)
-    return "QuickGELU" if quick else "GELU"
+    tag = open_clip.get_pretrained_cfg(spec.name, spec.tag) if spec.tag else {}
+    return "QuickGELU" if cfg.get("quick_gelu") or tag.get("quick_gelu") else "GELU"
 
 
 def parameters(spec: Spec) -> int:
@@ -154,8 +156,24 @@ def make(
     quick_gelu: bool | None = None,
     vision: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A config's random image tower, for images of `size` pixels; `vision` changes fields of its vision_cfg."""
-    cfg = config(name)
+    """A config's random image tower; see `tower`."""
+    return tower(config(name), size, quick_gelu, vision)
+
+
+def tower(
+    cfg: Mapping[str, Any],
+    size: int | None = None,
+    quick_gelu: bool | None = None,
+    vision: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The random image tower of a config (the model_cfg of an open_clip_config.json), in evaluation mode.
+
+    Args:
+      cfg: with embed_dim and vision_cfg.
+      size: height and width of the images, or None for the config's own.
+      quick_gelu: whether the activation is QuickGELU, or None for what the config says.
+      vision: fields of vision_cfg to change.
+    """
     fields = {**cfg["vision_cfg"], **(vision or {})}
     late = "timm_model_name" in fields
     if late:
@@ -179,7 +197,7 @@ def _features(module: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"features": out[0] if isinstance(out, tuple) else out}  # CoCa's towers also give their tokens
 
 
-def _rename(state: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:
+def rename(state: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:
     """A release's tensors under open_clip's names, positions resampled, as `open_clip.load_checkpoint` does it."""
     model: Any = types.SimpleNamespace(visual=module)
     convert: Any = importlib.import_module("open_clip.convert")
@@ -191,7 +209,7 @@ def _rename(state: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torc
     return {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
 
 
-_rename.method = "bicubic, antialiased"  # type: ignore[attr-defined]
+rename.method = "bicubic, antialiased"  # type: ignore[attr-defined]
 
 
 def works(name: str, size: int) -> bool:
