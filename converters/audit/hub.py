@@ -13,15 +13,16 @@ SOURCES = ("transformers", "open_clip")
 # Fewer blocks: fields of a config, of a vision_cfg, or arguments of timm's builder; the first that is known counts.
 REDUCED: dict[str, tuple[dict[str, Any], ...]] = {
     "transformers": (
-        {"num_hidden_layers": 4},
-        {"depths": (1, 1, 2, 1)},
-        {"num_layers": 4},
-        {"depth": 4},
         {"num_hidden_layers": 2},
+        {"depths": (1, 1, 2, 1)},
+        {"num_layers": 2},
+        {"depth": 2},
     ),
-    "open_clip": ({"layers": 4}, {"layers": (1, 1, 2, 1)}, {"depth": 4}, {"depths": (1, 1, 2, 1)}),
+    "open_clip": ({"layers": 2}, {"layers": (1, 1, 2, 1)}, {"depth": 2}, {"depths": (1, 1, 2, 1)}),
 }
-_SIZES = {"transformers": (224,), "open_clip": (96, 128, 224)}
+_SIZES = (96, 128, 224)
+# What small images would hide: windows that are shifted, or one in which everything lies.
+_WINDOWS = ("swin", "maxxvit", "vitdet", "sam", "hiera", "dinat", "lw_detr")
 
 
 def make(source: str, name: str, size: int | None, options: Mapping[str, Any]) -> nn.Module:
@@ -56,12 +57,13 @@ def _as_lists(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def image_size(source: str, name: str) -> int:
-    """Images of 224 pixels or, for open_clip, fewer, where the architecture takes them; else its own size."""
+    """The smallest images that the architecture takes; its own or 224 where windows would shrink with them."""
     from ..sources import describe, open_clip, transformers
 
     own = describe(f"{source}/{name}@random")["input_size"][1]
+    least = 224 if any(kind in family(source, name) for kind in _WINDOWS) else 0
     works = (transformers if source == "transformers" else open_clip).works
-    return next((s for s in _SIZES[source] if s < own and works(name, s)), own)
+    return next((s for s in _SIZES if least <= s < own and works(name, s)), own)
 
 
 def family(source: str, name: str) -> str:
