@@ -6,8 +6,10 @@ torch and JAX are imported by the functions: the process that starts all others 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import hub
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -38,7 +40,7 @@ def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connecti
     """Runs in a process of its own and sends the row as far as it is known; the last one has a status."""
     import torch
 
-    from .. import export, sources, verify
+    from .. import export, outputs, sources, verify
     from ..randomise import fit_statistics, randomise
 
     # Threads of several models get into each other's way: torch's float64 convolutions by group take up to sixty
@@ -69,7 +71,9 @@ def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connecti
             images = verify.as_torch(verify.random_images(module, graph.input_size))
             amplified = _amplification(module, images)
             if amplified > AMPLIFICATION:
-                fit_statistics(module, images)  # in place: the variables are the module's own memory
+                fit_statistics(
+                    outputs.Outputs(module), images
+                )  # in place: the variables are the module's own memory
                 row |= _compare(module, graph, variables, dtype, mixed)
                 reason = f"with random running statistics it amplifies rounding {amplified:.0e} times"
                 row["message"] = "; ".join(t for t in (row["message"], f"{reason}; with fitted ones") if t)
@@ -133,9 +137,8 @@ def _choose_variant(
     """
     import torch
 
-    reduced = itertools.chain(REDUCED, _kinds_of_blocks(name)) if source == "timm" else ()
-    whole: dict[str, Any] = {}
-    for less in itertools.chain((whole,), reduced):
+    variants: list[tuple[str, str, dict[str, Any]]] = []
+    for less in itertools.chain(({},), _reductions(source, name)):
         if less:
             try:
                 with torch.device("meta"):
@@ -145,10 +148,22 @@ def _choose_variant(
             parameters = sum(p.numel() for p in module.parameters())
         for dtype, cost in BYTES_PER_PARAMETER.items():
             if parameters * cost < memory:
-                if attempt == 0:
-                    return dtype, _text(less) or "all", {**options, **less}
-                attempt -= 1
-    raise MemoryError
+                variants.append((dtype, _text(less) or "all", {**options, **less}))
+        if less and source in hub.SOURCES:
+            break
+        if source not in hub.SOURCES and len(variants) > attempt:
+            break
+    if source in hub.SOURCES:  # two blocks in float64 tell as much as all of them, in a tenth of the time
+        variants.sort(key=lambda variant: (variant[0] != "float64", variant[1] == "all"))
+    if len(variants) <= attempt:
+        raise MemoryError
+    return variants[attempt]
+
+
+def _reductions(source: str, name: str) -> Iterable[dict[str, Any]]:
+    if source == "timm":
+        return itertools.chain(REDUCED, _kinds_of_blocks(name))
+    return hub.REDUCED.get(source, ())
 
 
 def _kinds_of_blocks(name: str) -> Iterator[dict[str, Any]]:
@@ -168,6 +183,8 @@ def _text(options: Mapping[str, Any]) -> str:
 
 
 def _make(source: str, name: str, size: int | None, options: dict[str, Any]) -> nn.Module:
+    if source in hub.SOURCES:
+        return hub.make(source, name, size, options)
     from ..sources import timm, torchvision
 
     if source == "timm":
@@ -177,6 +194,8 @@ def _make(source: str, name: str, size: int | None, options: dict[str, Any]) -> 
 
 def _size(source: str, name: str) -> tuple[int, dict[str, Any]]:
     """The image size, and the options it needs: the model's own size where it is fixed, else the smallest."""
+    if source in hub.SOURCES:
+        return hub.image_size(source, name), {}
     from ..sources import timm, torchvision
 
     if source == "torchvision":
@@ -199,6 +218,8 @@ def _one_line(error: BaseException) -> str:
 
 def family(source: str, name: str) -> str:
     """The module that defines an architecture, such as "vision_transformer"."""
+    if source in hub.SOURCES:
+        return hub.family(source, name)
     from ..sources import timm, torchvision
 
     return (timm if source == "timm" else torchvision).family(name)

@@ -182,9 +182,8 @@ def _ways(processor: Any, size: int, interpolation: str) -> list[dict[str, Any]]
     fields = getattr(processor, "size", None)
     given = [getattr(fields, k, None) for k in ("shortest_edge", "height")]
     edges = [int(v) for v in given if v]
-    edges += [
-        int(e / getattr(processor, "crop_pct", None)) for e in edges if getattr(processor, "crop_pct", None)
-    ]
+    crop_pct = getattr(processor, "crop_pct", None)
+    edges += [int(e / crop_pct) for e in edges if crop_pct]
     edges += [int(256 / 224 * e) for e in edges]  # LeViT's
     return [
         {"interpolation": interpolation, "crop_pct": size / edge, "crop_mode": mode, "crop_rounding": "floor"}

@@ -122,15 +122,15 @@ class Repository(NamedTuple):
                 _download(self.spec, self.commit, names)
             if (self.folder / names[0]).is_file():
                 return self.folder / names[0]
-        names = self.files()
+        there = self.files()
         for end, what in _OTHER_WEIGHTS:
-            if any(name.endswith(end) for name in names):
+            if any(name.endswith(end) for name in there):
                 raise self.error(
                     f"it holds {what}, and no weights for PyTorch; name a repository that has them"
                 )
         wanted = " or ".join(n[0] for n in _WEIGHTS[library] if not n[0].endswith("index.json"))
-        there = f"; it has {specs.listed(names, 5)}" if names else ""
-        raise self.error(f"it has no weights that {library} reads ({wanted}){there}")
+        has = f"; it has {specs.listed(there, 5)}" if there else ""
+        raise self.error(f"it has no weights that {library} reads ({wanted}){has}")
 
     def state(self, library: str) -> dict[str, Any]:
         """Its weights {name: tensor}, read without executing anything.

@@ -27,13 +27,17 @@ _FETCHES = ("use_pretrained_backbone", "use_timm_backbone")
 
 def describe(repository: Repository) -> dict[str, Any]:
     """What the repository's configs say of the model."""
+    return _described(repository)[0]
+
+
+def _described(repository: Repository) -> tuple[dict[str, Any], bool]:
+    """That, and whether the model gets blue first."""
     config = _config(repository)
     kind = _class(repository, config)
     prepared = preprocessing.read(repository, _image_size(config))
-    size = prepared.pop("size")
-    prepared.pop("flip")
+    size, flip = prepared.pop("size"), prepared.pop("flip")
     classifier = "ForImageClassification" in kind.__name__
-    return {
+    info = {
         "architecture": kind.__name__,
         "family": kind.__module__.split(".")[-2],
         "input_size": [3, size, size],
@@ -43,11 +47,12 @@ def describe(repository: Repository) -> dict[str, Any]:
         "method": None,
         "pretraining_data": None,
     }
+    return info, flip
 
 
 def build(repository: Repository, input_size: int | None) -> Source:
     """The image classifier, or the image encoder, with the repository's weights or with random ones."""
-    info, config = describe(repository), _config(repository)
+    (info, flip), config = _described(repository), _config(repository)
     kind = _class(repository, config)
     own = info["input_size"][1]
     missing: set[str] = set()
@@ -61,7 +66,6 @@ def build(repository: Repository, input_size: int | None) -> Source:
     module, found = _wrapped(repository, model.eval(), own, input_size, missing)
     if missing:
         notes.append(_without_missing(repository, module, missing, found["input_size"]))
-    flip = preprocessing.read(repository, _image_size(config))["flip"]
     if flip:
         module.image_outputs = _Flipped(module.image_outputs)
         notes.append("its processor exchanges red and blue; here the first step of the model does")
@@ -121,22 +125,14 @@ def _class(repository: Repository, config: Any) -> Any:
             "encoder of images; the image encoder it was built with has a repository of its own"
         )
     classifiers = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type, ())
-    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
-    for name in named:
-        if name in classifiers:
-            return getattr(transformers, name)
+    for architecture in named:
+        if architecture in ((classifiers,) if isinstance(classifiers, str) else classifiers):
+            return getattr(transformers, architecture)
     tables = (auto.MODEL_MAPPING_NAMES, auto.MODEL_FOR_BACKBONE_MAPPING_NAMES)
-    name = next((t[config.model_type] for t in tables if config.model_type in t), None)
-    name = name if isinstance(name, str) or name is None else name[0]
-    if name is None:
-        raise repository.error(
-            f"transformers has no model without a head for its model_type {config.model_type!r}"
-        )
-    # A tower that was saved alone keeps the type of the whole: CLIPVisionModel.
-    for whole in named:
-        if "Vision" in whole and hasattr(transformers, whole) and "For" not in whole:
-            return getattr(transformers, whole)
-    return getattr(transformers, name)
+    found = next((t[config.model_type] for t in tables if config.model_type in t), None)
+    if found is None:
+        raise repository.error(f"transformers has no headless model for its model_type {config.model_type!r}")
+    return getattr(transformers, found if isinstance(found, str) else found[0])
 
 
 def _article(word: str) -> str:

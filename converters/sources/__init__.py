@@ -15,7 +15,9 @@ from torch import nn
 from vtabjax import installation, specs
 from vtabjax.specs import Spec, SpecError
 
-SOURCES = ("timm", "torchvision", "hf", "openselfsup", "embedded", "baseline")
+SOURCES = ("timm", "torchvision", "hf", "transformers", "open_clip", "openselfsup", "embedded", "baseline")
+# What each needs beside PyTorch, torchvision and timm: of the extra "hub".
+_EXTRA_PACKAGES = {"transformers": "transformers", "open_clip": "open_clip"}
 LIST_COMMAND = f"{installation.converters_command()} list"
 
 
@@ -110,6 +112,7 @@ def list_models(pattern: str) -> list[str]:
     found = [
         f"{source}/{name}{spec.suffix}"
         for source in fnmatch.filter(SOURCES, spec.source)
+        if source == spec.source or not _missing(source)
         for name in _module(source).names(spec)
     ]
     if not found:
@@ -124,13 +127,22 @@ def _known(spec: Spec) -> None:
         raise SpecError(f"model {str(spec)!r}: there is no source {spec.source!r}; did you mean {near}?")
 
 
+def _missing(source: str) -> bool:
+    return source in _EXTRA_PACKAGES and bool(installation.absent("hub", _EXTRA_PACKAGES[source]))
+
+
 def _module(source: str) -> types.ModuleType:
+    if _missing(source):
+        try:
+            installation.require("hub", f"a model of {source}", _EXTRA_PACKAGES[source])
+        except installation.MissingExtraError as e:
+            raise SpecError(str(e)) from e
     return importlib.import_module(f"{__name__}.{source}")
 
 
 def did_you_mean(spec: Spec, what: str, name: str, names: list[str]) -> SpecError:
     """The error for a name that a source does not have."""
     near = specs.nearest(name, names)
-    everything = f"{LIST_COMMAND} '{spec.source}/*' lists them"
+    everything = f"{LIST_COMMAND} '{spec.source}/*{'@random' if spec.random else ''}' lists them"
     hint = f"did you mean {' or '.join(near)}?" if near else everything
     return SpecError(f"model {str(spec)!r}: {spec.source} has no {what} {name!r}; {hint}")

@@ -82,9 +82,16 @@ def _is_image_half(model: Any) -> bool:
     return hasattr(model, "get_image_features") and model.main_input_name != "pixel_values"
 
 
+def owners(config: Any) -> list[Any]:
+    """The configs that may say what the images are: its own, its vision tower's, its backbone's."""
+    return [
+        c for c in (config, *(getattr(config, k, None) for k in ("vision_config", "backbone_config"))) if c
+    ]
+
+
 def image_size(config: Any) -> int | None:
     """Height and width of the images that a config is made for; None where it does not say."""
-    for owner in (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)):
+    for owner in owners(config):
         size = getattr(owner, "image_size", None)
         if isinstance(size, (list, tuple)) and len(size) == 2:
             size = max(size)
@@ -95,7 +102,7 @@ def image_size(config: Any) -> int | None:
 
 def channels(config: Any) -> int:
     """How many channels the images have."""
-    for owner in (config, getattr(config, "vision_config", None)):
+    for owner in owners(config):
         found = getattr(owner, "num_channels", None)
         if isinstance(found, int):
             return found
