@@ -119,7 +119,8 @@ def _class(repository: Repository, config: Any) -> Any:
     from ..sources.transformers import model_types
 
     named = [a for a in config.architectures or [] if isinstance(a, str)]
-    if config.model_type not in model_types():
+    others = {**auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, **auto.MODEL_FOR_IMAGE_TO_IMAGE_MAPPING_NAMES}
+    if config.model_type not in model_types() or config.model_type in others:
         raise repository.error(
             f"it is {_article(config.model_type)} model ({specs.listed(named) or config.model_type}), which is not an "
             "encoder of images; the image encoder it was built with has a repository of its own"
