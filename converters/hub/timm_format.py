@@ -42,7 +42,9 @@ def describe(repository: Repository) -> dict[str, Any]:
     config = _config(repository)
     data = resolve_data_config(pretrained_cfg=config.pretrained)
     tag = config.pretrained.get("tag") or repository.spec.name.partition(".")[2]
-    method, pretraining_data = provenance(tag) if repository.commit else (None, None)
+    # A tag stays in the config of what was trained further: it says how weights were trained in timm's own repositories.
+    official = repository.commit is not None and repository.spec.name.startswith("timm/")
+    method, pretraining_data = provenance(tag) if official else (None, None)
     return {
         "architecture": config.architecture,
         "family": own_source.family(config.architecture),

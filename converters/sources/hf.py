@@ -93,7 +93,8 @@ def _tagged(repository: Repository, library: str, info: dict[str, Any]) -> dict[
             "method": "none",
             "pretraining_data": None,
         }
-    found["notes"] = [_said(found, library), *info.get("notes", [])]
+    unknown = ["how it was trained is not known here"] if found["method"] is None else []
+    found["notes"] = [_said(found, library), *info.get("notes", []), *unknown]
     return found
 
 
