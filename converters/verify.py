@@ -15,6 +15,7 @@ from torch import nn
 
 from vtabjax.graph import Graph
 from vtabjax.model import apply, load_parts
+from vtabjax.model.compiling import compiler_options as running_options
 from vtabjax.runtime.xla_cpu import quick_compilation
 
 from .export import from_torch
@@ -94,7 +95,7 @@ def compare(
       variables: its variables.
       batch: how many images.
       seed: of the images.
-      compiler_options: XLA's.
+      compiler_options: XLA's, beside those that models run with.
       outputs: of the module to compare; all by default.
 
     Returns:
@@ -104,7 +105,8 @@ def compare(
     dtype = images.dtype.name
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("float32"):
         run = jax.jit(lambda v, x: apply(graph, v, x)[0]).lower(dict(variables), images)
-        ours = run.compile(dict(compiler_options) if compiler_options else None)(dict(variables), images)
+        options = {**running_options(graph), **(compiler_options or {})}
+        ours = run.compile(options or None)(dict(variables), images)
         ours = {k: np.asarray(v) for k, v in ours.items()}
     theirs = reference(module, as_torch(images))
     if outputs is not None:

@@ -18,7 +18,13 @@ REDUCED: dict[str, tuple[dict[str, Any], ...]] = {
         {"num_layers": 2},
         {"depth": 2},
     ),
-    "open_clip": ({"layers": 2}, {"layers": (1, 1, 2, 1)}, {"depth": 2}, {"depths": (1, 1, 2, 1)}),
+    "open_clip": (
+        {"layers": 2},
+        {"layers": (1, 1, 2, 1, 1)},
+        {"layers": (1, 1, 2, 1)},
+        {"depth": 2},
+        {"depths": (1, 1, 2, 1)},
+    ),
 }
 _SIZES = (96, 128, 224)
 # What small images would hide: windows that are shifted, or one in which everything lies.
@@ -39,7 +45,7 @@ def make(source: str, name: str, size: int | None, options: Mapping[str, Any]) -
 
     vision = open_clip.config(name)["vision_cfg"]
     if "timm_model_name" not in vision:
-        if any(type(vision[k]) is not type(v) for k, v in _as_lists(options).items()):
+        if any(not _alike(vision.get(k), v) for k, v in options.items()):
             raise TypeError(f"{name} does not take {options}")
         return open_clip.make(name, size, vision=_as_lists(options))
     import timm
@@ -50,6 +56,14 @@ def make(source: str, name: str, size: int | None, options: Mapping[str, Any]) -
         return open_clip.make(name, size)
     finally:
         timm.create_model = create
+
+
+def _alike(own: Any, other: Any) -> bool:
+    return (
+        isinstance(other, tuple) and len(other) == len(own)
+        if isinstance(own, list)
+        else isinstance(other, int)
+    )
 
 
 def _as_lists(options: Mapping[str, Any]) -> dict[str, Any]:

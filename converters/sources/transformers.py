@@ -29,6 +29,7 @@ _BACKBONES = modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES
 _MODELS = modeling_auto.MODEL_MAPPING_NAMES
 # Models of images and texts that the library does not list for zero-shot classification.
 _TWO_TOWERS = ("aimv2", "flava", "groupvit", "owlv2", "owlvit")
+_VISION_MODELS = {"blip-2": "Blip2VisionModel"}  # where the whole model does not take images alone
 _VISION = ("_vision_model", "_vision", "_vit_model")  # how the types of vision towers end
 _SIZE = 224  # of images, where the config does not say
 _MEAN = _STD = (0.5, 0.5, 0.5)
@@ -37,9 +38,11 @@ _MEAN = _STD = (0.5, 0.5, 0.5)
 @functools.cache
 def model_types() -> list[str]:
     """The types of models that encode images: classifiers, backbones, vision models and towers."""
-    found = {*_CLASSIFIERS, *_BACKBONES, *modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES, *_TWO_TOWERS}
-    found |= set(modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES)
-    return sorted(found | {t for t in _MODELS if t.endswith(_VISION)})
+    found = {*_BACKBONES, *modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES, *_TWO_TOWERS}
+    found |= {t for t in _MODELS if t.endswith(_VISION)}
+    found -= set(modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)  # these write texts about images
+    found |= {*_CLASSIFIERS, *modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES}
+    return sorted(found)
 
 
 def names(spec: Spec) -> list[str]:
@@ -124,7 +127,10 @@ def make(
         text: Any = getattr(config, "text_config", None)
         if getattr(text, "num_hidden_layers", None) and name not in _CLASSIFIERS:
             text.num_hidden_layers = 1
-        module = _class(name)._from_config(config).eval()
+        model = _class(name)
+        if not isinstance(config, model.config_class):
+            config = config.vision_config
+        module = model._from_config(config).eval()
         return wrap(module, size=size)
 
 
@@ -167,6 +173,8 @@ def family(name: str) -> str:
 
 
 def _class(name: str) -> Any:
+    if name in _VISION_MODELS:
+        return getattr(transformers, _VISION_MODELS[name])
     found = next(table[name] for table in (_CLASSIFIERS, _MODELS, _BACKBONES) if name in table)
     return getattr(transformers, found if isinstance(found, str) else found[0])
 
