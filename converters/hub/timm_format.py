@@ -42,7 +42,7 @@ def describe(repository: Repository) -> dict[str, Any]:
     config = _config(repository)
     data = resolve_data_config(pretrained_cfg=config.pretrained)
     tag = config.pretrained.get("tag") or repository.spec.name.partition(".")[2]
-    # A tag stays in the config of what was trained further: it says how weights were trained in timm's own repositories.
+    # A tag stays in the config of what was trained further: only in timm's own repositories it tells the training.
     official = repository.commit is not None and repository.spec.name.startswith("timm/")
     method, pretraining_data = provenance(tag) if official else (None, None)
     return {

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from converters import _compat  # noqa: F401  (before torchvision)
+
 SMALL = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
 SQUARE = {"height": 64, "width": 64}
 
