@@ -22,7 +22,7 @@ _LEFT_OUT = (
     "auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "fusion_config",
     "experts_implementation", "_experts_implementation", "use_kernels", "kernel_config", "dtype", "torch_dtype",
 )  # fmt: skip
-_FETCHES = ("use_pretrained_backbone", "use_timm_backbone")
+_FETCHES = ("backbone", "use_pretrained_backbone", "use_timm_backbone")
 
 
 def describe(repository: Repository) -> dict[str, Any]:
@@ -66,6 +66,9 @@ def build(repository: Repository, input_size: int | None) -> Source:
     module, found = _wrapped(repository, model.eval(), own, input_size, missing)
     if missing:
         notes.append(_without_missing(repository, module, missing, found["input_size"]))
+    named, size = _image_size(config), found["input_size"][1]
+    if named not in (None, size):
+        notes.append(f"its config.json is for images of {named} pixels, and here they have {size}")
     if flip:
         module.image_outputs = _Flipped(module.image_outputs)
         notes.append("its processor exchanges red and blue; here the first step of the model does")

@@ -64,6 +64,18 @@ def test_a_folder_of_timm_equals_its_own_transforms_and_model(tmp_path):
     assert info["input_size"] == [3, *config["pretrained_cfg"]["input_size"][1:]]
 
 
+def test_timms_model_inside_transformers_is_the_same(tmp_path):
+    hub_folders.timm_case("test_vit", tmp_path)
+    before = sources.build(f"hf/{tmp_path}").module.state_dict()
+    config = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "timm_wrapper"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    state = {f"timm_model.{k}": v for k, v in load_file(tmp_path / "model.safetensors").items()}
+    save_file(state, tmp_path / "model.safetensors")
+    after = sources.build(f"hf/{tmp_path}")
+    assert after.info["repository"]["library"] == "timm"
+    assert all(torch.equal(v, before[k]) for k, v in after.module.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("name", "preprocess", "method"),
     [
@@ -162,7 +174,9 @@ def copy(vit, folder, state, **fields):
 
 
 def test_another_size_interpolates_positions_or_is_refused(vit, tmp_path):
-    assert sources.build(f"hf/{vit}", 96).info["input_size"] == [3, 96, 96]
+    info = sources.build(f"hf/{vit}", 96).info
+    assert info["input_size"] == [3, 96, 96]
+    assert "its config.json is for images of 64 pixels, and here they have 96" in info["notes"]
     hub_folders.open_clip_case("vit", tmp_path)
     source = sources.build(f"hf/{tmp_path}", 96)
     assert "open_clip resampled its positions to 96" in source.info["notes"][-1]

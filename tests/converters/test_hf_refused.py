@@ -110,6 +110,18 @@ def test_names_that_are_no_repository(name):
         sources.check(name)
 
 
+def test_without_transformers_its_extra_is_named_and_timms_repositories_are_read(vit, tmp_path, monkeypatch):
+    from vtabjax import installation
+
+    monkeypatch.setattr(installation, "absent", lambda extra, *modules: [*modules])
+    assert (
+        "a repository that transformers wrote needs transformers, which is not installed: pip install"
+        in refusal(vit)
+    )
+    hub_folders.timm_case("test_vit", tmp_path)
+    sources.check(f"hf/{tmp_path}")
+
+
 def test_own_code_beside_a_type_that_is_native_is_not_used(vit, tmp_path):
     marker = tmp_path / "executed"
     config = json.loads((vit / "config.json").read_text())
