@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from vtabjax.specs import weight_files
 
 _LISTED = 50  # names of tensors that were left out; "checkpoint" has their number
 _PACKAGES = ("torch", "torchvision", "timm")
+_LOADED = {
+    "transformers": "transformers",
+    "open_clip": "open_clip_torch",
+}  # recorded where the model needed them
 
 
 def convert(
@@ -47,13 +52,14 @@ def convert(
     # One that appears meanwhile stays: whoever made it may be reading it.
     replace = (path / "model.json").exists()
     graph, variables = from_torch(source.module, tuple(source.info["input_size"]))
+    packages = [*_PACKAGES, *(p for name, p in _LOADED.items() if name in sys.modules)]
     info = {
         **source.info,
         "num_features": _width(graph, variables, "features"),
         "num_classes": _width(graph, variables, "logits"),
         "parameters": sum(int(np.prod(v.shape)) for v in graph.variables.values() if v.kind == "parameter"),
         "parity": measure(source.module, graph, variables) if verify else None,
-        "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in _PACKAGES}},
+        "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in packages}},
     }
     if specs.parse(spec).file is not None:
         info["sanity"] = sanity.check(graph, variables, info)

@@ -6,6 +6,7 @@ torch and JAX are imported by the functions: the process that starts all others 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,8 +41,8 @@ def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connecti
     """Runs in a process of its own and sends the row as far as it is known; the last one has a status."""
     import torch
 
-    from .. import export, outputs, sources, verify
-    from ..randomise import fit_statistics, randomise
+    from .. import sources
+    from ..randomise import randomise
 
     # Threads of several models get into each other's way: torch's float64 convolutions by group take up to sixty
     # times as long with two threads on two busy cores as with one.
@@ -58,30 +59,44 @@ def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connecti
         pipe.send(row)
         torch.manual_seed(0)
         module = randomise(_make(source, name, size, options).eval())
-        if dtype == "float64":
-            module = module.double()
-        graph, variables = export.from_torch(module, (3, size, size))
-        del variables  # a copy; big models have no room for it
-        variables = {k: v.detach().numpy() for k, v in module.state_dict().items()}
-        row["operators"] = " ".join(sorted({op.split(".")[1] for op in graph.operators()}))
-        pipe.send(row)
-        mixed = dtype == "float64" and _has_casts(graph, "float32")
-        row |= _compare(module, graph, variables, dtype, mixed)
-        if row["status"] == "failed":
-            images = verify.as_torch(verify.random_images(module, graph.input_size))
-            amplified = _amplification(module, images)
-            if amplified > AMPLIFICATION:
-                fit_statistics(
-                    outputs.Outputs(module), images
-                )  # in place: the variables are the module's own memory
-                row |= _compare(module, graph, variables, dtype, mixed)
-                reason = f"with random running statistics it amplifies rounding {amplified:.0e} times"
-                row["message"] = "; ".join(t for t in (row["message"], f"{reason}; with fitted ones") if t)
+        try:
+            row |= _convert_and_compare(module, size, dtype, row, pipe)
+        except RuntimeError as e:
+            if dtype == "float32" or not re.search("same dtype|scalar type|dtypes", str(e)):
+                raise
+            row |= _convert_and_compare(module, size, "float32", row, pipe)
+            row["message"] = row["message"] or "torch itself cannot run it in float64"
     except MemoryError:
         row["status"] = "memory"
     except Exception as e:
         row |= {"status": "failed", "message": _one_line(e)}
     pipe.send(row)
+
+
+def _convert_and_compare(
+    module: nn.Module, size: int, dtype: str, row: dict[str, Any], pipe: Connection
+) -> dict[str, Any]:
+    """Columns of a row: operators, and those of `_compare`; what is known before goes through the pipe."""
+    from .. import export, outputs, verify
+    from ..randomise import fit_statistics
+
+    module = module.double() if dtype == "float64" else module.float()
+    graph = export.from_torch(module, (3, size, size))[0]
+    # The copies that from_torch makes are gone: big models have no room for them.
+    variables = {k: v.detach().numpy() for k, v in module.state_dict().items()}
+    found: dict[str, Any] = {"operators": " ".join(sorted({op.split(".")[1] for op in graph.operators()}))}
+    pipe.send(row | found)
+    mixed = dtype == "float64" and _has_casts(graph, "float32")
+    found |= _compare(module, graph, variables, dtype, mixed)
+    if found["status"] == "failed":
+        images = verify.as_torch(verify.random_images(module, graph.input_size))
+        amplified = _amplification(module, images)
+        if amplified > AMPLIFICATION:
+            fit_statistics(outputs.Outputs(module), images)  # in place: in the variables' own memory
+            found |= _compare(module, graph, variables, dtype, mixed)
+            reason = f"with random running statistics it amplifies rounding {amplified:.0e} times"
+            found["message"] = "; ".join(t for t in (found["message"], f"{reason}; with fitted ones") if t)
+    return found
 
 
 def _compare(

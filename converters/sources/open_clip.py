@@ -28,6 +28,8 @@ from .size import refuse_size, runs_at
 
 _CROP_MODES = {"shortest": "center", "squash": "squash", "longest": "border"}
 
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+
 
 def names(spec: Spec) -> list[str]:
     """Names that match: configs for @random, sets of weights with their tags otherwise."""
@@ -68,10 +70,8 @@ def _tags(name: str) -> list[str]:
 
 def describe(spec: Spec) -> dict[str, Any]:
     """What is known about a tower without building it; images are as the weights' own preprocessing wants them."""
-    own: Mapping[str, Any] = open_clip.get_pretrained_cfg(spec.name, spec.tag) if spec.tag else {}
-    preprocess = open_clip.transform.PreprocessCfg(
-        **{k: v for k, v in own.items() if k in ("mean", "std", "interpolation", "resize_mode")}
-    )
+    own, preprocessing = _preprocessing(spec)
+    preprocess = open_clip.transform.PreprocessCfg(**own)
     height, width = image_size(spec.name)
     info = {
         "architecture": spec.name,
@@ -83,6 +83,7 @@ def describe(spec: Spec) -> dict[str, Any]:
         "interpolation": preprocess.interpolation,
         "crop_pct": 1.0,
         "crop_mode": _CROP_MODES[preprocess.resize_mode],
+        "preprocessing": preprocessing,
         "num_classes": None,
         "license": None,
         "method": None,
@@ -98,6 +99,18 @@ def describe(spec: Spec) -> dict[str, Any]:
             "pretraining_data": data,
         }
     return info
+
+
+def _preprocessing(spec: Spec) -> tuple[dict[str, Any], str]:
+    """What open_clip lists for the tag; without one what all tags of the config share; in words whose it is."""
+    tags = [spec.tag] if spec.tag else _tags(spec.name)
+    listed = [open_clip.get_pretrained_cfg(spec.name, tag) for tag in tags]
+    kinds = [{k: cfg[k] for k in _PREPROCESSING if k in cfg} for cfg in listed]
+    if spec.tag:
+        return kinds[0], f"open_clip's for {spec.name}.{spec.tag}"
+    if kinds and all(kind == kinds[0] for kind in kinds):
+        return kinds[0], f"open_clip's for all weights of {spec.name}"
+    return {}, "open_clip's default (OpenAI's)"
 
 
 def build(spec: Spec, input_size: int | None) -> Source:

@@ -22,8 +22,8 @@ from ..outputs import as_vector
 _FIELDS = {
     "image_embeds": "the projected image embedding (image_embeds)",
     "pooler_output": "the pooled output (pooler_output)",
-    "last_hidden_state": "the mean over the last hidden state",
     "encoder_last_hidden_state": "the mean over the encoder's last hidden state",
+    "last_hidden_state": "the mean over the last hidden state",
     "feature_maps": "the mean over the last feature map",
 }
 _TEXT_ONLY = ("logit_scale", "logit_bias")  # top-level parameters that only comparing with a text uses

@@ -160,6 +160,10 @@ def test_preprocessing_is_the_tags():
         and siglip["crop_mode"] == "squash"
         and siglip["input_size"] == [3, 384, 384]
     )
+    shared = sources.describe("open_clip/ViT-B-16-SigLIP@random")
+    assert shared["mean"] == [0.5] * 3 and "for all weights of ViT-B-16-SigLIP" in shared["preprocessing"]
+    none = sources.describe("open_clip/ViT-M-16@random")
+    assert none["mean"] == openai["mean"] and "default" in none["preprocessing"]
     clipa = sources.describe("open_clip/ViT-L-14-CLIPA.datacomp1b")
     assert clipa["interpolation"] == "bilinear"
 
