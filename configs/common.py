@@ -58,7 +58,9 @@ def base(protocol: str, suite: str) -> ConfigDict:
 
     # Images. These change the numbers.
     c.image_size = 64 if mini else 224  # edge in pixels that models see; 0: each model's own
-    c.resize = "vtab"  # "vtab": as in the benchmark's code (TF1 bilinear, both edges); "bilinear", "bicubic"
+    # "vtab": as in the benchmark's code (TF1 bilinear, both edges); "bilinear", "bicubic" (antialiased, both edges);
+    # "source": as each model's source evaluates it (its interpolation, aspect ratio kept, its crop).
+    c.resize = "vtab"
     c.dtype = "float32"  # that models compute in; "bfloat16" is faster and changes the third digit
     # "native": as the model's spec says; "auto": the pooling that is best on the validation examples.
     c.features = "native"

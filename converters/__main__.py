@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("file", metavar="FILE.safetensors")
 
     sub = command("audit", _audit, "Check every architecture of a source with random weights.")
-    sub.add_argument("--source", choices=("timm", "torchvision"), required=True)
+    sub.add_argument("--source", choices=("timm", "torchvision", "transformers", "open_clip"), required=True)
     sub.add_argument("--models", default="*", metavar="GLOB", help="architectures; default: all")
     sub.add_argument(
         "--out",

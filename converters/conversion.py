@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from vtabjax.specs import pooling, weight_files
 
 _LISTED = 50  # names of tensors that were left out; "checkpoint" has their number
 _PACKAGES = ("torch", "torchvision", "timm")
+_LOADED = {
+    "transformers": "transformers",
+    "open_clip": "open_clip_torch",
+}  # recorded where the model needed them
 
 
 def convert(
@@ -52,6 +57,7 @@ def convert(
     size = tuple(source.info["input_size"])
     structure = find_structure(source.module, size)
     graph, variables = from_torch(source.module, size, structure=structure)
+    packages = [*_PACKAGES, *(p for name, p in _LOADED.items() if name in sys.modules)]
     info = {
         **source.info,
         "num_features": _width(graph, variables, "features"),
@@ -60,7 +66,7 @@ def convert(
         "gflops": flops.gflops(graph),
         "parity": measure(source.module, graph, variables, structure=structure) if verify else None,
         "feature_choices": structure.describe(),
-        "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in _PACKAGES}},
+        "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in packages}},
     }
     pooling.output(asked, info)
     if asked.file is not None:

@@ -71,7 +71,7 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
 @contextlib.contextmanager
 def _ready(module: nn.Module) -> Iterator[None]:
     """Keeps stochastic depth in the graph, and attention biases live."""
-    with stochastic_depth.traced():
+    with stochastic_depth.traced(module):
         for m in module.modules():
             # LeViT and EfficientFormerV2 read a cache of gathered biases unless they train; the cache is made from
             # the parameters, outside the graph.

@@ -148,6 +148,10 @@ class Builder:
         if name == "operator.getitem" and not isinstance(args[0], Ref):
             self._view_of(node)
             return args[0][args[1]]
+        if name in ("contiguous", "clone") and isinstance(args[0], torch.Tensor):
+            if name == "contiguous":
+                self._view_of(node)
+            return self._evaluate(node, args, self._values(node.kwargs))  # a later view needs its strides
         if name in _IDENTITIES or self._is_identity(node, name, args):
             if name not in ("clone", "lift_fresh_copy", "alias_copy"):
                 self._view_of(node)

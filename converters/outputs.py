@@ -93,7 +93,9 @@ def is_known_kind(module: nn.Module) -> bool:
     return _outputs_of(module)[0] is not _plain
 
 
-def _outputs_of(module: nn.Module) -> tuple[Callable, str]:
+def _outputs_of(module: Any) -> tuple[Callable, str]:
+    if hasattr(module, "image_outputs"):  # set by a source that knows
+        return module.image_outputs, ""
     chosen = getattr(module, _CHOSEN, None)
     if chosen is not None:
         return (_logits_only, LAST_LINEAR) if chosen == LAST_LINEAR else (_plain, "")

@@ -15,6 +15,7 @@ from torch import nn
 
 from vtabjax.graph import Graph
 from vtabjax.model import apply, load_parts
+from vtabjax.model.compiling import compiler_options as running_options
 from vtabjax.runtime.xla_cpu import quick_compilation
 
 from .blocks import Structure
@@ -37,7 +38,8 @@ def reference(
     """The torch module's own outputs for images [B, C, H, W]: its forward pass's logits, and its features."""
     with torch.no_grad():
         outputs = with_last_linear(Outputs(module, structure).eval(), images)
-        if "logits" in outputs:
+        # A module's own image_outputs runs its forward pass.
+        if "logits" in outputs and not hasattr(module, "image_outputs"):
             whole = module(images)
             outputs["logits"] = whole["logits"] if isinstance(whole, dict) else whole
     return {k: v.numpy() for k, v in outputs.items()}
@@ -85,7 +87,7 @@ def compare(
       variables: its variables.
       batch: how many images.
       seed: of the images.
-      compiler_options: XLA's.
+      compiler_options: XLA's, beside those that models run with.
       outputs: {the graph's: the module's} to compare; by default all outputs, and none of the graph's choices.
       structure: the module's, where choices are compared.
 
@@ -97,7 +99,8 @@ def compare(
     dtype = images.dtype.name
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("float32"):
         run = jax.jit(lambda v, x: apply(graph, v, x)[0]).lower(dict(variables), images)
-        ours = run.compile(dict(compiler_options) if compiler_options else None)(dict(variables), images)
+        options = {**running_options(graph), **(compiler_options or {})}
+        ours = run.compile(options or None)(dict(variables), images)
         ours = {k: np.asarray(v) for k, v in ours.items()}
     theirs = reference(module, as_torch(images), structure)
     if outputs is not None:

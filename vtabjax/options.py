@@ -18,7 +18,7 @@ from vtabjax.specs import filters
 T = TypeVar("T")
 
 SUITES = ("mini", "vtab", "vtab_full")
-RESIZE = ("vtab", "bilinear", "bicubic")
+RESIZE = ("vtab", "bilinear", "bicubic", "source")
 DTYPES = ("float32", "bfloat16")
 METRICS = ("euclidean", "cosine")
 SCORES = (

@@ -30,7 +30,7 @@ def audit(
     """Audits the architectures that match and are not in the table yet. Returns the table's rows.
 
     Args:
-      source: "timm" or "torchvision".
+      source: "timm", "torchvision", "transformers" or "open_clip".
       pattern: glob over architecture names.
       out: the table, a CSV file.
       limits: for one model.
@@ -71,7 +71,7 @@ def _run_all(source: str, names: list[str], limits: Limits, jobs: int) -> Iterab
     """Rows in the order in which they are done."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"{__package__}.audit_imports"])
+    context.set_forkserver_preload([f"{__package__}.imports"])
     waiting = list(reversed(names))
     running: list[_Run] = []
     try:

@@ -6,8 +6,11 @@ torch and JAX are imported by the functions: the process that starts all others 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import hub
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -38,9 +41,8 @@ def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connecti
     """Runs in a process of its own and sends the row as far as it is known; the last one has a status."""
     import torch
 
-    from .. import blocks as structures
-    from .. import export, sources, verify
-    from ..randomise import fit_statistics, randomise
+    from .. import sources
+    from ..randomise import randomise
 
     # Threads of several models get into each other's way: torch's float64 convolutions by group take up to sixty
     # times as long with two threads on two busy cores as with one.
@@ -57,28 +59,44 @@ def measure(source: str, name: str, limits: Limits, attempt: int, pipe: Connecti
         pipe.send(row)
         torch.manual_seed(0)
         module = randomise(_make(source, name, size, options).eval())
-        if dtype == "float64":
-            module = module.double()
-        graph, variables = export.from_torch(module, (3, size, size), structure=structures.Structure())
-        del variables  # a copy; big models have no room for it
-        variables = {k: v.detach().numpy() for k, v in module.state_dict().items()}
-        row["operators"] = " ".join(sorted({op.split(".")[1] for op in graph.operators()}))
-        pipe.send(row)
-        mixed = dtype == "float64" and _has_casts(graph, "float32")
-        row |= _compare(module, graph, variables, dtype, mixed)
-        if row["status"] == "failed":
-            images = verify.as_torch(verify.random_images(module, graph.input_size))
-            amplified = _amplification(module, images)
-            if amplified > AMPLIFICATION:
-                fit_statistics(module, images)  # in place: the variables are the module's own memory
-                row |= _compare(module, graph, variables, dtype, mixed)
-                reason = f"with random running statistics it amplifies rounding {amplified:.0e} times"
-                row["message"] = "; ".join(t for t in (row["message"], f"{reason}; with fitted ones") if t)
+        try:
+            row |= _convert_and_compare(module, size, dtype, row, pipe)
+        except RuntimeError as e:
+            if dtype == "float32" or not re.search("same dtype|scalar type|dtypes", str(e)):
+                raise
+            row |= _convert_and_compare(module, size, "float32", row, pipe)
+            row["message"] = row["message"] or "torch itself cannot run it in float64"
     except MemoryError:
         row["status"] = "memory"
     except Exception as e:
         row |= {"status": "failed", "message": _one_line(e)}
     pipe.send(row)
+
+
+def _convert_and_compare(
+    module: nn.Module, size: int, dtype: str, row: dict[str, Any], pipe: Connection
+) -> dict[str, Any]:
+    """Columns of a row: operators, and those of `_compare`; what is known before goes through the pipe."""
+    from .. import blocks, export, outputs, verify
+    from ..randomise import fit_statistics
+
+    module = module.double() if dtype == "float64" else module.float()
+    graph = export.from_torch(module, (3, size, size), structure=blocks.Structure())[0]
+    # The copies that from_torch makes are gone: big models have no room for them.
+    variables = {k: v.detach().numpy() for k, v in module.state_dict().items()}
+    found: dict[str, Any] = {"operators": " ".join(sorted({op.split(".")[1] for op in graph.operators()}))}
+    pipe.send(row | found)
+    mixed = dtype == "float64" and _has_casts(graph, "float32")
+    found |= _compare(module, graph, variables, dtype, mixed)
+    if found["status"] == "failed":
+        images = verify.as_torch(verify.random_images(module, graph.input_size))
+        amplified = _amplification(module, images)
+        if amplified > AMPLIFICATION:
+            fit_statistics(outputs.Outputs(module), images)  # in place: in the variables' own memory
+            found |= _compare(module, graph, variables, dtype, mixed)
+            reason = f"with random running statistics it amplifies rounding {amplified:.0e} times"
+            found["message"] = "; ".join(t for t in (found["message"], f"{reason}; with fitted ones") if t)
+    return found
 
 
 def _compare(
@@ -134,9 +152,8 @@ def _choose_variant(
     """
     import torch
 
-    reduced = itertools.chain(REDUCED, _kinds_of_blocks(name)) if source == "timm" else ()
-    whole: dict[str, Any] = {}
-    for less in itertools.chain((whole,), reduced):
+    variants: list[tuple[str, str, dict[str, Any]]] = []
+    for less in itertools.chain(({},), _reductions(source, name)):
         if less:
             try:
                 with torch.device("meta"):
@@ -146,10 +163,22 @@ def _choose_variant(
             parameters = sum(p.numel() for p in module.parameters())
         for dtype, cost in BYTES_PER_PARAMETER.items():
             if parameters * cost < memory:
-                if attempt == 0:
-                    return dtype, _text(less) or "all", {**options, **less}
-                attempt -= 1
-    raise MemoryError
+                variants.append((dtype, _text(less) or "all", {**options, **less}))
+        if less and source in hub.SOURCES:
+            break
+        if source not in hub.SOURCES and len(variants) > attempt:
+            break
+    if source in hub.SOURCES:  # two blocks in float64 tell as much as all of them, in a tenth of the time
+        variants.sort(key=lambda variant: (variant[0] != "float64", variant[1] == "all"))
+    if len(variants) <= attempt:
+        raise MemoryError
+    return variants[attempt]
+
+
+def _reductions(source: str, name: str) -> Iterable[dict[str, Any]]:
+    if source == "timm":
+        return itertools.chain(REDUCED, _kinds_of_blocks(name))
+    return hub.REDUCED.get(source, ())
 
 
 def _kinds_of_blocks(name: str) -> Iterator[dict[str, Any]]:
@@ -169,6 +198,8 @@ def _text(options: Mapping[str, Any]) -> str:
 
 
 def _make(source: str, name: str, size: int | None, options: dict[str, Any]) -> nn.Module:
+    if source in hub.SOURCES:
+        return hub.make(source, name, size, options)
     from ..sources import timm, torchvision
 
     if source == "timm":
@@ -178,6 +209,8 @@ def _make(source: str, name: str, size: int | None, options: dict[str, Any]) -> 
 
 def _size(source: str, name: str) -> tuple[int, dict[str, Any]]:
     """The image size, and the options it needs: the model's own size where it is fixed, else the smallest."""
+    if source in hub.SOURCES:
+        return hub.image_size(source, name), {}
     from ..sources import timm, torchvision
 
     if source == "torchvision":
@@ -200,6 +233,8 @@ def _one_line(error: BaseException) -> str:
 
 def family(source: str, name: str) -> str:
     """The module that defines an architecture, such as "vision_transformer"."""
+    if source in hub.SOURCES:
+        return hub.family(source, name)
     from ..sources import timm, torchvision
 
     return (timm if source == "timm" else torchvision).family(name)

@@ -12,6 +12,8 @@ from typing import Any
 
 from vtabjax.runtime import files
 
+from . import hub
+
 COLUMNS = (
     "source", "name", "family", "parameters", "input_size", "dtype", "blocks", "features_error", "logits_error",
     "seconds", "status", "message", "operators",
@@ -48,9 +50,7 @@ def describe(row: Mapping[str, Any]) -> str:
 def summary(rows: Iterable[Mapping[str, str]]) -> str:
     """The table by family, in Markdown, and every model that did not pass or was changed, with the reason."""
     rows = list(rows)
-    versions = ", ".join(
-        f"{p} {importlib.metadata.version(p)}" for p in ("torch", "torchvision", "timm", "jax")
-    )
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in _packages(rows))
     lines = [
         "# Coverage",
         "",
@@ -69,9 +69,15 @@ def summary(rows: Iterable[Mapping[str, str]]) -> str:
         for name in sorted({r["family"] for r in here}):
             lines.append(_family_line(name, [r for r in here if r["family"] == name]))
         lines += _listed("Not passed", [r for r in here if r["status"] != "passed"])
-        lines += _listed("With fewer blocks of the same kind (too big otherwise)", [
-            r for r in here if r["status"] == "passed" and r["blocks"] != "all"
-        ])  # fmt: skip
+        fewer = [r for r in here if r["status"] == "passed" and r["blocks"] != "all"]
+        if source in hub.SOURCES:
+            lines += [
+                "",
+                f"{len(fewer)} of them with fewer blocks of the same kind (the table's `blocks`) and, where they",
+            ]
+            lines += ["take them, smaller images (`input_size`)."]
+        else:
+            lines += _listed("With fewer blocks of the same kind (too big otherwise)", fewer)
         lines += _listed("In float64 with a part that the model itself computes in float32", [
             r for r in here if r["status"] == "passed" and r["dtype"] == "mixed"
         ])  # fmt: skip
@@ -79,6 +85,12 @@ def summary(rows: Iterable[Mapping[str, str]]) -> str:
             r for r in here if r["status"] == "passed" and r["dtype"] == "float32"
         ])  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _packages(rows: list[Mapping[str, str]]) -> list[str]:
+    sources = {r["source"] for r in rows}
+    added = {"transformers": "transformers", "open_clip": "open_clip_torch"}
+    return ["torch", "torchvision", "timm", *(added[s] for s in sorted(sources & set(added))), "jax"]
 
 
 def _family_line(name: str, rows: list[Mapping[str, str]]) -> str:

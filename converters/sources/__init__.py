@@ -19,7 +19,11 @@ from vtabjax.specs import Spec, SpecError
 from . import plugins
 
 _log = logging.getLogger(__name__)
-SOURCES = ("timm", "torchvision", "openselfsup", "python", "file", "embedded", "baseline")
+SOURCES = (
+    "timm", "torchvision", "hf", "transformers", "open_clip", "openselfsup", "python", "file", "embedded", "baseline"
+)  # fmt: skip
+# What each needs beside PyTorch, torchvision and timm: of the extra "hub".
+_EXTRA_PACKAGES = {"transformers": "transformers", "open_clip": "open_clip"}
 _KEYS = (
     "architecture", "family", "weights", "interpolation", "crop_pct", "crop_mode", "num_classes", "license", "method",
     "pretraining_data",
@@ -146,6 +150,8 @@ def list_models(pattern: str) -> list[str]:
     _known(spec)
     found = []
     for source in fnmatch.filter(available(), spec.source):
+        if source != spec.source and _missing(source):
+            continue
         try:
             found += [f"{source}/{name}{spec.suffix}" for name in _module(source).names(spec)]
         except SpecError as e:
@@ -174,15 +180,24 @@ def _known(spec: Spec) -> None:
     )
 
 
+def _missing(source: str) -> bool:
+    return source in _EXTRA_PACKAGES and bool(installation.absent("hub", _EXTRA_PACKAGES[source]))
+
+
 def _module(source: str) -> Any:
-    if source in SOURCES:
-        return importlib.import_module(f"{__name__}.{source}")
-    return plugins.load(plugins.found(SOURCES)[0][source])
+    if source not in SOURCES:
+        return plugins.load(plugins.found(SOURCES)[0][source])
+    if _missing(source):
+        try:
+            installation.require("hub", f"a model of {source}", _EXTRA_PACKAGES[source])
+        except installation.MissingExtraError as e:
+            raise SpecError(str(e)) from e
+    return importlib.import_module(f"{__name__}.{source}")
 
 
 def did_you_mean(spec: Spec, what: str, name: str, names: list[str]) -> SpecError:
     """The error for a name that a source does not have."""
     near = specs.nearest(name, names)
-    everything = f"{LIST_COMMAND} '{spec.source}/*' lists them"
+    everything = f"{LIST_COMMAND} '{spec.source}/*{'@random' if spec.random else ''}' lists them"
     hint = f"did you mean {' or '.join(near)}?" if near else everything
     return SpecError(f"model {str(spec)!r}: {spec.source} has no {what} {name!r}; {hint}")

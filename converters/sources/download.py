@@ -37,11 +37,18 @@ def downloading(spec: Spec, *, hub: bool = False) -> Iterator[None]:
         reason = _refusal(e) or _network_reason(e)
         if reason is None:
             raise
+        if spec.source == "hf":
+            what = "the repository's files are"
+            instead = "write hf//path/to/folder for a copy of them that you have"
+        else:
+            what = "its weights are"
+            instead = (
+                f"write {spec.source}/{spec.name}@random for a random initialisation, "
+                f"or {spec.source}/{spec.name}@/path/to/file for a file you have"
+            )
         raise SpecError(
-            f"model {str(spec)!r}: its weights are not on this machine and cannot be downloaded "
-            f"({unreachable or reason}); "
-            f"write {spec.source}/{spec.name}@random for a random initialisation, "
-            f"or {spec.source}/{spec.name}@/path/to/file for a file you have"
+            f"model {str(spec)!r}: {what} not on this machine and cannot be downloaded "
+            f"({unreachable or reason}); {instead}"
         ) from e
 
 

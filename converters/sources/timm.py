@@ -8,7 +8,7 @@ import functools
 import importlib
 import inspect
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -222,13 +222,16 @@ def _pretrained_model(spec: Spec, input_size: int | None, options: dict[str, Any
         raise
 
 
-def size_options(name: str, size: int) -> dict[str, Any] | None:
-    """What create_model needs for another image size: an img_size, nothing, or None if it cannot take it."""
+def size_options(name: str, size: int, given: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """What create_model needs for another image size: an img_size, nothing, or None if it cannot take it.
+
+    `given`: its arguments beside that.
+    """
     candidates: tuple[dict[str, Any], ...] = ({"img_size": size}, {})
     for options in candidates:
         try:
             with torch.device("meta"):
-                module = timm.create_model(name, **options).eval()
+                module = timm.create_model(name, **{**(given or {}), **options}).eval()
         except TypeError as e:
             if options and "img_size" in str(e):
                 continue  # it takes no img_size

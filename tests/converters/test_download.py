@@ -3,13 +3,10 @@
 import collections
 import hashlib
 import http.server
-import os
-import subprocess
-import sys
 import threading
 
-import conftest
 import pytest
+from hub_processes import lines, start
 from safetensors.torch import save
 
 # Repository -> the status that the stand-in answers with.
@@ -56,25 +53,6 @@ def hub(weights):
     yield f"http://127.0.0.1:{server.server_port}", requests
     server.shutdown()
     server.server_close()
-
-
-def start(hub, home, *specs, **environment):
-    """A process that builds models from the stand-in, with a cache of its own."""
-    program = conftest.ROOT / "tests" / "programs" / "build_models.py"
-    own = {"HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_TOKEN": "", "PYTHONPATH": str(conftest.ROOT)}
-    return subprocess.Popen(
-        [sys.executable, str(program), *specs],
-        env={**os.environ, **own, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def lines(process):
-    out, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return out.splitlines()
 
 
 def test_each_refusal_says_what_helps(hub, tmp_path):

@@ -227,12 +227,23 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A folder as a repository of the hub, in the place of the reader's."""
+    import hub_folders
+
+    folder = tmp_path_factory.mktemp("repository")
+    hub_folders.timm_case("test_vit", folder)
+    return str(folder)
+
+
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
 @pytest.mark.parametrize("command", of("main"))
-def test_main(command, parse, pictures, tmp_path, monkeypatch):
+def test_main(command, parse, pictures, repository, tmp_path, monkeypatch):
     from vtabjax import tasks
     from vtabjax.sweep import artefacts, runner, shares
 
+    command = command.replace("/path/to/folder", repository)
     values = parse(shlex.split(command.removeprefix("python ")))
     config = values.config
     if config.protocol in NEEDS:
@@ -270,9 +281,10 @@ def _has(config, field):
 
 
 @pytest.mark.parametrize("command", of("converters"))
-def test_converters(command):
+def test_converters(command, repository):
     from converters import __main__, sources
 
+    command = command.replace("/path/to/folder", repository)
     args = __main__._parser().parse_args(shlex.split(command)[3:])
     for spec in [*getattr(args, "specs", []), *filter(None, [getattr(args, "pattern", None)])]:
         assert sources.list_models(spec)

@@ -93,6 +93,18 @@ def test_other_settings_extract_again_only_where_features_change(
     assert len(list(folder.iterdir())) == 4 and (folder / "digits.json").exists()
 
 
+def test_each_model_sees_pictures_as_its_source_resizes_them(config, fake_converters, tmp_path):
+    config.models, config.resize = "tiny/a,embedded/sprites_resnet", "source"
+    assert runner.run(config, tmp_path) == 1
+    (record,) = [r for _, r in results.records(tmp_path)]
+    assert record["input"]["resize"] == "bilinear shortest 16" and record["settings"]["resize"] == "source"
+    ((_, error),) = results.errors(tmp_path)
+    assert (
+        error["stage"] == "data"
+        and "config.resize is 'source', and of tiny/a how its source" in error["message"]
+    )
+
+
 def test_failures_do_not_stop_the_rest(config, fake_converters, tmp_path, capsys):
     config.models = "tiny/a,tiny/bad,tiny/nan,tiny/crash,tiny/b"
     assert runner.run(config, tmp_path) == 1

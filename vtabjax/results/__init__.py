@@ -58,6 +58,7 @@ SOURCE = (
     "gflops",
     "num_features",
     "num_classes",
+    "repository",
 )
 # Those of them that `collect` has as columns.
 COLUMNS = (

@@ -108,7 +108,7 @@ def read_info(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def notes(info: Mapping[str, Any]) -> list[str]:
-    """What a person should know of a model: what was assumed of it; of a checkpoint file, what was taken."""
+    """What a person should know of a model: which weights, what was left out or assumed, a first look at them."""
     found = list(info.get("notes", ()))
     if "checkpoint" in info:
         found.append(

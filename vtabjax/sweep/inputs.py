@@ -70,7 +70,7 @@ class SweepContext(NamedTuple):
       options: see configs/common.py.
       workdir: the run's folder.
       mesh: the devices.
-      examples: (task, split, image size) -> the examples; reads each once.
+      examples: (task, split, image size, resize method) -> the examples; reads each once.
       images: those that stay on the devices.
       conversions: where models come from that are not converted yet.
       progress: what is told on the terminal.
@@ -81,7 +81,7 @@ class SweepContext(NamedTuple):
     options: RunOptions
     workdir: Path
     mesh: jax.sharding.Mesh
-    examples: Callable[[str, str, int], data.Examples]
+    examples: Callable[[str, str, int, str], data.Examples]
     images: device_images.DeviceImageCache
     conversions: Conversions
     progress: Progress
@@ -110,6 +110,23 @@ class LoadedModel:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+    @functools.cached_property
+    def resize(self) -> str:
+        """The method of `vtabjax.data.load` that pictures are resized by for this model."""
+        from vtabjax.data import images
+
+        asked = self.sweep.options.resize
+        try:
+            return images.of_source(self.info) if asked == "source" else asked
+        except ValueError as e:
+            raise ValueError(
+                f"config.resize is 'source', and of {self.spec} {e}; choose another resize"
+            ) from e
+
+    def pictures(self, task: str, split: str) -> data.Examples:
+        """A split's examples as this model takes them."""
+        return self.sweep.examples(task, split, self.info["input_size"][1], self.resize)
 
     @functools.cached_property
     def parts(self) -> model.SavedModel:
@@ -273,7 +290,7 @@ class CellContext:
             self.say(f"warning: task {self.task}: {text}")
 
     def _examples(self, split: str) -> data.Examples:
-        examples = self.loaded.sweep.examples(self.task, split, self.loaded.info["input_size"][1])
+        examples = self.loaded.pictures(self.task, split)
         labels, classes = examples.labels, tasks.get(self.task).num_classes
         if len(labels) and not (0 <= labels.min() and labels.max() < classes):
             raise ValueError(

@@ -124,12 +124,12 @@ def make_context(
     images_dir = image_cache(options, workdir)
 
     @functools.cache
-    def examples(task: str, split: str, image_size: int) -> data.Examples:
+    def examples(task: str, split: str, image_size: int, resize: str) -> data.Examples:
         return data.load(
             task,
             split,
             image_size=image_size,
-            resize=options.resize,
+            resize=resize,
             data_dir=options.data_dir or None,
             cache_dir=images_dir,
             skip_broken=options.skip_broken,
@@ -300,7 +300,8 @@ def _save(
             "seed": cell.settings.get("seed"),
             "weight_hash": info["weight_hash"],
             "graph_hash": info["graph_hash"],
-            "input": {name: info[name] for name in ("input_size", "mean", "std")},
+            "input": {name: info[name] for name in ("input_size", "mean", "std")}
+            | ({"resize": given.loaded.resize} if sweep.options.resize == "source" else {}),
             "source": {
                 **source,
                 "features": pooling.words(given.output, info),

@@ -233,7 +233,7 @@ class _Ahead:
     def _read(self) -> None:
         given = self._inputs
         with contextlib.suppress(Exception):  # raised again where the examples are used, in all processes
-            given.loaded.sweep.examples(given.task, "test", given.loaded.info["input_size"][1])
+            given.loaded.pictures(given.task, "test")
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
         with self._inputs.stages("data"):
