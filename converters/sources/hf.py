@@ -66,6 +66,9 @@ def _format(library: str) -> types.ModuleType:
 def _tagged(repository: Repository, library: str, info: dict[str, Any]) -> dict[str, Any]:
     """What is known of a model, with the tags of its card: license, data sets, base model; and which commit it is."""
     spec, card = repository.spec, repository.card()
+    channels = info["input_size"][0]
+    if channels != 3 or len(info["mean"]) != 3 or len(info["std"]) != 3:
+        raise repository.error(f"it takes images of {channels} channels; pictures here have three")
     datasets, base = _texts(card.get("datasets")), _texts(card.get("base_model"))
     told = {
         "name": spec.name,

@@ -78,6 +78,10 @@ CONFIGS = {
         {"config.json": {"architecture": "test_vit", "model_args": {"checkpoint_path": "/x"}}},
         "sets checkpoint_path",
     ),
+    "thirteen channels": (
+        {"config.json": {"architecture": "test_resnet", "pretrained_cfg": {"input_size": [13, 64, 64]}}},
+        "images of 13 channels; pictures here have three",
+    ),
     "open_clip without a tower": (
         {"open_clip_config.json": {"model_cfg": {}}},
         "no model_cfg with a vision_cfg",
