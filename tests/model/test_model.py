@@ -255,6 +255,12 @@ def test_images_that_people_pass_by_mistake(images, message):
         vm.Model(graph, variables, INFO)(images)
 
 
+def test_normalise_refuses_bytes():
+    """In them mean and standard deviation would be whole numbers, too: 0."""
+    with pytest.raises(ValueError, match="images are uint8; divide by 255"):
+        vm.normalise(np.zeros((2, 8, 8, 3), np.uint8), INFO)
+
+
 def test_images_that_are_right():
     graph, variables = from_torch(_net(), (3, 8, 8))
     model = vm.Model(graph, variables, INFO)
