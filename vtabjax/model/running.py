@@ -168,7 +168,7 @@ def _drop(name: str, args: tuple, key: jax.Array | None) -> jax.Array:
 
 
 def normalise(images: Array, info: Mapping[str, Any]) -> jax.Array:
-    """Images [B, H, W, C] in [0, 1] less the model's mean, over its standard deviation. ValueError for whole numbers."""
+    """Images [B, H, W, C] in [0, 1] less the model's mean, over its standard deviation. ValueError for integers."""
     images = jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images are {images.dtype}; divide by 255, so that they are numbers from 0 to 1")
