@@ -58,9 +58,7 @@ def base(protocol: str, suite: str) -> ConfigDict:
     c.image_size = 64 if mini else 224  # edge in pixels that models see; 0: each model's own
     c.resize = "vtab"  # "vtab": as the benchmark's code (TF1 bilinear, both edges); "bilinear", "bicubic"
     c.dtype = "float32"  # what models compute in; "bfloat16" is faster and changes the third digit
-    c.features = (
-        "native"  # as the model's spec says; "auto": the pooling that is best on the validation examples
-    )
+    c.features = "native"  # as specs say; "auto": the pooling that is best on the validation examples
     c.skip_broken = False  # leave out pictures of a folder that cannot be read, instead of stopping
     c.background = "white"  # under transparent parts of the pictures of a folder: a colour's name, '#rrggbb'
     c.seed = 0  # of protocols that draw random numbers
