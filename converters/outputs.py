@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import blocks
+from . import block_search, blocks
 from .blocks import Structure
 
 LAST_LINEAR = "last linear"  # features are the input of the classifier's linear layer, found in the graph
@@ -38,11 +38,11 @@ class Outputs(nn.Module):
 
 
 def structure(module: nn.Module, input_size: tuple[int, int, int]) -> Structure:
-    """Where else features can be taken from, see `blocks.find`; the module is run once, in evaluation mode."""
+    """Where else features can be taken from, see `block_search.find`; the module is run once, in evaluation mode."""
     wrapper = Outputs(module)
     with evaluating(wrapper):
         try:
-            return blocks.find(module, input_size, functools.partial(_features, wrapper))
+            return block_search.find(module, input_size, functools.partial(_features, wrapper))
         except (
             Exception
         ):  # a module may do anything; whether its own features can be had is for the export to say
