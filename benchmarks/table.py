@@ -3,7 +3,7 @@
 Writes made-up pictures (32 x 32, ten classes) into one Parquet file, as bytes, or as files that a .csv file lists
 (--forms=parquet,csv), and runs nearest neighbours of the model in the box on them, in a process of its own with a
 terminal of its own: looking through the pictures, decoding, features, neighbours of the 160,000 not in test. Kept are
-its wall seconds, the largest resident memory of any of its processes, how often it wrote, and the longest pause between.
+its wall seconds, the largest resident memory of any of its processes, how often it wrote, the longest pause between.
 """
 
 from __future__ import annotations
