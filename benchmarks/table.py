@@ -1,9 +1,9 @@
 """A sweep on a table of 200,000 small pictures: memory, seconds, progress: python benchmarks/table.py
 
 Writes made-up pictures (32 x 32, ten classes) into one Parquet file, as bytes, or as files that a .csv file lists
-(--forms=parquet,csv), and runs nearest neighbours of the pixels on them, in a process of its own with a terminal of its
-own: looking through the pictures, decoding, features, neighbours of the 160,000 not in test. Kept are its wall
-seconds, the largest resident memory of any of its processes, how often it wrote, and the longest pause between.
+(--forms=parquet,csv), and runs nearest neighbours of the model in the box on them, in a process of its own with a
+terminal of its own: looking through the pictures, decoding, features, neighbours of the 160,000 not in test. Kept are
+its wall seconds, the largest resident memory of any of its processes, how often it wrote, the longest pause between.
 """
 
 from __future__ import annotations
@@ -34,19 +34,23 @@ GROUP = 20_000  # rows of the Parquet file that are written together
 
 
 def pictures(n: int) -> Iterator[tuple[str, bytes, str]]:
-    """Path, PNG and class of made-up pictures: two waves whose direction is the class, and noise."""
+    """Path, PNG and class of made-up pictures: waves whose direction is the class, noise, a tint; no two are equal."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:EDGE, :EDGE] / EDGE
-    for i in range(n):
-        label = i % CLASSES
-        angle, phase = np.pi * label / CLASSES, rng.uniform(0, 2 * np.pi)
+    waves = []
+    for i in range(100 * CLASSES):
+        angle, phase = np.pi * (i % CLASSES) / CLASSES, rng.uniform(0, 2 * np.pi)
         wave = np.sin(2 * np.pi * 3 * (np.cos(angle) * x + np.sin(angle) * y) + phase)
         array = 128 + 60 * wave[..., None] * rng.uniform(0.5, 1, 3) + rng.normal(0, 60, (EDGE, EDGE, 3))
+        waves.append(array.clip(0, 191).astype(np.uint8))
+    for i in range(n):
+        j = i // len(waves)
+        tint = np.uint8([j % 64, j // 64 % 64, j // 4096])
         file = io.BytesIO()
-        Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(file, "PNG", compress_level=1)
-        yield f"{label}/{i:06d}.png", file.getvalue(), f"class {label}"
+        Image.fromarray(waves[i % len(waves)] + tint).save(file, "PNG", compress_level=1)
+        yield f"{i % CLASSES}/{i:06d}.png", file.getvalue(), f"class {i % CLASSES}"
 
 
 def write_parquet(folder: Path, n: int) -> Path:
@@ -138,7 +142,7 @@ def main() -> None:
             workdir = folder / "w"
             flags = [
                 "--config=configs/knn.py:vtab_full",
-                "--config.models=baseline/pixels",
+                "--config.models=embedded/sprites_resnet",
                 "--config.metric=euclidean",
             ]
             flags += [f"--config.tasks=table:{table}", f"--config.image_size={EDGE}", f"--workdir={workdir}"]

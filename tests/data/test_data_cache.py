@@ -362,3 +362,12 @@ def test_everything_that_matters_is_in_the_key(tmp_path):
     assert len(set(prints)) == len(prints) == len(list(tmp_path.glob("*.npy")))
     # The same examples under another split's name are the same file's content, but not the same file.
     assert data.load("digits", "val", image_size=12).fingerprint not in prints
+
+
+def test_memory_of_mapped_images_can_be_let_go_of(tmp_path):
+    examples = data.load("digits", "val", image_size=16, cache_dir=tmp_path)
+    before = np.array(examples.images)
+    cache.release(examples.images)
+    np.testing.assert_array_equal(examples.images, before)
+    cache.release(before)  # what is not mapped stays as it is
+    assert before.any()

@@ -31,6 +31,7 @@ def written(request, tmp_path_factory):
         "parquet of structs": forms.write_parquet(root / "structs.parquet", found, struct=True),
         "saved": forms.write_hub(root / "saved", shuffled),
         "as on the hub": forms.write_hub(root / "hub", found, parquet=True),
+        "pictures as on the hub": forms.write_folder(root / "folder", found).replace("folder:", "hf:", 1),
     }
     return {form: (name, None) for form, name in names.items()} | tfds, request.param
 

@@ -165,7 +165,7 @@ def test_a_sweep_finds_it_in_its_data_dir(tmp_path, config, fake_converters, cap
     assert (
         path.name.startswith("tfds-made-") and record["data_notes"]["copies"]["between"]["train+test"] == 10
     )
-    assert "12 test pictures are copies of train pictures" in capsys.readouterr().err
+    assert "10 test pictures are copies of train pictures" in capsys.readouterr().err
     config.data_dir = str(tmp_path / "elsewhere")
     with pytest.raises(plan.UsageError, match="config.tasks: task 'tfds:made': it is not prepared in"):
         runner.run(config, tmp_path / "w")

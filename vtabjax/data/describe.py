@@ -122,6 +122,8 @@ def _of_columns(made: Mapping[str, Any]) -> list[str]:
     ):
         if names := made.get(name):
             parts.append(text.format(specs.listed(names, _SHOWN), "is" if len(names) == 1 else "are"))
+    if n := made.get("groups"):
+        parts.append(f"{n:,} groups, which cuts and neighbours do not heed")
     if n := made.get("listed_twice"):
         parts.append(f"{n:,} rows name a file again, which counts once")
     return parts

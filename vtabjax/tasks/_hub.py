@@ -229,6 +229,9 @@ def _names(
     wanted = _own_names.chosen(name, "path", features)
     for column in [wanted] if wanted else [*(c for c in _columns.NAME_COLUMNS if c in features), image]:
         names = _texts(splits, column)
+        if column == image and names and all(map(os.path.isabs, names)):  # of a folder of pictures
+            base = os.path.commonpath([os.path.dirname(name) for name in names])
+            names = [os.path.relpath(name, base) for name in names]
         if len(names) == n and _columns.unique(names):
             return names, "path" if column == image else column
         if wanted:

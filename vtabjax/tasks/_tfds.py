@@ -90,51 +90,57 @@ def _from_folder(text: str, folder: Path) -> Task:
     import tensorflow_datasets as tfds
 
     name = _own_names.parse(text)
-    try:
-        builder = tfds.builder_from_directory(str(folder))
-        typed = builder.info.features
-        sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-    except Exception as e:  # a different type for each file that is missing or cut off
-        raise TaskError(f"{folder} is not a complete data set ({_first_line(e)}); prepare it anew") from e
+    builder, sizes = _open(folder)
+    typed = builder.info.features
     if not isinstance(typed, tfds.features.FeaturesDict):
         raise TaskError(f"its examples have no named fields but are {type(typed).__name__}")
-    features = dict(typed.items())
+    features = dict(sorted(typed.items()))  # they come in any order
     image = _one(name, "image", features, lambda f: type(f) is tfds.features.Image)
     label = _one(name, "label", features, lambda f: isinstance(f, tfds.features.ClassLabel))
-    group = _own_names.chosen(name, "group", features)
-    path = _own_names.chosen(name, "path", features)
-    classes = getattr(features[label], "names", None)
+    group, path = (_own_names.chosen(name, what, features) for what in ("group", "path"))
+    fields = [path] if path else [f for f in _columns.NAME_COLUMNS if f in features and f != image]
+
+    def read(example: Mapping[str, Any]) -> tuple[Any, str, str, tuple[str, ...]]:
+        texts = tuple(_columns.text(_plain(example[field])) for field in fields)
+        grouped = _columns.text(_plain(example[group])) if group else ""
+        return _plain(example[label]), grouped, _columns.content_name(example[image]), texts
+
     splits = [split for split, n in sizes.items() if n]
-    if not splits:
-        raise TaskError(f"{folder} holds no examples; prepare it anew")
-    fields = [f for f in (path, *_columns.NAME_COLUMNS) if f in features and f != image][:1]
-    rows = Rows(_reader(builder, splits, sizes, image), builder.info.file_format.value == "array_record")
-
-    def read(example: Mapping[str, Any]) -> tuple[Any, str, str, str]:
-        named, grouped = (
-            _columns.text(_plain(example[f])) if f else "" for f in (fields[0] if fields else "", group)
-        )
-        return _plain(example[label]), named, grouped, _columns.content_name(example[image])
-
     examples = _with_progress(map(read, _all(builder, splits)), sum(sizes.values()), str(name), folder)
-    labels, names, groups, hashed = zip(*examples, strict=True)
-    by_name = _columns.unique(names)
-    if path and not by_name:
+    labels, groups, hashed, texts = zip(*examples, strict=True)
+    named = {field: names for field, *names in zip(fields, *texts, strict=True) if _columns.unique(names)}
+    if path and not named:
         raise TaskError(f"its field {path!r} does not tell pictures from each other")
+    cut_by, names = next(iter(named.items()), ("content", _columns.numbered(hashed)))
     stamp = f"{builder.info.full_name} {builder.info.file_format.value} {_shards(builder)}"
     columns = Columns(
-        list(itertools.chain.from_iterable(range(sizes[split]) for split in splits)),
+        [i for split in splits for i in range(sizes[split])],
         labels,
-        classes,
-        names if by_name else _columns.numbered(hashed),
+        getattr(features[label], "names", None),
+        names,
         [stamp] * len(labels),
         splits=[split for split in splits for _ in range(sizes[split])],
         groups=groups if group else None,
     )
-    files, class_names, notes = _columns.found(columns, what="example", other_splits=True)
-    about: dict[str, Any] = {"read_from": str(folder), "cut_by": fields[0] if by_name else "content"}
+    files, classes, notes = _columns.found(columns, what="example", other_splits=True)
+    about: dict[str, Any] = {"read_from": str(folder), "cut_by": cut_by}
     about |= _columns.renamed(image=image, label=label, group=group)
-    return _own.task(str(name), "TFDS", files, class_names, about | notes, rows=rows)
+    rows = Rows(_reader(builder, splits, sizes, image), builder.info.file_format.value == "array_record")
+    return _own.task(str(name), "TFDS", files, classes, about | notes, rows=rows)
+
+
+def _open(folder: Path) -> tuple[tfds.core.DatasetBuilder, dict[str, int]]:
+    """tfds's reader of a folder, and how many examples each split has."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    except Exception as e:  # a different type for each file that is missing or cut off
+        raise TaskError(f"{folder} is not a complete data set ({_first_line(e)}); prepare it anew") from e
+    if not sum(sizes.values()):
+        raise TaskError(f"{folder} holds no examples; prepare it anew")
+    return builder, sizes
 
 
 def _one(name: OwnName, what: str, features: Mapping[str, Any], fits: Any) -> str:
