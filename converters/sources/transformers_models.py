@@ -28,6 +28,8 @@ _FIELDS = {
     "feature_maps": "the mean over the last feature map",
 }
 _TEXT_ONLY = ("logit_scale", "logit_bias")  # top-level parameters that only comparing with a text uses
+# Arguments that say how patches were cut from images that differ in size.
+_PACKED = ("spatial_shapes", "target_sizes", "grid_thw", "image_grid_thw")
 
 
 def wrap(
@@ -120,6 +122,11 @@ def _options(model: Any, own: int | None, size: int) -> dict[str, Any]:
     given = inspect.signature(forward).parameters
     if "pixel_values" not in given:
         raise SpecError(f"{type(model).__name__} takes {specs.listed(given)}, not images (pixel_values)")
+    packed = next((k for k in _PACKED if k in given), None)
+    if packed is not None:
+        raise SpecError(
+            f"{type(model).__name__} does not take images but the patches of images of several sizes, with {packed}"
+        )
     others = [k for k, p in given.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     others = [k for k in others if k != "pixel_values"]
     if others:
