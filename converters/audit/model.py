@@ -160,7 +160,10 @@ def _choose_variant(
                     module = _make(source, name, None, {**options, **less})
             except Exception:
                 continue  # it has no such option
-            parameters = sum(p.numel() for p in module.parameters())
+            fewer = sum(p.numel() for p in module.parameters())
+            if source in hub.SOURCES and fewer >= parameters:
+                continue  # it has the field, but does not build by it
+            parameters = fewer
         for dtype, cost in BYTES_PER_PARAMETER.items():
             if parameters * cost < memory:
                 variants.append((dtype, _text(less) or "all", {**options, **less}))

@@ -32,6 +32,7 @@ _TWO_TOWERS = ("aimv2", "flava", "groupvit", "owlv2", "owlvit")
 _VISION_MODELS = {"blip-2": "Blip2VisionModel"}  # where the whole model does not take images alone
 _VISION = ("_vision_model", "_vision", "_vit_model")  # how the types of vision towers end
 _SIZE = 224  # of images, where the config does not say
+_SIZES = {"depth_pro": 1536}  # where it does not say, and others are refused
 _MEAN = _STD = (0.5, 0.5, 0.5)
 
 
@@ -71,7 +72,7 @@ def _not_random(spec: Spec) -> SpecError:
 def describe(spec: Spec) -> dict[str, Any]:
     """What is known about a model type without building it."""
     config = configuration(spec.name)
-    size = image_size(config) or _SIZE
+    size = image_size(config) or _SIZES.get(spec.name, _SIZE)
     return {
         "architecture": spec.name,
         "family": family(spec.name),
@@ -93,23 +94,24 @@ def build(spec: Spec, input_size: int | None) -> Source:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed or 0)
             module, found = make(spec.name, input_size)
+    except LibraryError as e:
+        if input_size in (None, own):
+            raise SpecError(f"model {str(spec)!r}: {e}") from e
+        raise refuse_size(spec, int(input_size or own), (own, own), lambda s: works(spec.name, s)) from e
     except SpecError as e:
         raise SpecError(f"model {str(spec)!r}: {e}") from e
-    except Exception as e:  # each type's own code says in its own way what it cannot do
-        if input_size not in (None, own):
-            raise refuse_size(spec, int(input_size or own), (own, own), lambda s: works(spec.name, s)) from e
-        reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
-        raise SpecError(
-            f"model {str(spec)!r}: transformers cannot run it at its default config ({reason})"
-        ) from e
     return Source(module, {**info, **found})
 
 
 def parameters(spec: Spec) -> int:
     """The number of parameters of the image half, counted without allocating them where that is possible."""
-    with contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+    with contextlib.suppress(LibraryError), torch.device("meta"):
         return sum(p.numel() for p in make(spec.name)[0].parameters())
     return sum(p.numel() for p in make(spec.name)[0].parameters())
+
+
+class LibraryError(SpecError):
+    """The library itself cannot build a model type, or not run it at that size."""
 
 
 def make(
@@ -119,19 +121,22 @@ def make(
 
     Raises:
       SpecError: it is not an encoder of images alone.
-      Exception: the library cannot build or run it.
+      LibraryError: the library cannot build or run it.
     """
     config = config or configuration(name, size)
-    with _quiet():
-        # A text tower is not kept: the least that can be built.
-        text: Any = getattr(config, "text_config", None)
-        if getattr(text, "num_hidden_layers", None) and name not in _CLASSIFIERS:
-            text.num_hidden_layers = 1
-        model = _class(name)
-        if not isinstance(config, model.config_class):
-            config = config.vision_config
-        module = model._from_config(config).eval()
-        return wrap(module, size=size)
+    try:
+        with _quiet():
+            # A text tower is not kept: the least that can be built.
+            text: Any = getattr(config, "text_config", None)
+            if getattr(text, "num_hidden_layers", None) and name not in _CLASSIFIERS:
+                text.num_hidden_layers = 1
+            config = config.vision_config if name in _VISION_MODELS else config
+            return wrap(_class(name)._from_config(config).eval(), size=size or _SIZES.get(name))
+    except (SpecError, MemoryError):
+        raise
+    except Exception as e:  # each type's own code says in its own way what it cannot do
+        reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+        raise LibraryError(f"transformers itself cannot run it at its default config ({reason})") from e
 
 
 def works(name: str, size: int) -> bool:
@@ -139,7 +144,7 @@ def works(name: str, size: int) -> bool:
     try:
         with torch.device("meta"):
             make(name, size)
-    except Exception:  # each type's own code says in its own way that it does not
+    except SpecError:
         return False
     return True
 

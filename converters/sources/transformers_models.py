@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vtabjax import specs
 from vtabjax.specs import SpecError
 
 from ..outputs import as_vector
@@ -27,6 +28,8 @@ _FIELDS = {
     "feature_maps": "the mean over the last feature map",
 }
 _TEXT_ONLY = ("logit_scale", "logit_bias")  # top-level parameters that only comparing with a text uses
+# Arguments that say how patches were cut from images that differ in size.
+_PACKED = ("spatial_shapes", "target_sizes", "grid_thw", "image_grid_thw")
 
 
 def wrap(
@@ -52,6 +55,7 @@ def wrap(
       SpecError: it does not take images alone, or gives nothing that could be features; the message begins with the
         model's class, without the spec.
     """
+    model.config.return_dict = True  # outputs by name, whatever a repository's config says
     own = image_size(model.config)
     size = size or own or 224
     shape = (channels(model.config), size, size)
@@ -117,7 +121,12 @@ def _options(model: Any, own: int | None, size: int) -> dict[str, Any]:
     forward = model.get_image_features if _is_image_half(model) else model.forward
     given = inspect.signature(forward).parameters
     if "pixel_values" not in given:
-        raise SpecError(f"{type(model).__name__} takes {model.main_input_name}, not images (pixel_values)")
+        raise SpecError(f"{type(model).__name__} takes {specs.listed(given)}, not images (pixel_values)")
+    packed = next((k for k in _PACKED if k in given), None)
+    if packed is not None:
+        raise SpecError(
+            f"{type(model).__name__} does not take images but the patches of images of several sizes, with {packed}"
+        )
     others = [k for k, p in given.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     others = [k for k in others if k != "pixel_values"]
     if others:

@@ -100,6 +100,21 @@ def test_sizes_are_small_where_the_architecture_allows():
     assert model._size("torchvision", "maxvit_t") == (224, {})
 
 
+def test_two_blocks_of_transformers_and_open_clip_tell_as_much_as_all():
+    plan = lambda source, name, i: model._choose_variant(source, name, {}, 90_000_000, 1e12, i)  # noqa: E731
+    assert plan("transformers", "vit", 0) == ("float64", "num_hidden_layers=2", {"num_hidden_layers": 2})
+    assert plan("transformers", "clip", 0)[1] == "num_hidden_layers=2"
+    assert plan("transformers", "resnet", 0)[1] == "depths=(1, 1, 2, 1)"
+    assert plan("open_clip", "ViT-B-32", 0) == ("float64", "layers=2", {"layers": 2})
+    assert plan("open_clip", "RN50", 0)[1] == "layers=(1, 1, 2, 1)"
+    assert plan("open_clip", "ViT-B-16-SigLIP", 0)[1] == "depth=2"
+    assert [plan("open_clip", "ViT-B-32", i)[:2] for i in (1, 2, 3)] == [
+        ("float64", "all"),
+        ("float32", "layers=2"),
+        ("float32", "all"),
+    ]
+
+
 def test_nothing_to_audit(tmp_path):
     with pytest.raises(SpecError, match="matches nothing"):
         audit.audit("timm", "qqq*", tmp_path / "c.csv", ROOMY)

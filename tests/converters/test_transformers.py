@@ -146,8 +146,13 @@ def test_what_is_not_an_encoder_of_images_is_said():
             hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
         )
     )
-    with pytest.raises(SpecError, match="BertModel takes input_ids, not images"):
+    with pytest.raises(SpecError, match=r"BertModel takes input_ids, .* not images \(pixel_values\)"):
         wrap(model)
+    patches = tiny.transformers.Siglip2VisionModel(
+        tiny.transformers.Siglip2VisionConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
+    with pytest.raises(SpecError, match="patches of images of several sizes, with spatial_shapes"):
+        wrap(patches)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,12 @@ CASES = [
     ("aten.argsort.stable", (i(3, 3, 9),), {"stable": True}),
     ("aten.sort.stable", (i(3, 3, 9),), {"stable": True, "dim": 1, "descending": True}),
     ("aten.topk.default", (r(3, 9), 2, -1, False)),
+    ("aten.reciprocal.default", (np.array([1, 3, 7]),)),
+    ("aten.div.Tensor", (np.array([1, 2, 5]), np.array([3, 7, 9]))),
+    ("aten.div.Tensor", (np.array([1, 2, 5]), 7)),
+    ("aten.bucketize.Tensor", (IMAGE, np.array([-1.0, 0.0, 0.25, 2.0]))),
+    *[("aten.bucketize.Tensor", (np.array([[-1.0, 0.5], [2.0, 3.0]]), np.array([-1.0, 0.5, 2.0])), {"right": right})
+      for right in (False, True)],
     # shapes
     ("aten.flatten.using_ints", (IMAGE, 1, 2)),
     ("aten.unflatten.int", (IMAGE, 1, [2, -1])),

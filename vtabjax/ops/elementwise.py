@@ -36,7 +36,7 @@ def mul(self: jax.Array, other: ArrayLike) -> jax.Array:
 
 def div(self: jax.Array, other: ArrayLike, *, rounding_mode: str | None = None) -> jax.Array:
     if rounding_mode is None:
-        return jnp.true_divide(self, other)
+        return true_divide(self, other)
     if rounding_mode == "floor":
         return jnp.floor_divide(self, other)
     dtype = jnp.result_type(self, other)
@@ -45,7 +45,22 @@ def div(self: jax.Array, other: ArrayLike, *, rounding_mode: str | None = None) 
     return jnp.trunc(self / other)
 
 
-true_divide = jnp.true_divide
+def true_divide(self: jax.Array, other: ArrayLike) -> jax.Array:
+    tensors = [x for x in (self, other) if hasattr(x, "dtype")]
+    if any(jnp.issubdtype(x.dtype, jnp.inexact) for x in tensors):
+        return jnp.true_divide(self, other)
+    return jnp.true_divide(_float32(self), _float32(other) if hasattr(other, "dtype") else other)
+
+
+def reciprocal(self: jax.Array) -> jax.Array:
+    return jnp.reciprocal(self if jnp.issubdtype(self.dtype, jnp.inexact) else _float32(self))
+
+
+def _float32(x: ArrayLike) -> jax.Array:
+    """Integers as ATen takes them where the result is not one, in a model of float64 too."""
+    return jnp.asarray(x).astype(jnp.float32)
+
+
 floor_divide = jnp.floor_divide
 remainder = jnp.remainder
 fmod = jnp.fmod
@@ -77,7 +92,6 @@ abs = jnp.abs
 sqrt = jnp.sqrt
 rsqrt = jax.lax.rsqrt
 square = jnp.square
-reciprocal = jnp.reciprocal
 exp = jnp.exp
 exp2 = jnp.exp2
 expm1 = jnp.expm1

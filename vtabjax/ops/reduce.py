@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 __all__ = [
     "sum", "mean", "prod", "amax", "amin", "max", "min", "argmax", "argmin", "var", "std", "var_mean", "std_mean",
     "norm", "linalg_vector_norm", "logsumexp", "any", "all", "cumsum", "cumprod", "topk", "sort", "argsort",
+    "bucketize",
 ]  # fmt: skip
 
 
@@ -246,3 +247,11 @@ def topk(
 ) -> tuple[jax.Array, jax.Array]:
     order = jax.lax.slice_in_dim(argsort(self, dim, largest), 0, k, axis=dim % self.ndim)
     return jnp.take_along_axis(self, order, axis=dim), order
+
+
+def bucketize(
+    self: jax.Array, boundaries: jax.Array, *, out_int32: bool = False, right: bool = False
+) -> jax.Array:
+    """For each value the index of the first boundary that is not below it (`right`: that is above it)."""
+    found = jnp.searchsorted(boundaries, self, side="right" if right else "left")
+    return found.astype(jnp.int32 if out_int32 else int)
