@@ -22,7 +22,7 @@ from vtabjax.specs import Spec, SpecError
 
 from . import Source, did_you_mean
 from .size import refuse_size
-from .transformers_models import channels, image_size, owners, wrap
+from .transformers_models import channels, image_size, not_square_images, owners, wrap
 
 _CLASSIFIERS = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 _BACKBONES = modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES
@@ -135,6 +135,8 @@ def make(
     except (SpecError, MemoryError):
         raise
     except Exception as e:  # each type's own code says in its own way what it cannot do
+        if other := not_square_images(config):
+            raise SpecError(f"{name} takes {other}, and models are shown square images") from e
         reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
         raise LibraryError(f"transformers itself cannot run it at its default config ({reason})") from e
 

@@ -104,6 +104,17 @@ def image_size(config: Any) -> int | None:
     return None
 
 
+def not_square_images(config: Any) -> str:
+    """What a config is made for where it is not square images: videos, images of another shape; else ""."""
+    for owner in owners(config):
+        frames, size = getattr(owner, "num_frames", None), getattr(owner, "image_size", None)
+        if isinstance(frames, int):
+            return f"videos of {frames} frames"
+        if isinstance(size, (list, tuple)) and len(set(size)) == 2:
+            return f"images of {size[0]} x {size[1]} pixels"
+    return ""
+
+
 def channels(config: Any) -> int:
     """How many channels the images have."""
     for owner in owners(config):
