@@ -98,7 +98,10 @@ def said(process, status):
             [FINETUNE, "--config.finetune.steps=2", "--config.finetune.sceds=1"],
             "error: --config.finetune.sceds: configs/finetune.py has no such field; did you mean finetune.seeds",
         ),
-        ([KNN, "--config.finetune.steps=2"], "has no such field; configs/finetune.py has it."),
+        (
+            [KNN, "--config.finetune.steps=2"],
+            "has no such field; configs/finetune.py has it.",
+        ),
         ([KNN, "--config.k.x=1"], "error: --config.k.x: configs/knn.py has no such field; did you mean k?"),
         ([KNN, "--config.slurm=3"], "error: --config.slurm: give one of its fields: slurm.account, "),
         (["--config=configs/common.py"], "error: --config=configs/common.py: "),

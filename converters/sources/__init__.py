@@ -20,7 +20,8 @@ from . import plugins
 
 _log = logging.getLogger(__name__)
 SOURCES = (
-    "timm", "torchvision", "hf", "transformers", "open_clip", "openselfsup", "python", "file", "embedded", "baseline"
+    "timm", "torchvision", "hf", "transformers", "open_clip", "openselfsup",
+    "python", "file", "embedded", "baseline"
 )  # fmt: skip
 # What each needs beside PyTorch, torchvision and timm: of the extra "hub".
 _EXTRA_PACKAGES = {"transformers": "transformers", "open_clip": "open_clip"}

@@ -36,6 +36,10 @@ def test_always_the_largest_class_is_no_better_than_chance():
     outcome = _classified.outcome({"accuracy": 0.9}, labels, np.zeros(100, int), 3)
     assert outcome.metrics["balanced_accuracy"] == pytest.approx(1 / 3)
     assert outcome.metrics["interval"] == [float(v) for v in resampling.wilson(np.array(0.9), np.array(100))]
+    for right in (0, 1):  # where rounding would lead out of [0, 1]
+        for n in range(1, 200):
+            found = _classified.outcome({}, np.full(n, right), np.ones(n, int), 2).metrics["interval"]
+            assert 0 <= found[0] <= right <= found[1] <= 1
     assert outcome.confusion.tolist() == [[90, 0, 0], [5, 0, 0], [5, 0, 0]]
 
 

@@ -76,9 +76,9 @@ def unknown_field(argv: Sequence[str], path: str, known: Sequence[str]) -> str |
         within = [name for name in known if name.startswith(f"{field}.")]
         if within:
             return f"--config.{field}: give one of its fields: {', '.join(within)}"
-        near = _like(field, known)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
         others = [other for other in configs() if other != path and field in fields(other, "")]
+        near = _like(field, known)
+        hint = f"did you mean {' or '.join(near)}? " if near and not others else ""
         hint += f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} it. " if others else ""
         return f"--config.{field}: {path} has no such field; {hint}Fields: {', '.join(known)}"
     return None

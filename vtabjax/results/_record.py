@@ -38,6 +38,12 @@ def check(record: Mapping[str, Any], failure: bool) -> None:
     for name in _OPTIONAL:
         if record.get(name) is not None:
             _of_type(record, name, dict)
+    hashes = {name: record.get(name) for name in ("weight_hash", "graph_hash")} | dict(
+        record.get("data") or {}
+    )
+    for name, value in hashes.items():
+        if value is not None:
+            _of_type(hashes, name, str)
     for name, value in record["metrics"].items():
         if name == "interval" and value is not None:
             if not (isinstance(value, list) and len(value) == 2 and all(_is_number(v, 0, 1) for v in value)):

@@ -47,7 +47,10 @@ def assembled(
     low, high = resampling.wilson(accuracy, np.asarray(len(correct)))
     further: dict[str, Any] = {
         "balanced_accuracy": measures.balanced_accuracy(confusion),
-        "interval": [float(min(low, accuracy)), float(max(high, accuracy))],  # rounding at 0 and 1
+        "interval": [
+            float(max(0, min(low, accuracy))),
+            float(min(1, max(high, accuracy))),
+        ],  # rounding at 0 and 1
     }
     if calibration_error is not None:
         further["calibration_error"] = calibration_error
