@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
 import sys
@@ -41,7 +42,8 @@ class _BeforeTorchvision(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
         if fullname == "torchvision":
             sys.meta_path.remove(self)
-            importlib.import_module(f"{__name__}._compat")
+            with contextlib.suppress(ModuleNotFoundError):  # without torch: whoever asked says what is missing
+                importlib.import_module(f"{__name__}._compat")
 
 
 if "torchvision" not in sys.modules:
