@@ -42,7 +42,8 @@ class _BeforeTorchvision(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
         if fullname == "torchvision":
             sys.meta_path.remove(self)
-            with contextlib.suppress(ModuleNotFoundError):  # without torch: whoever asked says what is missing
+            # Without torch: whoever asked says what is missing.
+            with contextlib.suppress(ModuleNotFoundError):
                 importlib.import_module(f"{__name__}._compat")
 
 
