@@ -58,7 +58,7 @@ def render(
     drawn = {f"{b['key']}/{name}": chart for b in boards for name, chart in b["charts"].items()}
     chart = charts.proxy_chart(comparison)
     if chart:
-        drawn["trust"] = chart
+        drawn["proxies"] = chart
     embedded = {
         "charts": {name: c["figure"] for name, c in drawn.items()},
         "colours": charts.COLOURS,

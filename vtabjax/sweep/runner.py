@@ -148,7 +148,7 @@ def assess(asked: plan.SweepPlan, workdir: Path, share: shares.Share | None) -> 
             return lambda cell: None
         return _costs(cells, workdir).seconds
 
-    def look() -> tuple[list[int], list[int], list[int]]:
+    def own_positions() -> tuple[list[int], list[int], list[int]]:
         """Positions of this worker's cells, of those without a result, and of those that failed before."""
         written = folder / f"shares-{share.total if share else 1}.json"
         own = shares.share_of(cells, share, written, estimate, remember=not run.dry_run)
@@ -159,7 +159,7 @@ def assess(asked: plan.SweepPlan, workdir: Path, share: shares.Share | None) -> 
         return own, missing, failed
 
     try:
-        own, missing, failed = processes.broadcast_from_first(look)
+        own, missing, failed = processes.broadcast_from_first(own_positions)
     except (ValueError, processes.OtherProcessError) as e:  # a weight file or a result that cannot be read
         raise UsageError(str(e)) from e
     skipped = set(failed)

@@ -64,7 +64,7 @@ def main(config: Any, workdir: str | os.PathLike) -> int:
     if config is not None:
         options.read(options.ReportOptions, config)
     workdir = files.as_path(workdir)
-    sweeps, unread = look(workdir)
+    sweeps, unread = read_sweeps(workdir)
     left_out = [f"left out: {message}" for message in unread]
     if not sweeps:
         none = f"--workdir={workdir} holds no sweep; name the workdir of a sweep"
@@ -75,10 +75,10 @@ def main(config: Any, workdir: str | os.PathLike) -> int:
 
 def read(workdir: Path, now: float | None = None) -> list[SweepState]:
     """Every sweep of a workdir that can be read, the one that was started last at the end."""
-    return look(workdir, now)[0]
+    return read_sweeps(workdir, now)[0]
 
 
-def look(workdir: Path, now: float | None = None) -> tuple[list[SweepState], list[str]]:
+def read_sweeps(workdir: Path, now: float | None = None) -> tuple[list[SweepState], list[str]]:
     """Like `read`, with messages that say which sweeps could not be read, and why."""
     now = time.time() if now is None else now
     found, unread = [], []
