@@ -106,7 +106,7 @@ def test_a_whole_model_is_named_by_all_that_it_is(tmp_path):
     before = specs.file_stem(f"file/{converted}")
     (converted / "model.json").write_text("other weights")
     assert before.startswith("file--converted-") and specs.file_stem(f"file/{converted}") != before
-    with pytest.raises(SpecError, match="there is no weight file"):
+    with pytest.raises(SpecError, match="there is no file or folder .*/gone.pt2"):
         specs.file_stem(f"file/{tmp_path}/gone.pt2")
 
 

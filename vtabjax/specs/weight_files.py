@@ -152,6 +152,8 @@ def model_parts(path: str | os.PathLike) -> list[Path]:
       WeightFileError: as `parts`.
     """
     path = Path(path)
+    if not path.exists():
+        raise MissingError(f"there is no file or folder {path}")
     converted = [path / "graph.json", path / "model.json"]
     if all(part.is_file() for part in converted):
         return converted
