@@ -6,7 +6,6 @@ types; where several may be meant: ``tfds:cifar100#label=coarse_label``.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vtabjax import installation, specs
+from vtabjax.runtime import tfds_records
 from vtabjax.tasks import _columns, _own, _own_names
 from vtabjax.tasks._columns import Columns
 from vtabjax.tasks._own_names import OwnName
@@ -195,33 +195,10 @@ def _all(builder: tfds.core.DatasetBuilder, splits: Sequence[str]) -> Iterator[d
     """All examples, split by split, in the order of the files, images encoded."""
     for split in splits:
         if builder.info.file_format.value == "array_record":
-            examples = builder.as_data_source(split=split, decoders=_encoded(builder))
+            examples = builder.as_data_source(split=split, decoders=tfds_records.encoded(builder))
             yield from (examples[i] for i in range(len(examples)))
         else:
-            yield from _of_tfrecords(builder, split)
-
-
-def _encoded(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
-    """Decoders that leave images encoded."""
-    import tensorflow_datasets as tfds
-
-    features = builder.info.features.items()
-    return {k: tfds.decode.SkipDecoding() for k, f in features if isinstance(f, tfds.features.Image)}
-
-
-def _of_tfrecords(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    installation.require("data", f"reading {builder.data_dir}", "tensorflow")
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    with contextlib.suppress(RuntimeError):  # TensorFlow is in use already and has its devices
-        tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
-    # One file after the other; the default reads sixteen at once and mixes their examples.
-    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    yield from builder.as_dataset(
-        split=split, decoders=_encoded(builder), read_config=config
-    ).as_numpy_iterator()
+            yield from tfds_records.in_order(builder, split)
 
 
 def _reader(
@@ -230,7 +207,7 @@ def _reader(
     starts = dict(zip(splits, itertools.accumulate((sizes[s] for s in splits), initial=0), strict=False))
 
     def any_order(rows: Sequence[int]) -> Iterator[bytes]:
-        sources = {s: builder.as_data_source(split=s, decoders=_encoded(builder)) for s in splits}
+        sources = {s: builder.as_data_source(split=s, decoders=tfds_records.encoded(builder)) for s in splits}
         for row in map(int, rows):
             split = next(s for s in reversed(splits) if starts[s] <= row)
             yield sources[split][row - starts[split]][image]

@@ -19,6 +19,7 @@ from etils import epath
 
 from vtabjax import installation, tasks
 from vtabjax.data.types import DataError, NotPreparedError, Raw, Source
+from vtabjax.runtime import tfds_records
 from vtabjax.tasks import Range, Task
 
 if TYPE_CHECKING:
@@ -287,19 +288,11 @@ def _within(pieces: list[Range], start: int, stop: int) -> list[Range]:
     return cut
 
 
-def _skip_images(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
-    """Decoders that leave images encoded."""
-    import tensorflow_datasets as tfds
-
-    features = builder.info.features.items()
-    return {k: tfds.decode.SkipDecoding() for k, f in features if isinstance(f, tfds.features.Image)}
-
-
 def _read_any(
     builder: tfds.core.DatasetBuilder, split: str, positions: Sequence[int] | np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Examples in any order, from array_record files, as dicts of numpy values."""
-    examples = builder.as_data_source(split=split, decoders=_skip_images(builder))
+    examples = builder.as_data_source(split=split, decoders=tfds_records.encoded(builder))
     for i in positions:
         yield examples[int(i)]
 
@@ -308,15 +301,5 @@ def _read_range(
     builder: tfds.core.DatasetBuilder, pieces: list[Range], sizes: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
     """Examples in the order of the files, from tfrecord files, as dicts of numpy values."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    with contextlib.suppress(RuntimeError):  # TensorFlow is in use already and has its devices
-        tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
-    # One file after the other; the default reads sixteen at once and mixes their examples.
-    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     for piece in pieces:
-        split = tasks.notation([piece], sizes)
-        examples = builder.as_dataset(split=split, decoders=_skip_images(builder), read_config=config)
-        yield from examples.as_numpy_iterator()
+        yield from tfds_records.in_order(builder, tasks.notation([piece], sizes))
