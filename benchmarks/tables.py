@@ -15,7 +15,8 @@ HEAD = """# Benchmarks
 
 Every figure on this page comes from a file in [benchmarks/results](../benchmarks/results) and from the command named below it;
 `python benchmarks/tables.py` writes the page from those files. vtabjax and its rivals take turns in the same run on the same machine:
-two cores, of an AMD EPYC wherever the file names the processor (those for nearest neighbours and linear evaluation say only x86_64).
+two cores, of an AMD EPYC wherever the file names the processor (those for nearest neighbours and linear evaluation say only x86_64);
+a section of its own is about a GPU.
 Where a load average above 1 is given, other work ran at the same time; ratios then mean more than seconds.
 
     pip install -r requirements-bench.txt
@@ -261,8 +262,90 @@ def report() -> str:
 """
 
 
+def gpu_rows(record: dict, part: str) -> Iterable[Sequence[object]]:
+    for model, sides in record[part].items():
+        for side, found in sides.items():
+            yield [
+                model,
+                side,
+                f"{found['images_per_second']:,.0f}",
+                f"{found['vtabjax_is_times_as_fast']:.2f}",
+                f"{100 * found['share_of_peak']:.0f} %",
+                gigabytes(found["peak_device_bytes"]),
+                f"{found['start_seconds']:.0f} s",
+            ]
+
+
+def gpu() -> str:
+    """Two runs on one kind of GPU: the parts of one that was cut short, and those that it did not reach."""
+    record, later = read("gpu"), read("gpu_kernels")
+    settings = record["settings"]
+    columns = [
+        "model",
+        "",
+        "images/s",
+        "vtabjax is times as fast",
+        "of the peak",
+        "peak memory",
+        "first round after",
+    ]
+    chip = later["chip"]["PyTorch"]
+    rows = []
+    for model, sides in later["extraction"].items():
+        own, other = (sides[s]["kernels"] for s in ("vtabjax", "PyTorch compiled, bfloat16 weights"))
+        for mine, theirs in zip(own[:6], other[:6], strict=True):
+            rows.append(
+                [model, f"`{mine['name'][:40]}`", mine["ms"], f"`{theirs['name'][:40]}`", theirs["ms"]]
+            )
+    neighbours, scores = later["knn"], later["scores"]["vtabjax"]["seconds_by_score"]
+    return f"""## On a GPU
+
+{record["device"]}. What it can do: {chip["teraflops"]:.0f} TFLOP/s in a product of bfloat16 matrices of {settings["matrix"]} x
+{settings["matrix"]}, {chip["copy_gigabytes_per_second"]:,.0f} GB/s in a copy. Weights are random.
+
+Features of uint8 images that are on the GPU, bfloat16, batches of {settings["extraction_batch"]}:
+
+{table(columns, gpu_rows(record, "extraction"))}
+
+Steps of fine-tuning, bfloat16 with float32 weights, batches of {settings["training_batch"]}:
+
+{table(columns, gpu_rows(record, "training"))}
+
+"First round after" is longer for vtabjax because its sides wait for each other to compile, all others get ready at once.
+ViTs and ConvNeXt lose to compiled PyTorch; the longest kernels (milliseconds in {settings["extraction_batches"]} batches) say where: GELU took
+twice PyTorch's time, and attention three products and passes where PyTorch has one kernel of cuDNN's. Both have been rewritten since
+(`vtabjax/ops/activation.py`, `attention.py`) and **have not been measured again**.
+
+{table(["model", "vtabjax", "ms", "PyTorch compiled, bfloat16 weights", "ms"], rows)}
+
+Leave-one-out nearest neighbours, {settings["knn_examples"]:,} x {settings["features"]:,} in the host's memory: {neighbours["vtabjax"]["wall"]:.2f} s, of
+which the GPU works {neighbours["vtabjax"]["kernels"][0]["ms"] / 1000:.2f} s; PyTorch in float32, whose neighbours are not exact,
+{neighbours["PyTorch float32"]["wall"]:.2f} s.
+
+Ten transferability scores of {settings["score_examples"]:,} x {settings["features"]:,} features in {settings["score_classes"]} classes, on that machine's processor:
+{sum(scores.values()) - scores["one SVD"]:.1f} s; one SVD of the features takes {scores["one SVD"]:.1f} s.
+
+{origin(record, later)}
+"""
+
+
+def own_pictures() -> str:
+    record = read("table")
+    found = record["tables"]["parquet"]
+    seconds = ", ".join(f"{stage} {s:.0f}" for stage, s in found["seconds"].items() if s >= 1)
+    return f"""## Many pictures of your own
+
+Leave-one-out nearest neighbours of {found["examples"]:,} of {record["settings"]["pictures"]:,} pictures ({record["settings"]["edge"]} x
+{record["settings"]["edge"]}, in one Parquet file of {gigabytes(found["table_bytes"])}; the others are the test set), model embedded/sprites_resnet:
+{found["wall_seconds"]:.0f} s ({seconds}), at most {gigabytes(found["peak_bytes"])} of memory; progress was written
+{found["progress"]["times_written"]:,} times, the longest pause was {found["progress"]["longest_pause_seconds"]:.0f} s.
+
+{origin(record)}
+"""
+
+
 def page() -> str:
-    parts = [extraction, training, proxies, pipeline, sweep, start, growth, report]
+    parts = [extraction, training, gpu, proxies, pipeline, own_pictures, sweep, start, growth, report]
     return "\n".join([HEAD, *(part() for part in parts)])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,10 @@ def relu6(self: jax.Array) -> jax.Array:
 
 
 def gelu(self: jax.Array, *, approximate: str = "none") -> jax.Array:
+    if approximate == "none" and jax.default_backend() == "gpu":
+        # By erf, as PyTorch has it, for which GPUs have a function; JAX's erfc takes twice PyTorch's time there.
+        x = self.astype(jnp.promote_types(self.dtype, jnp.float32))
+        return (0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))).astype(self.dtype)
     return jax.nn.gelu(self, approximate=approximate == "tanh")
 
 
