@@ -317,18 +317,18 @@ def scores(args: argparse.Namespace) -> Round:
     labels = np.arange(n) % c
     x = np.maximum(rng.normal(size=(c, d))[labels] + 3 * rng.normal(size=(n, d)), 0).astype(np.float32)
     source = rng.dirichlet(np.ones(100), n)
-    reduced = transferability.pca(x, min(64, d))
 
     def one_round() -> dict[str, Any]:
         seconds = {}
         begun = time.perf_counter()
         np.linalg.svd(x.astype(np.float64) - x.mean(0), full_matrices=False)
         seconds["one SVD"] = time.perf_counter() - begun
+        features = transferability.Decomposed(x)
         for score in options.SCORES:
-            first = {"leep": source, "nce": source}.get(score, x)
-            if score in transferability.UNSAFE_WHEN_WIDE:
-                first = reduced
             begun = time.perf_counter()
+            first = {"leep": source, "nce": source}.get(score, features)
+            if score in transferability.UNSAFE_WHEN_WIDE:
+                first = transferability.pca(features, min(64, d))
             getattr(transferability, score)(first, labels)
             seconds[score] = time.perf_counter() - begun
         return {"seconds_by_score": seconds}

@@ -102,16 +102,25 @@ def check_task(
       MemoryError: the score's float64 copies would not fit.
     """
     x = check_features(features, name)
-    y = check_labels(labels, len(x))
+    check_labels(labels, len(x))
     check_score_memory(
         x,
         f"a score of {name} {list(x.shape)}",
         "give it fewer examples, or features of fewer principal components",
     )
-    classes, y = np.unique(y, return_inverse=True)
+    return x.astype(np.float64), *check_classes(labels, len(x))
+
+
+def check_classes(labels: ArrayLike, n: int) -> tuple[np.ndarray, int]:
+    """Labels as 0..C-1 over the classes present [N], and C.
+
+    Raises:
+      ValueError: as `check_labels`, or there is only one class.
+    """
+    classes, y = np.unique(check_labels(labels, n), return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"labels has only one class ({classes[0]}); a score needs examples of at least two")
-    return x.astype(np.float64), y, len(classes)
+    return y, len(classes)
 
 
 def check_choice(value: str, choices: tuple[str, ...], name: str) -> str:

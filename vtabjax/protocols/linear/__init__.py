@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits
 
 from vtabjax.protocols._arrays import check_features, check_labels, check_memory
 from vtabjax.protocols.linear import _softmax
@@ -288,6 +289,7 @@ class _Rotation(NamedTuple):
         return LinearModel(weights, b - self.mean @ weights, classes)
 
 
+@threadpool_limits.wrap(limits=1)  # more are hardly faster, and many times slower beside other work
 def _rotate(x: np.ndarray) -> _Rotation:
     x = x.astype(np.float64)
     mean = x.mean(0)

@@ -4,6 +4,8 @@ Every function takes all labelled examples of a task, computes in float64 and re
 docs/scores.md says what each is worth; where a published implementation differs from the paper, the docstring says
 what is done here. None of them has a meaning across tasks: they order models on one task.
 
+Scores of the same features share the decomposition that they begin with where they are given `Decomposed(features)`.
+
 `h_score`, `transrate` and `sfda` rank noise above information once there are as many features as examples
 (`UNSAFE_WHEN_WIDE`): then give them `pca(features, 64)`, for every model alike.
 """
@@ -13,9 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vtabjax.protocols._arrays import check_features, check_score_memory
 from vtabjax.protocols.transferability._covariance_scores import gbc, h_score, regularized_h_score, transrate
-from vtabjax.protocols.transferability._decompose import principal_components
+from vtabjax.protocols.transferability._decompose import Decomposed, principal_components
 from vtabjax.protocols.transferability._leep import leep, nce, nleep, nleep_components
 from vtabjax.protocols.transferability._logme import logme
 from vtabjax.protocols.transferability._parc import parc
@@ -23,6 +24,7 @@ from vtabjax.protocols.transferability._sfda import sfda
 
 __all__ = [
     "UNSAFE_WHEN_WIDE",
+    "Decomposed",
     "gbc",
     "h_score",
     "leep",
@@ -40,7 +42,7 @@ __all__ = [
 UNSAFE_WHEN_WIDE = ("h_score", "transrate", "sfda")
 
 
-def pca(features: ArrayLike, n_components: int | float = 64) -> np.ndarray:
+def pca(features: ArrayLike | Decomposed, n_components: int | float = 64) -> np.ndarray:
     """Principal components of features, to bring models of different width to the same one.
 
     Args:
@@ -54,8 +56,7 @@ def pca(features: ArrayLike, n_components: int | float = 64) -> np.ndarray:
     >>> pca(features, 1).round(2).ravel()
     array([-0.64, -0.64,  0.64,  0.64])
     """
-    x = check_features(features)
+    x = Decomposed.of(features)
     if not n_components > 0 or (isinstance(n_components, float) and n_components >= 1):
         raise ValueError(f"n_components={n_components!r}; give a positive integer or a fraction in (0, 1)")
-    check_score_memory(x, f"pca of features {list(x.shape)}", "give it fewer examples")
     return principal_components(x, n_components)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vtabjax.protocols._arrays import check_choice, check_task, class_sums
-from vtabjax.protocols.transferability._decompose import centred_svd, principal_components
+from vtabjax.protocols._arrays import check_choice, class_sums
+from vtabjax.protocols.transferability._decompose import Decomposed, decomposed_task, principal_components
 
 
-def h_score(features: ArrayLike, labels: ArrayLike) -> float:
+def h_score(features: ArrayLike | Decomposed, labels: ArrayLike) -> float:
     """H-score: Bao et al., "An Information-Theoretic Approach to Transferability" (ICIP 2019), definition 2.
 
     tr(Cov(f)^+ Cov(E[f | y])): the sum of squared canonical correlations of features and classes, in [0, C - 1],
@@ -29,13 +29,13 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     >>> round(h_score(features, labels), 3)
     0.751
     """
-    x, y, n_classes = check_task(features, labels)
-    u, _, _ = centred_svd(x)
+    x, y, n_classes = decomposed_task(features, labels)
+    u, _, _ = x.svd
     sums, counts = class_sums(u, y, n_classes)
     return float((sums**2 / counts[:, None]).sum())
 
 
-def regularized_h_score(features: ArrayLike, labels: ArrayLike) -> float:
+def regularized_h_score(features: ArrayLike | Decomposed, labels: ArrayLike) -> float:
     """H-score with a shrunken covariance: Ibrahim et al., "Newer is not always better" (arXiv 2110.06893), eq. 4.
 
     (1 - a) tr(S_a^-1 B) with S_a = (1 - a) S + a tr(S)/D I, S the covariance (1/N), a the shrinkage of Ledoit and
@@ -54,11 +54,11 @@ def regularized_h_score(features: ArrayLike, labels: ArrayLike) -> float:
     >>> round(regularized_h_score(features, labels), 3)
     1.454
     """
-    x, y, n_classes = check_task(features, labels)
-    u, s, _ = centred_svd(x)
+    x, y, n_classes = decomposed_task(features, labels)
+    u, s, _ = x.svd
     if not len(s):
         return 0.0
-    n, d = x.shape
+    n, d = x.array.shape
     variances = s**2 / n
     mean = variances.sum() / d
     # Ledoit and Wolf: the squared error of S estimated from the fourth moments, over its distance from the target.
@@ -71,7 +71,9 @@ def regularized_h_score(features: ArrayLike, labels: ArrayLike) -> float:
     return float((1 - alpha) * (between / ((1 - alpha) * variances + alpha * mean)).sum())
 
 
-def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4, weighted: bool = False) -> float:
+def transrate(
+    features: ArrayLike | Decomposed, labels: ArrayLike, *, eps: float = 1e-4, weighted: bool = False
+) -> float:
     """TransRate: Huang et al., "Frustratingly Easy Transferability Estimation" (ICML 2022, arXiv 2106.09362), eq. 4.
 
     R(Z) - R(Z | Y) in nats with R(Z) = 1/2 log det(I + Z'Z / (N eps)) of the centred features and R(Z | Y) the mean
@@ -92,10 +94,10 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4, weig
     >>> round(transrate(features, labels), 3)
     0.329
     """
-    x, y, n_classes = check_task(features, labels)
+    x, y, n_classes = decomposed_task(features, labels)
     if not 0 < eps < np.inf:
         raise ValueError(f"eps={eps!r}; give a positive number")
-    u, s, _ = centred_svd(x)
+    u, s, _ = x.svd
     z = u * s  # a rotation of the centred features
 
     def rate(singular_values: np.ndarray, n: int) -> float:
@@ -107,7 +109,11 @@ def transrate(features: ArrayLike, labels: ArrayLike, *, eps: float = 1e-4, weig
 
 
 def gbc(
-    features: ArrayLike, labels: ArrayLike, *, covariance: str = "spherical", n_components: int = 64
+    features: ArrayLike | Decomposed,
+    labels: ArrayLike,
+    *,
+    covariance: str = "spherical",
+    n_components: int = 64,
 ) -> float:
     """Gaussian Bhattacharyya coefficient: Pandy et al. (CVPR 2022, arXiv 2111.12780), eq. 3-5.
 
@@ -134,7 +140,7 @@ def gbc(
     -4.174
     """
     check_choice(covariance, ("spherical", "diagonal"), "covariance")
-    x, y, n_classes = check_task(features, labels)
+    x, y, n_classes = decomposed_task(features, labels)
     if n_components < 1:
         raise ValueError(f"n_components={n_components}; give a positive number")
     z = principal_components(x, int(n_components))

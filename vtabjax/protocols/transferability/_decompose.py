@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 
 import numpy as np
+from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits
+
+from vtabjax.protocols._arrays import check_classes, check_features, check_score_memory
 
 
 def centred(x: np.ndarray) -> np.ndarray:
@@ -15,6 +19,7 @@ def centred(x: np.ndarray) -> np.ndarray:
     return np.where(np.ptp(x, axis=0) > 0, c - c.mean(0), 0.0)
 
 
+@threadpool_limits.wrap(limits=1)  # more are no faster here, many times slower beside other work
 def svd(x: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Thin singular value decomposition of `x` [N, D] without the directions that are rounding: U, s, V'.
 
@@ -35,35 +40,65 @@ def svd(x: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return u[:, keep], s[keep], vt[keep]
 
 
-_last: dict[bytes, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+class Decomposed:
+    """Features [N, D] and the singular value decomposition of what is left of them without their mean.
 
+    Most scores begin with it, and it takes longer than all else they do: computed when it is first needed, once.
 
-def centred_svd(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`svd` of the centred features [N, D]. The last one is kept, since most scores of a task begin with it."""
-    x = np.ascontiguousarray(features)
-    key = hashlib.blake2b(x.view(np.uint8).data, key=repr((x.shape, x.dtype)).encode()).digest()
-    if key not in _last:
-        result = svd(centred(x), float(np.abs(x).max(initial=0.0)))
+    Attributes:
+      array: the features in float64 [N, D].
+
+    Raises:
+      ValueError: features that are not finite numbers [N, D].
+      MemoryError: float64 copies of them would not fit.
+    """
+
+    def __init__(self, features: ArrayLike):
+        x = check_features(features)
+        check_score_memory(
+            x,
+            f"a score of features {list(x.shape)}",
+            "give it fewer examples, or features of fewer principal components",
+        )
+        self.array = x.astype(np.float64)
+
+    @classmethod
+    def of(cls, features: ArrayLike | Decomposed) -> Decomposed:
+        """`features`, which may be a `Decomposed` already."""
+        return features if isinstance(features, Decomposed) else cls(features)
+
+    @functools.cached_property
+    def svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """U [N, r], s [r], V' [r, D] of the centred features."""
+        result = svd(centred(self.array), float(np.abs(self.array).max(initial=0.0)))
         for array in result:
             array.flags.writeable = False
-        _last.clear()
-        if x.size <= 1 << 24:
-            _last[key] = result
         return result
-    return _last[key]
 
 
-def principal_components(features: np.ndarray, n_components: int | float) -> np.ndarray:
-    """Coordinates [N, d] of `features` [N, D] along their principal components, largest first.
+def decomposed_task(
+    features: ArrayLike | Decomposed, labels: ArrayLike
+) -> tuple[Decomposed, np.ndarray, int]:
+    """Features, labels as 0..C-1 over the classes present [N], and C.
+
+    Raises:
+      ValueError: features or labels do not fit, or there is only one class.
+    """
+    x = Decomposed.of(features)
+    return x, *check_classes(labels, len(x.array))
+
+
+def principal_components(features: Decomposed, n_components: int | float) -> np.ndarray:
+    """Coordinates [N, d] of features [N, D] along their principal components, largest first.
 
     Signs are scikit-learn's: the entry of largest magnitude of each component is positive.
 
     Args:
-      features: [N, D].
+      features: of N examples.
       n_components: d, or the share of the variance to keep at least, in (0, 1). Components without variance are
         never returned.
     """
-    u, s, vt = centred_svd(features)
+    u, s, vt = features.svd
     if not isinstance(n_components, int | np.integer):
         share = np.cumsum(s**2) / max((s**2).sum(), np.finfo(float).tiny)
         n_components = int(np.searchsorted(share, n_components)) + 1

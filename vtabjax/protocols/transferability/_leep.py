@@ -6,9 +6,10 @@ import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits
 
 from vtabjax.protocols._arrays import check_task
-from vtabjax.protocols.transferability._decompose import principal_components
+from vtabjax.protocols.transferability._decompose import Decomposed, decomposed_task, principal_components
 
 
 def leep(probabilities: ArrayLike, labels: ArrayLike) -> float:
@@ -69,8 +70,9 @@ def nleep_components(n_examples: int, n_classes: int) -> int:
     return min(n_examples, max(n_classes, min(5 * n_classes, n_examples // 5)))
 
 
+@threadpool_limits.wrap(limits=1)
 def nleep(
-    features: ArrayLike,
+    features: ArrayLike | Decomposed,
     labels: ArrayLike,
     *,
     n_components: int | None = None,
@@ -102,10 +104,10 @@ def nleep(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    x, y, n_classes = check_task(features, labels)
-    k = nleep_components(len(x), n_classes) if n_components is None else n_components
-    if not 1 <= k <= len(x):
-        raise ValueError(f"n_components={k} for {len(x)} examples; give a number from 1 to {len(x)}")
+    x, y, n_classes = decomposed_task(features, labels)
+    k = nleep_components(len(y), n_classes) if n_components is None else n_components
+    if not 1 <= k <= len(y):
+        raise ValueError(f"n_components={k} for {len(y)} examples; give a number from 1 to {len(y)}")
     if n_seeds < 1:
         raise ValueError(f"n_seeds={n_seeds}; give a positive number")
     z = principal_components(x, 0.8)

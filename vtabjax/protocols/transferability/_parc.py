@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vtabjax.protocols._arrays import check_task
-from vtabjax.protocols.transferability._decompose import principal_components
+from vtabjax.protocols.transferability._decompose import Decomposed, decomposed_task, principal_components
 
 
 def parc(
-    features: ArrayLike, labels: ArrayLike, *, n_components: int = 32, max_examples: int = 5000, seed: int = 0
+    features: ArrayLike | Decomposed,
+    labels: ArrayLike,
+    *,
+    n_components: int = 32,
+    max_examples: int = 5000,
+    seed: int = 0,
 ) -> float:
     """Pairwise annotation representation comparison: Bolya et al. (NeurIPS 2021, arXiv 2111.06977), section 4.
 
@@ -39,12 +43,12 @@ def parc(
     """
     from scipy.stats import rankdata
 
-    x, y, _ = check_task(features, labels)
+    x, y, _ = decomposed_task(features, labels)
     if n_components < 1:
         raise ValueError(f"n_components={n_components}; give a positive number")
-    if len(x) > max_examples:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(x), max_examples, replace=False))
-        x, y = x[chosen], y[chosen]
+    if len(y) > max_examples:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(y), max_examples, replace=False))
+        x, y = Decomposed(x.array[chosen]), y[chosen]
     z = principal_components(x, int(n_components))
     if z.shape[1] < 2:
         return float("nan")
@@ -54,7 +58,9 @@ def parc(
     z /= np.where(norm > 0, norm, 1)
     upper = np.triu_indices(len(z), 1)
     ranks = rankdata(1 - (z @ z.T)[upper])
-    differ = rankdata(y[upper[0]] != y[upper[1]])
+    differ = (y[upper[0]] != y[upper[1]]).astype(
+        np.float64
+    )  # two values: their ranks are as good as they are
     if np.ptp(differ) == 0 or np.ptp(ranks) == 0:
         return float("nan")
     return float(100 * np.corrcoef(ranks, differ)[0, 1])

@@ -43,25 +43,27 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
 
     with_head = [s for s in ("leep", "nce") if s in settings["scores"]]
     split = inputs.split(settings["splits"][0], logits=bool(with_head))
+    features = transferability.Decomposed(split.features)
     metrics: dict[str, float | None] = {}
     notes = {}
     for score in settings["scores"]:
-        first, arguments = split.features, {}
+        first: np.ndarray | transferability.Decomposed = features
+        arguments = {}
         if score in with_head:
             if split.logits is None:
                 metrics[score], notes[score] = None, "not applicable: the model has no source classifier"
                 continue
             first = scipy.special.softmax(split.logits.astype(np.float64), axis=1)
         elif score in _UNSAFE_WHEN_WIDE:
-            first = transferability.pca(split.features, settings["pca_components"])
-            if not first.shape[1]:
+            first = components = transferability.pca(features, settings["pca_components"])
+            if not components.shape[1]:
                 metrics[score], notes[score] = None, "undefined: all examples have the same features"
                 continue
-            notes[score] = f"of {first.shape[1]} principal components"
+            notes[score] = f"of {components.shape[1]} principal components"
         if score == "nleep":
             arguments = {"seed": settings["seed"], "n_seeds": settings["nleep_seeds"]}
-            components = transferability.nleep_components(len(split.labels), len(np.unique(split.labels)))
-            notes[score] = f"{components} mixture components"
+            n = transferability.nleep_components(len(split.labels), len(np.unique(split.labels)))
+            notes[score] = f"{n} mixture components"
         try:
             with inputs.stages(score):
                 value = float(getattr(transferability, score)(first, split.labels, **arguments))
