@@ -310,6 +310,22 @@ class PrepareOptions:
     file_format: Annotated[str, OneOf(("array_record", "tfrecord"))]
 
 
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """The fields of configs/data.py."""
+
+    suite: Annotated[str, OneOf(("mini", "vtab"))]
+    tasks: _Line
+    image_size: Annotated[int, Range(8, MAX_IMAGE_SIZE, "pixels")]
+    resize: Annotated[str, OneOf(("vtab", "bilinear", "bicubic"))]
+    background: _Line
+    max_pixels: Annotated[int, Range(1, 100_000_000_000, "pixels")]
+    per_class: Annotated[int, Range(0, 1_000, "pictures")]
+    seed: Annotated[int, Range(0, _MAX_SEED)]
+    data_dir: _Line
+    cache_dir: _Line
+
+
 # Reading.
 
 

@@ -1,0 +1,180 @@
+"""What the page tells of a task: its pictures as they are stored and as models see them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vtabjax import data, tasks
+from vtabjax.data import audit, cache, copies, describe, originals, pictures
+from vtabjax.data.originals import Original
+from vtabjax.options import DataOptions
+from vtabjax.report.data_page import _alike
+from vtabjax.tasks import Task
+
+_BLOCK = 512  # pictures in memory at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """A task, looked at. "Position" is a picture's place in all splits one after the other; there are N.
+
+    Attributes:
+      task: the task.
+      splits: name -> its examples as models see them, in the order of the positions.
+      split: number of each picture's split, [N].
+      labels: [N].
+      ids: names of the pictures, [N].
+      grey: whether all three channels are equal, bool [N].
+      brightness: mean of all values, from 0 to 1, [N].
+      class_names: by label.
+      said: what was taken for what and left out, the parts of a line.
+      unreadable: name -> reason, of what cannot be read.
+      copies: see `vtabjax.data.copies.count`.
+      alike: equal and nearly equal pictures.
+      originals: the pictures as they are stored.
+      image_size: edge of what models see.
+    """
+
+    task: Task
+    splits: Mapping[str, data.Examples]
+    split: np.ndarray
+    labels: np.ndarray
+    ids: list[str]
+    grey: np.ndarray
+    brightness: np.ndarray
+    class_names: list[str]
+    said: list[str]
+    unreadable: Mapping[str, str]
+    copies: Mapping[str, Any]
+    alike: _alike.Alike
+    originals: list[Original]
+    image_size: int
+
+    def counts(self) -> np.ndarray:
+        """Pictures of each class in each split, [classes, splits]."""
+        return np.stack(
+            [
+                np.bincount(e.labels, minlength=self.task.num_classes).astype(np.int64)
+                for e in self.splits.values()
+            ],
+            axis=1,
+        )
+
+    def image(self, position: int) -> np.ndarray:
+        """A picture as models see it, `[S, S, 3]` uint8."""
+        for examples in self.splits.values():
+            if position < len(examples.labels):
+                return np.asarray(examples.images[position])
+            position -= len(examples.labels)
+        raise IndexError(position)
+
+
+def used_splits(task: Task, data_dir: str | os.PathLike | None) -> list[str]:
+    """The splits that are shown: everything of your own pictures and embedded tasks; of VTAB what VTAB-1k uses."""
+    if task.own:
+        return [split for split in ("train", "val", "test") if task.files[split]]
+    if task.builder == "embedded":
+        return ["train", "val", "test"]
+    copy = data.vtab_copy(task, data_dir)
+    return [s for s in ("train800", "val200", "test") if copy is None or s in copy.splits]
+
+
+def look(task: Task, own: DataOptions, cache_dir: str) -> Look:
+    """Looks at a task: decodes what the image cache does not have, compares all pictures.
+
+    Args:
+      task: the task, which can be read.
+      own: the options.
+      cache_dir: of the image cache.
+
+    Raises:
+      DataError: pictures are too large, or cannot be read in one way; the cache cannot be written.
+    """
+    data_dir = own.data_dir or None
+    reading = pictures.Reading(pictures.parse_colour(own.background), max_pixels=own.max_pixels)
+    broken: dict[str, str] = {}
+    if task.own:
+        found = audit.record(task, reading, cache_dir)
+        audit.check(task, found, skip_broken=True, path=audit.record_path(task, reading, cache_dir))
+        broken = {**task.problems, **found["broken"]}
+        line = describe.line(task, describe.notes(task, found, reading)).removeprefix(f"{task.name}: ")
+    names = used_splits(task, data_dir)
+    splits = {
+        split: data.load(
+            task,
+            split,
+            image_size=own.image_size,
+            resize=own.resize,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            skip_broken=True,
+            background=own.background,
+            max_pixels=own.max_pixels,
+        )
+        for split in names
+    }
+    if not any(len(e.labels) for e in splits.values()):
+        raise data.DataError(f"task {task.name}: none of its pictures can be read")
+    stored = [
+        o for split in names for o in originals.of_split(task, split, data_dir=data_dir, cache_dir=cache_dir)
+    ]
+    labels = np.concatenate([e.labels for e in splits.values()]).astype(np.int64)
+    hashes = {s: _hashes(e) for s, e in splits.items()}
+    features, grey, brightness = _passed_over(splits)
+    return Look(
+        task,
+        splits,
+        np.repeat(np.arange(len(splits)), [len(e.labels) for e in splits.values()]),
+        labels,
+        [name for e in splits.values() for name in e.ids],
+        grey,
+        brightness,
+        class_names=_class_names(task),
+        said=line.split("; ") if task.own else _said(task, splits, own),
+        unreadable=broken,
+        copies=copies.count({s: copies.Pictures(hashes[s], e.labels) for s, e in splits.items()}),
+        alike=_alike.find(np.concatenate(list(hashes.values())), labels, features, own.seed),
+        originals=stored,
+        image_size=own.image_size,
+    )
+
+
+def _hashes(examples: data.Examples) -> np.ndarray:
+    assert examples.hashes is not None  # `data.load` always has them
+    return examples.hashes
+
+
+def _class_names(task: Task) -> list[str]:
+    return list(task.class_names) or [f"class {i}" for i in range(task.num_classes)]
+
+
+def _said(task: Task, splits: Mapping[str, data.Examples], own: DataOptions) -> list[str]:
+    """Where the examples of a task that is not your own come from."""
+    sizes = ", ".join(f"{split} {len(e.labels):,}" for split, e in splits.items())
+    said = [f"{task.num_classes:,} classes, {sum(len(e.labels) for e in splits.values()):,} pictures ({sizes})"]
+    if task.builder == "embedded":
+        return [*said, "made by the program itself"]
+    if copy := data.vtab_copy(task, own.data_dir or None):
+        from vtabjax.data.sources import vtab_copies
+
+        return said + [f"{s}: {json.dumps(vtab_copies.notes(task, s, copy))}" for s in splits]
+    return said + [f"{split} is {task.splits[split]} of {task.builder}" for split in splits]
+
+
+def _passed_over(splits: Mapping[str, data.Examples]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One pass over all images: their cells [N, D], whether they are grey [N], their mean [N]."""
+    features, grey, brightness = [], [], []
+    for examples in splits.values():
+        for start in range(0, len(examples.labels), _BLOCK):
+            images = np.asarray(examples.images[start : start + _BLOCK])
+            features.append(_alike.cells(images))
+            grey.append((images == images[..., :1]).all((1, 2, 3)))
+            brightness.append(images.mean((1, 2, 3)) / 255)
+        cache.release(examples.images)
+    return np.concatenate(features), np.concatenate(grey), np.concatenate(brightness)
