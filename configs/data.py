@@ -21,7 +21,9 @@ def get_config(suite: str = "mini") -> ConfigDict:
       ValueError: the suite is not known.
     """
     if suite not in SUITES:
-        raise ValueError(f"suite {suite!r} is not known; choose from {', '.join(SUITES)} (configs/data.py:vtab)")
+        raise ValueError(
+            f"suite {suite!r} is not known; choose from {', '.join(SUITES)} (configs/data.py:vtab)"
+        )
     c = ConfigDict()
     c.protocol = "data"
     c.suite = suite

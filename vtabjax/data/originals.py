@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import NamedTuple
 
@@ -32,8 +31,8 @@ def of_split(
     *,
     data_dir: str | os.PathLike | None = None,
     cache_dir: str | os.PathLike | None = None,
-) -> list[Original]:
-    """The pictures of a split as they are stored, in order; without those whose beginning cannot be read.
+) -> dict[str, Original]:
+    """The pictures of a split as they are stored, by their names; without those whose beginning cannot be read.
 
     Args:
       task: a task.
@@ -50,13 +49,13 @@ def of_split(
     looks = decoding.in_parallel(
         source.read(range(n)), lambda chunk: [_original(raw, task.own) for raw in chunk]
     )
-    found: list[Original] = []
+    found: list[Original | None] = []
     # Silent below a second of work.
     with tqdm.tqdm(total=n, desc=f"{task.name} {split} sizes", unit="image", delay=1) as bar:
         for chunk in looks:
-            found += [original for original in chunk if original is not None]
+            found += chunk
             bar.update(len(chunk))
-    return found
+    return {name: o for name, o in zip(source.ids, found, strict=True) if o is not None}
 
 
 def _original(raw: Raw, upright: bool) -> Original | None:

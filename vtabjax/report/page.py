@@ -56,25 +56,29 @@ def render(
         "cells": {b["key"]: b["cells"] for b in boards},
         "scatter": charts.scatter(comparison),
     }
-    return templates.environment().get_template("page.html").render(
-        title=title,
-        version=__version__,
-        boards=boards,
-        drawn=drawn,
-        notices=data.notices,
-        missing=prose.missing(data, comparison, workdir),
-        comparison=comparison,
-        proxy_tables=[_cells_of(table) for table in proxy_tables],
-        failures=prose.failures(data),
-        methods=prose.methods(data),
-        statistics=prose.statistics(options),
-        versions=prose.versions(data),
-        records=data.records,
-        figures=figures,
-        style=templates.asset("style.css"),
-        script=templates.asset("report.js"),
-        plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
-        data=markupsafe.Markup(_json(embedded)),
+    return (
+        templates.environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            version=__version__,
+            boards=boards,
+            drawn=drawn,
+            notices=data.notices,
+            missing=prose.missing(data, comparison, workdir),
+            comparison=comparison,
+            proxy_tables=[_cells_of(table) for table in proxy_tables],
+            failures=prose.failures(data),
+            methods=prose.methods(data),
+            statistics=prose.statistics(options),
+            versions=prose.versions(data),
+            records=data.records,
+            figures=figures,
+            style=templates.asset("style.css"),
+            script=templates.asset("report.js"),
+            plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
+            data=markupsafe.Markup(_json(embedded)),
+        )
     )
 
 

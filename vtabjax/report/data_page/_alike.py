@@ -60,8 +60,8 @@ def find(hashes: np.ndarray, labels: np.ndarray, features: np.ndarray, seed: int
     """Equal and nearly equal pictures.
 
     Nearly equal are a picture and its nearest neighbour if they are no further apart than `NEAR`, and than a quarter
-    of what is usual: the median distance between a picture and its nearest neighbour of the same class. The second bound
-    is for data sets in which different pictures differ little (rendered scenes, frames of a video).
+    of what is usual: the median distance between a picture and its nearest neighbour of the same class. The second
+    bound is for data sets in which different pictures differ little (rendered scenes, frames of a video).
 
     Args:
       hashes: [N], equal for equal pictures.

@@ -26,21 +26,21 @@ class Bar(NamedTuple):
 
     Attributes:
       name: what is counted.
-      count: how often it is there.
+      pictures: how many there are.
       share: of all, from 0 to 1.
       width: of the bar, from 0 to 1: the largest has 1.
     """
 
     name: str
-    count: int
+    pictures: int
     share: float
     width: float
 
 
-def bars(counts: Sequence[tuple[str, int]]) -> list[Bar]:
-    """Lines of a bar chart, in the order given."""
-    total, most = sum(n for _, n in counts) or 1, max((n for _, n in counts), default=0) or 1
-    return [Bar(name, n, n / total, n / most) for name, n in counts]
+def bars(counts: Sequence[tuple[str, int]], total: int) -> list[Bar]:
+    """Lines of a bar chart, in the order given; shares are of `total`."""
+    most = max((n for _, n in counts), default=0) or 1
+    return [Bar(name, n, n / (total or 1), n / most) for name, n in counts]
 
 
 def classes(look: Look) -> list[dict[str, Any]]:
@@ -134,8 +134,8 @@ def rule(look: Look) -> str:
     usual = f" (here {a.usual:.3g})" if np.isfinite(a.usual) else ""
     text = (
         f"the means of {_alike.CELLS} × {_alike.CELLS} cells differ by at most {a.threshold:.2g} grey levels of 255 "
-        f"(root mean square), the smaller of {_alike.NEAR:g} and a quarter of the median distance between a picture and "
-        f"its nearest neighbour of the same class{usual}"
+        f"(root mean square), the smaller of {_alike.NEAR:g} and a quarter of the median distance between a picture "
+        f"and its nearest neighbour of the same class{usual}"
     )
     if a.compared < a.different:
         text += f"; {a.compared:,} of {a.different:,} different pictures, drawn at random, were compared"
@@ -153,17 +153,18 @@ def stored(look: Look) -> dict[str, Any]:
     np.add.at(table, (used[:, 1], used[:, 0]), 1)
     rows, columns = (np.flatnonzero(table.any(axis)) for axis in (1, 0))
     aspects = np.bincount(
-        np.searchsorted(_ASPECTS, edges[:, 0] / edges[:, 1].clip(1), side="right"), minlength=len(_ASPECTS) + 1
+        np.searchsorted(_ASPECTS, edges[:, 0] / edges[:, 1].clip(1), side="right"),
+        minlength=len(_ASPECTS) + 1,
     )
     return {
         "count": len(found),
-        "kinds": bars(kinds.most_common()),
-        "sizes": bars([(f"{w:,} × {h:,}", n) for (w, h), n in sizes.most_common(8)]),
+        "kinds": bars(kinds.most_common(), len(found)),
+        "sizes": bars([(f"{w:,} × {h:,}", n) for (w, h), n in sizes.most_common(8)], len(found)),
         "different_sizes": len(sizes),
         "width_names": [_range_names()[j] for j in columns],
         "heights": [(_range_names()[i], table[i, columns].tolist()) for i in rows],
         "most": int(table.max(initial=1)),
-        "aspects": bars(list(zip(_aspect_names(), aspects.tolist(), strict=True))),
+        "aspects": bars(list(zip(_aspect_names(), aspects.tolist(), strict=True)), len(found)),
         "median": np.median(edges, axis=0).astype(int).tolist() if len(found) else None,
         "enlarged": int((edges < look.image_size).any(1).sum()),
     }
@@ -179,15 +180,15 @@ def _range_names() -> list[str]:
 
 def _aspect_names() -> list[str]:
     return [
-        "taller than 1 : 2", "1 : 2 to 2 : 3", "2 : 3 to 4 : 5", "4 : 5 to square", "square (within 5 %)",
-        "square to 5 : 4", "5 : 4 to 3 : 2", "3 : 2 to 2 : 1", "2 : 1 or wider",
+        "taller than 1:2", "1:2 to 2:3", "2:3 to 4:5", "4:5 to square", "square (within 5 %)",
+        "square to 5:4", "5:4 to 3:2", "3:2 to 2:1", "2:1 or wider",
     ]  # fmt: skip
 
 
 def brightness(look: Look) -> list[Bar]:
     """How bright the pictures are, in tenths."""
     counts, _ = np.histogram(look.brightness, bins=10, range=(0, 1))
-    return bars([(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", int(n)) for i, n in enumerate(counts)])
+    return bars([(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", int(n)) for i, n in enumerate(counts)], len(look.ids))
 
 
 def _figures(look: Look, positions: Sequence[int]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vtabjax import data, tasks
-from vtabjax.data import audit, cache, copies, describe, originals, pictures
+from vtabjax import data
+from vtabjax.data import audit, cache, copies, describe, loading, originals, pictures
 from vtabjax.data.originals import Original
 from vtabjax.options import DataOptions
 from vtabjax.report.data_page import _alike
@@ -97,14 +97,8 @@ def look(task: Task, own: DataOptions, cache_dir: str) -> Look:
       DataError: pictures are too large, or cannot be read in one way; the cache cannot be written.
     """
     data_dir = own.data_dir or None
-    reading = pictures.Reading(pictures.parse_colour(own.background), max_pixels=own.max_pixels)
-    broken: dict[str, str] = {}
-    if task.own:
-        found = audit.record(task, reading, cache_dir)
-        audit.check(task, found, skip_broken=True, path=audit.record_path(task, reading, cache_dir))
-        broken = {**task.problems, **found["broken"]}
-        line = describe.line(task, describe.notes(task, found, reading)).removeprefix(f"{task.name}: ")
     names = used_splits(task, data_dir)
+    said, unreadable = _own_pictures(task, own, cache_dir) if task.own else ([], {})
     splits = {
         split: data.load(
             task,
@@ -121,12 +115,16 @@ def look(task: Task, own: DataOptions, cache_dir: str) -> Look:
     }
     if not any(len(e.labels) for e in splits.values()):
         raise data.DataError(f"task {task.name}: none of its pictures can be read")
-    stored = [
-        o for split in names for o in originals.of_split(task, split, data_dir=data_dir, cache_dir=cache_dir)
-    ]
+    if not task.own:
+        said, unreadable = _said(task, splits, own), _left_out(task, splits, data_dir)
+    stored: list[Original] = []
+    for split, examples in splits.items():
+        found = originals.of_split(task, split, data_dir=data_dir, cache_dir=cache_dir)
+        stored += [found[name] for name in examples.ids if name in found]
     labels = np.concatenate([e.labels for e in splits.values()]).astype(np.int64)
-    hashes = {s: _hashes(e) for s, e in splits.items()}
+    hashes = [_hashes(e) for e in splits.values()]
     features, grey, brightness = _passed_over(splits)
+    counted = {name: copies.Pictures(h, splits[name].labels) for name, h in zip(splits, hashes, strict=True)}
     return Look(
         task,
         splits,
@@ -135,14 +133,37 @@ def look(task: Task, own: DataOptions, cache_dir: str) -> Look:
         [name for e in splits.values() for name in e.ids],
         grey,
         brightness,
-        class_names=_class_names(task),
-        said=line.split("; ") if task.own else _said(task, splits, own),
-        unreadable=broken,
-        copies=copies.count({s: copies.Pictures(hashes[s], e.labels) for s, e in splits.items()}),
-        alike=_alike.find(np.concatenate(list(hashes.values())), labels, features, own.seed),
+        class_names=list(task.class_names) or [f"class {i}" for i in range(task.num_classes)],
+        said=said,
+        unreadable=unreadable,
+        copies=copies.count(counted),
+        alike=_alike.find(np.concatenate(hashes), labels, features, own.seed),
         originals=stored,
         image_size=own.image_size,
     )
+
+
+def _own_pictures(task: Task, own: DataOptions, cache_dir: str) -> tuple[list[str], dict[str, str]]:
+    """What was taken for what, and name -> reason of what cannot be read.
+
+    Raises:
+      BrokenImageError: some are too large, or have values without an agreed black and white.
+    """
+    reading = pictures.Reading(pictures.parse_colour(own.background), max_pixels=own.max_pixels)
+    found = audit.record(task, reading, cache_dir)
+    audit.check(task, found, skip_broken=True, path=audit.record_path(task, reading, cache_dir))
+    line = describe.line(task, describe.notes(task, found, reading)).removeprefix(f"{task.name}: ")
+    return line.split("; "), {**task.problems, **found["broken"]}
+
+
+def _left_out(task: Task, splits: Mapping[str, data.Examples], data_dir: str | None) -> dict[str, str]:
+    """What `data.load` left out of a prepared data set."""
+    left: dict[str, str] = {}
+    for split, examples in splits.items():
+        kept = set(examples.ids)
+        source = loading.open_split(task, split, data_dir)
+        left |= {name: "it cannot be decoded" for name in source.ids if name not in kept}
+    return left
 
 
 def _hashes(examples: data.Examples) -> np.ndarray:
@@ -150,14 +171,12 @@ def _hashes(examples: data.Examples) -> np.ndarray:
     return examples.hashes
 
 
-def _class_names(task: Task) -> list[str]:
-    return list(task.class_names) or [f"class {i}" for i in range(task.num_classes)]
-
-
 def _said(task: Task, splits: Mapping[str, data.Examples], own: DataOptions) -> list[str]:
     """Where the examples of a task that is not your own come from."""
     sizes = ", ".join(f"{split} {len(e.labels):,}" for split, e in splits.items())
-    said = [f"{task.num_classes:,} classes, {sum(len(e.labels) for e in splits.values()):,} pictures ({sizes})"]
+    said = [
+        f"{task.num_classes:,} classes, {sum(len(e.labels) for e in splits.values()):,} pictures ({sizes})"
+    ]
     if task.builder == "embedded":
         return [*said, "made by the program itself"]
     if copy := data.vtab_copy(task, own.data_dir or None):
