@@ -43,6 +43,12 @@ def bars(counts: Sequence[tuple[str, int]], total: int) -> list[Bar]:
     return [Bar(name, n, n / (total or 1), n / most) for name, n in counts]
 
 
+def _trimmed(counts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Without the empty lines at both ends."""
+    used = [i for i, (_, n) in enumerate(counts) if n]
+    return list(counts[used[0] : used[-1] + 1]) if used else []
+
+
 def classes(look: Look) -> list[dict[str, Any]]:
     """The classes, the largest first: counts by split, brightness, share of grey pictures."""
     counts = look.counts()
@@ -164,7 +170,7 @@ def stored(look: Look) -> dict[str, Any]:
         "width_names": [_range_names()[j] for j in columns],
         "heights": [(_range_names()[i], table[i, columns].tolist()) for i in rows],
         "most": int(table.max(initial=1)),
-        "aspects": bars(list(zip(_aspect_names(), aspects.tolist(), strict=True)), len(found)),
+        "aspects": bars(_trimmed(list(zip(_aspect_names(), aspects.tolist(), strict=True))), len(found)),
         "median": np.median(edges, axis=0).astype(int).tolist() if len(found) else None,
         "enlarged": int((edges < look.image_size).any(1).sum()),
     }
@@ -188,7 +194,8 @@ def _aspect_names() -> list[str]:
 def brightness(look: Look) -> list[Bar]:
     """How bright the pictures are, in tenths."""
     counts, _ = np.histogram(look.brightness, bins=10, range=(0, 1))
-    return bars([(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", int(n)) for i, n in enumerate(counts)], len(look.ids))
+    tenths = [(f"{i / 10:.1f}–{(i + 1) / 10:.1f}", int(n)) for i, n in enumerate(counts)]
+    return bars(_trimmed(tenths), len(look.ids))
 
 
 def _figures(look: Look, positions: Sequence[int]) -> dict[str, Any]:

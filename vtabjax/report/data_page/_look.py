@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vtabjax import data
+from vtabjax import data, tasks
 from vtabjax.data import audit, cache, copies, describe, loading, originals, pictures
 from vtabjax.data.originals import Original
 from vtabjax.options import DataOptions
@@ -133,7 +133,7 @@ def look(task: Task, own: DataOptions, cache_dir: str) -> Look:
         [name for e in splits.values() for name in e.ids],
         grey,
         brightness,
-        class_names=list(task.class_names) or [f"class {i}" for i in range(task.num_classes)],
+        class_names=_class_names(task, data_dir),
         said=said,
         unreadable=unreadable,
         copies=copies.count(counted),
@@ -169,6 +169,17 @@ def _left_out(task: Task, splits: Mapping[str, data.Examples], data_dir: str | N
 def _hashes(examples: data.Examples) -> np.ndarray:
     assert examples.hashes is not None  # `data.load` always has them
     return examples.hashes
+
+
+def _class_names(task: Task, data_dir: str | None) -> list[str]:
+    """The names of the classes; of a prepared data set those that it has, if labels are its own."""
+    names = list(task.class_names)
+    prepared = not task.own and task.builder != "embedded" and data.vtab_copy(task, data_dir) is None
+    if not names and prepared and task.label is tasks.stored_label:
+        from vtabjax.data.sources import tfds
+
+        names = list(getattr(tfds.open_builder(task, data_dir).info.features["label"], "names", None) or ())
+    return names if len(names) == task.num_classes else [f"class {i}" for i in range(task.num_classes)]
 
 
 def _said(task: Task, splits: Mapping[str, data.Examples], own: DataOptions) -> list[str]:
