@@ -31,13 +31,14 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
     """
     from vtabjax import data
     from vtabjax.report.data_page import _look, _page
+    from vtabjax.sweep import worker
 
     own = options.read(options.DataOptions, config)
     found = _tasks(own)
     folder = files.as_path(workdir) / "data"
     files.write_text(folder / ".writable", "")  # found out before the work
     (folder / ".writable").unlink()
-    cache_dir = own.cache_dir or str(files.as_path(workdir) / "cache" / "images")
+    cache_dir = worker.image_cache(own, files.as_path(workdir))
     failed = 0
     for task in found:
         try:
