@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -193,18 +192,32 @@ def _said(task: Task, splits: Mapping[str, data.Examples], own: DataOptions) -> 
     if copy := data.vtab_copy(task, own.data_dir or None):
         from vtabjax.data.sources import vtab_copies
 
-        return said + [f"{s}: {json.dumps(vtab_copies.notes(task, s, copy))}" for s in splits]
+        for split in splits:
+            made: dict[str, Any] = vtab_copies.notes(task, split, copy)
+            files = ", ".join(f"{n:,} {kind}" for kind, n in made["files"].items())
+            said.append(
+                f"{split} is read from {made['folder']} ({made['form']}: {files}); compared with the benchmark: "
+                f"{', '.join(made['checked'])}; not verified: {made['not_verified']}"
+            )
+        return said
     return said + [f"{split} is {task.splits[split]} of {task.builder}" for split in splits]
 
 
 def _passed_over(splits: Mapping[str, data.Examples]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One pass over all images: their cells [N, D], whether they are grey [N], their mean [N]."""
+    import tqdm
+
     features, grey, brightness = [], [], []
-    for examples in splits.values():
-        for start in range(0, len(examples.labels), _BLOCK):
-            images = np.asarray(examples.images[start : start + _BLOCK])
-            features.append(_alike.cells(images))
-            grey.append((images == images[..., :1]).all((1, 2, 3)))
-            brightness.append(images.mean((1, 2, 3)) / 255)
-        cache.release(examples.images)
+    # Silent below a second of work.
+    with tqdm.tqdm(
+        total=sum(len(e.labels) for e in splits.values()), desc="look", unit="image", delay=1
+    ) as bar:
+        for examples in splits.values():
+            for start in range(0, len(examples.labels), _BLOCK):
+                images = np.asarray(examples.images[start : start + _BLOCK])
+                features.append(_alike.cells(images))
+                grey.append((images == images[..., :1]).all((1, 2, 3)))
+                brightness.append(images.mean((1, 2, 3)) / 255)
+                bar.update(len(images))
+            cache.release(examples.images)
     return np.concatenate(features), np.concatenate(grey), np.concatenate(brightness)
