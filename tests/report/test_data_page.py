@@ -262,6 +262,10 @@ def test_near_is_three_grey_levels_or_a_quarter_of_what_is_usual():
     # A hundredth of it: neighbours are 1 apart, so that near is a quarter, and 0.015 and 0.035 are.
     found = _alike.find(hashes, labels, features / 100)
     assert found.threshold == pytest.approx(0.25) and [p[:2] for p in found.near] == [(0, 4), (2, 5)]
+    # A near copy of the own class hides none of another class.
+    more = np.array([0, 0.5, 1.5, 100, 200, 300, 400])
+    crowd = _alike.find(np.arange(7), np.array([0, 0, 1, 0, 0, 0, 0]), np.repeat(more[:, None], 5, 1))
+    assert [p[:2] for p in crowd.near] == [(0, 1), (1, 2), (0, 2)] and crowd.usual == 100
     # Of equal pictures one is compared, and all are in a group.
     found = _alike.find(np.array([0, 1, 2, 3, 4, 5, 0, 0]), labels, features)
     assert found.groups == [[0, 6, 7]] and found.compared == found.different == 6
@@ -305,6 +309,7 @@ class TestBrowser:
         page = open_file(pictures.path, viewport, scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
         assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert chromium.low_contrast(page) == []
         rows = page.evaluate(
             "[...document.querySelector('#counts').tBodies[0].rows].map((r) => [...r.cells].map((c) => c.dataset.v))"
         )

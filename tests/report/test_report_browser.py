@@ -238,28 +238,7 @@ def test_phone(open_page, scheme):
 def test_text_stands_out(open_page, scheme):
     """WCAG AA: 4.5 to 1, on every shade of the heat map and in everything else that is text."""
     page = open_page(scheme=scheme)
-    low = page.evaluate(
-        """() => {
-        const c = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-        const rgb = (colour, below) => { c.globalCompositeOperation = "copy";
-          c.fillStyle = below; c.fillRect(0, 0, 1, 1); c.globalCompositeOperation = "source-over";
-          c.fillStyle = colour; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3); };
-        const linear = (x) => (x /= 255) <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
-        const light = (v) => { const [r, g, b] = v.map(linear);
-          return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-        const ground = (e) => { for (; e; e = e.parentElement) { const b = getComputedStyle(e).backgroundColor;
-          if (b !== "rgba(0, 0, 0, 0)") return b; } return "#fff"; };
-        const out = [];
-        for (const e of document.querySelectorAll("main *, header *")) {
-          const text = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
-          if (!text || e.closest(".plot, select, option")) continue;
-          const g = ground(e), a = light(rgb(g, "#fff")), b = light(rgb(getComputedStyle(e).color, g));
-          const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-          if (ratio < 4.5) out.push([e.tagName, e.textContent.trim().slice(0, 30), ratio]);
-        }
-        return out; }"""
-    )
-    assert low == []
+    assert chromium.low_contrast(page) == []
 
 
 def test_prints(open_page, browser):

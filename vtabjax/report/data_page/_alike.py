@@ -11,6 +11,7 @@ CELLS = 16  # a picture is compared by the means of as many cells a side
 # 224 pixels, a third of their size by up to 2.5; small drawings differ by 1 to 5; other pictures by 8 and more, mostly.
 NEAR = 3.0
 SHARE = 0.25  # of the distance that is usual between neighbours
+NEIGHBOURS = 5  # with which a picture is compared
 MOST = 100_000  # different pictures among which neighbours are looked for
 
 
@@ -61,9 +62,10 @@ def cells(images: np.ndarray) -> np.ndarray:
 def find(hashes: np.ndarray, labels: np.ndarray, features: np.ndarray, seed: int = 0) -> Alike:
     """Equal and nearly equal pictures.
 
-    Nearly equal are a picture and its nearest neighbour if they are no further apart than `NEAR`, and than a quarter
-    of what is usual: the median distance between a picture and its nearest neighbour of the same class. The second
-    bound is for data sets in which different pictures differ little (rendered scenes, frames of a video).
+    Nearly equal are a picture and one of its nearest neighbours if they are no further apart than `NEAR`, and than a
+    quarter of what is usual: the median distance between a picture and its nearest neighbour, over those whose nearest
+    neighbour is of the same class. The second bound is for data sets in which different pictures differ little
+    (rendered scenes, frames of a video).
 
     Args:
       hashes: [N], equal for equal pictures.
@@ -82,24 +84,23 @@ def find(hashes: np.ndarray, labels: np.ndarray, features: np.ndarray, seed: int
     if len(chosen) < 2:
         return Alike(groups, [], NEAR, float("nan"), len(chosen), len(first))
     neighbours = chosen[_nearest(features[chosen], labels[chosen])]
-    distances = _distances(features, chosen, neighbours)
-    same = distances[labels[chosen] == labels[neighbours]]
+    distances = np.stack([_distances(features, chosen, column) for column in neighbours.T], axis=1)
+    same = distances[:, 0][labels[chosen] == labels[neighbours[:, 0]]]
     usual = float(np.median(same)) if len(same) else float("nan")
     threshold = float(np.fmin(NEAR, SHARE * usual))
-    near = {
-        (min(i, j), max(i, j)): d
-        for i, j, d in zip(chosen.tolist(), neighbours.tolist(), distances.tolist(), strict=True)
-        if d <= threshold
-    }
+    near = {}
+    for row, column in np.argwhere(distances <= threshold):
+        i, j = int(chosen[row]), int(neighbours[row, column])
+        near[min(i, j), max(i, j)] = float(distances[row, column])
     pairs = sorted((Near(i, j, d) for (i, j), d in near.items()), key=lambda pair: pair[::-1])
     return Alike(groups, pairs, threshold, usual, len(chosen), len(first))
 
 
 def _nearest(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Each row's nearest other row, [N]."""
+    """Each row's nearest other rows, the nearest first, [N, k]."""
     from vtabjax.protocols import knn
 
-    return knn.leave_one_out(features, labels).neighbours[:, 0]
+    return knn.leave_one_out(features, labels, k=min(NEIGHBOURS, len(features) - 1)).neighbours
 
 
 def _distances(features: np.ndarray, first: np.ndarray, second: np.ndarray, block: int = 4096) -> np.ndarray:

@@ -141,7 +141,7 @@ def rule(look: Look) -> str:
     text = (
         f"the means of {_alike.CELLS} × {_alike.CELLS} cells differ by at most {a.threshold:.2g} grey levels of 255 "
         f"(root mean square), the smaller of {_alike.NEAR:g} and a quarter of the median distance between a picture "
-        f"and its nearest neighbour of the same class{usual}"
+        f"and its nearest neighbour, where that is of the same class{usual}"
     )
     if a.compared < a.different:
         text += f"; {a.compared:,} of {a.different:,} different pictures, drawn at random, were compared"
