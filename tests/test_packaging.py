@@ -190,7 +190,7 @@ def test_installed_configs_are_found_from_anywhere(installed, tmp_path):
     done = installed(tmp_path, "--config=configs/knn.py", *options)
     assert done.returncode == 0 and "2 models x 1 task = 2 cells" in done.stderr, done.stderr
     done = installed(tmp_path, "--config=configs/kn.py")
-    assert done.returncode == 2 and "choose from configs/finetune.py, " in done.stderr
+    assert done.returncode == 2 and "choose from configs/data.py, configs/finetune.py, " in done.stderr
 
 
 def test_a_config_of_ones_own_builds_on_those_that_ship(installed, tmp_path):

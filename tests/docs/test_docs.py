@@ -143,6 +143,7 @@ LISTED = {
 }
 # Protocols whose commands are taken apart and not tried, and what they would need.
 NEEDS = {
+    "data": "the data; tests/report/test_data_page.py makes pages",
     "prepare": "tensorflow-datasets and, without check=true, the network",
     "report": "results, of which tests/report/test_report.py makes pages",
 }
@@ -247,7 +248,9 @@ def test_main(command, parse, pictures, repository, tmp_path, monkeypatch):
     values = parse(shlex.split(command.removeprefix("python ")))
     config = values.config
     if config.protocol in NEEDS:
-        assert all(name in tasks.TASKS for name in config.get("tasks", "digits").split(","))
+        assert all(
+            name in tasks.TASKS or tasks.is_own(name) for name in config.get("tasks", "digits").split(",")
+        )
         return
     if values.cells:
         assert shares.which_share(values.cells, {}) is not None
@@ -266,9 +269,9 @@ def test_main(command, parse, pictures, repository, tmp_path, monkeypatch):
 
 def test_flags_in_the_text_exist():
     """``--config.finetune.save=true`` in a sentence: some config has that field."""
-    from configs import common, finetune, knn, linear, prepare, report, transferability
+    from configs import common, data, finetune, knn, linear, prepare, report, transferability
 
-    configs = [m.get_config() for m in (finetune, knn, linear, prepare, report, transferability)]
+    configs = [m.get_config() for m in (data, finetune, knn, linear, prepare, report, transferability)]
     assert common.SUITES[0] == "mini"
     for page in PAGES:
         for field in re.findall(r"--config\.([a-z_0-9.]*[a-z_0-9])", page.read_text(encoding="utf-8")):

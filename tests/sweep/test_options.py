@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from configs import common, finetune, knn, linear, prepare, report, transferability
+from configs import common, data, finetune, knn, linear, prepare, report, transferability
 from vtabjax import options
 from vtabjax.data import images
 from vtabjax.sweep import adapters, plan, runner
@@ -18,7 +18,11 @@ OWN = {
     "linear": options.LinearOptions,
     "transferability": options.TransferabilityOptions,
 }
-OTHERS = {"report": (report, options.ReportOptions), "prepare": (prepare, options.PrepareOptions)}
+OTHERS = {
+    "report": (report, options.ReportOptions),
+    "prepare": (prepare, options.PrepareOptions),
+    "data": (data, options.DataOptions),
+}
 HOSTILE = (
     -1, 0, 1, 2.5, -0.0, math.nan, math.inf, -math.inf, 1e20, 10**30, 1e-300, "", "x", "nan", "-1", "1,2,1e400",
     "a\nb", "\0", ",,", "0.1,inf", None, True, False, (), (1, 2), [], {}, b"x", object(),
@@ -193,6 +197,8 @@ def test_choices_are_those_of_the_code():
     assert all(callable(getattr(scores, name)) for name in options.SCORES)
     assert set(OWN) | {"finetune"} == set(adapters.PROTOCOLS)
     assert set(report.SUITES) == set(options.rules(options.ReportOptions)["suite"][1].names)
+    assert set(data.SUITES) == set(options.rules(options.DataOptions)["suite"][1].names)
+    assert options.rules(options.DataOptions)["resize"][1].names == images.METHODS
 
 
 def test_k_and_splits_are_compared_with_the_task(config_of_knn, tmp_path):

@@ -98,13 +98,13 @@ def _run(config: Any) -> int:
             f"{', '.join(errors.configs())}"
         )
     slurm = _EXECUTOR.value == "slurm"
-    if protocol in ("report", "prepare"):
+    if protocol in _WHOLE:
         if slurm or _CELLS.value:
             flag = "--executor=slurm" if slurm else f"--cells={_CELLS.value}"
             raise UsageError(
                 f"{flag} is for sweeps; {_named()} always runs here and as a whole, so leave the flag out"
             )
-        return _report(config) if protocol == "report" else _prepare(config)
+        return _WHOLE[protocol](config)
     if slurm and _CELLS.value:
         raise UsageError("--executor=slurm gives each job its share; leave --cells out")
     workdir = _WORKDIR.value or f"runs/{config.get('suite', 'mini')}"
@@ -134,6 +134,17 @@ def _prepare(config: ConfigDict) -> int:
     from vtabjax.data import prepare
 
     return prepare.main(config, "")
+
+
+def _data(config: ConfigDict) -> int:
+    installation.require("report", "the page about the data", "jinja2")
+    from vtabjax.report import data_page
+
+    return data_page.run(config, _WORKDIR.value or f"runs/{config.get('suite', 'mini')}")
+
+
+# What is no sweep: it runs here and as a whole.
+_WHOLE = {"report": _report, "prepare": _prepare, "data": _data}
 
 
 def _named() -> str:

@@ -59,6 +59,16 @@ def _open(
     return source
 
 
+def open_split(
+    task: tasks.Task,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> Source:
+    """The examples of a task's split before they are decoded; arguments and errors as in `load`."""
+    return _open(task, split, data_dir, cache_dir)
+
+
 def vtab_copy(task: tasks.Task | str, data_dir: str | os.PathLike | None = None) -> vtab_copies.Copy | None:
     """The copy (images and lists, webdataset shards) that a task of VTAB is read from: where `data_dir` holds one and
     tensorflow-datasets has prepared nothing there. None for all others.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,6 +119,29 @@ def load(data: bytes, *, upright: bool, max_pixels: int = MAX_PIXELS) -> tuple[I
         EOFError,
         Image.DecompressionBombError,
     ) as e:  # Pillow's other ways to say so
+        raise OSError(str(e)) from e
+
+
+def measure(file: bytes | os.PathLike, *, upright: bool) -> tuple[int, int, str]:
+    """Width, height and format ("JPEG") of an image file, from its beginning.
+
+    Args:
+      file: its content or its path.
+      upright: as its EXIF orientation turns it.
+
+    Raises:
+      OSError: it is no image of a known kind.
+    """
+    from PIL import ExifTags, Image
+
+    _own_the_limits()
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS) as image:
+            width, height = image.size
+            if upright and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
+                width, height = height, width
+            return width, height, image.format or ""
+    except (SyntaxError, ValueError, EOFError) as e:  # Pillow's other ways to say so
         raise OSError(str(e)) from e
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
 import numpy as np
 
 from vtabjax import __version__
-from vtabjax.report import charts, prose
+from vtabjax.report import charts, prose, templates
 from vtabjax.report.analysis import Analysis, Options
 from vtabjax.report.boards import SIZES, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
 from vtabjax.report.tables import not_finite
 from vtabjax.tables import Table, sort_value, text
-
-_FOLDER = Path(__file__).parent / "assets"
 
 
 def render(
@@ -49,11 +45,6 @@ def render(
     """
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters["soft"] = _soft
     boards = [_board(a, tables[a.board.key]) for a in analyses]
     drawn = {f"{b['key']}/{name}": chart for b in boards for name, chart in b["charts"].items()}
     chart = charts.proxy_chart(comparison)
@@ -65,31 +56,30 @@ def render(
         "cells": {b["key"]: b["cells"] for b in boards},
         "scatter": charts.scatter(comparison),
     }
-    return environment.get_template("page.html").render(
-        title=title,
-        version=__version__,
-        boards=boards,
-        drawn=drawn,
-        notices=data.notices,
-        missing=prose.missing(data, comparison, workdir),
-        comparison=comparison,
-        proxy_tables=[_cells_of(table) for table in proxy_tables],
-        failures=prose.failures(data),
-        methods=prose.methods(data),
-        statistics=prose.statistics(options),
-        versions=prose.versions(data),
-        records=data.records,
-        figures=figures,
-        style=markupsafe.Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
-        script=markupsafe.Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
-        plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
-        data=markupsafe.Markup(_json(embedded)),
+    return (
+        templates.environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            version=__version__,
+            boards=boards,
+            drawn=drawn,
+            notices=data.notices,
+            missing=prose.missing(data, comparison, workdir),
+            comparison=comparison,
+            proxy_tables=[_cells_of(table) for table in proxy_tables],
+            failures=prose.failures(data),
+            methods=prose.methods(data),
+            statistics=prose.statistics(options),
+            versions=prose.versions(data),
+            records=data.records,
+            figures=figures,
+            style=templates.asset("style.css"),
+            script=templates.asset("report.js"),
+            plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
+            data=markupsafe.Markup(_json(embedded)),
+        )
     )
-
-
-def _soft(name: str) -> markupsafe.Markup:
-    """A long name with places where it may break."""
-    return markupsafe.Markup(re.sub(r"([/_.@-])", r"\1<wbr>", str(markupsafe.escape(name))))
 
 
 def _json(data: Any) -> str:

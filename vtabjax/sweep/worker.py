@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import bundled, protocols, results, specs, tasks
-from vtabjax.options import RunOptions
+from vtabjax.options import DataOptions, RunOptions
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.specs import pooling
@@ -38,7 +38,7 @@ def models_dir(options: RunOptions, workdir: Path) -> Path:
     return files.as_path(options.models_dir) if options.models_dir else workdir / "models"
 
 
-def image_cache(options: RunOptions, workdir: Path) -> str:
+def image_cache(options: RunOptions | DataOptions, workdir: Path) -> str:
     """Where decoded images are kept."""
     return options.cache_dir or str(
         artefacts.local_cache() / "images" if files.is_remote(workdir) else workdir / "cache" / "images"

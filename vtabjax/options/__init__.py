@@ -7,12 +7,11 @@ of them or names the field, its value and what it may be instead.
 from __future__ import annotations
 
 import dataclasses
-import numbers
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from vtabjax import specs
+from vtabjax.options._rules import Conditions, Each, OneOf, Range, Rule, Some, Switch, Text, UsageError
 from vtabjax.specs import filters
 
 T = TypeVar("T")
@@ -36,145 +35,6 @@ SCORES = (
 MAX_IMAGE_SIZE = 2048
 _MAX_SEED = 2**31 - 1
 
-
-class UsageError(ValueError):
-    """Something to change before anything can run; the message has the field, the value, the way out."""
-
-
-# Rules: what a value may be. Each takes the field's name (for messages), the value and the wanted type.
-
-
-class Range(NamedTuple):
-    """A number from `low` to `high`, both included, in some `unit`; or `special`, which means `meaning`."""
-
-    low: float
-    high: float
-    unit: str = ""
-    special: float | None = None
-    meaning: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.low:.12g} to {self.high:.12g}" + (f" {self.unit}" if self.unit else "")
-        return text + (f", or {self.special:g} for {self.meaning}" if self.special is not None else "")
-
-    def allows(self, value: float) -> bool:
-        """Whether a number is in the range."""
-        return self.low <= value <= self.high or value == self.special
-
-    def take(self, field: str, value: Any, kind: type) -> Any:
-        """The number. Raises UsageError."""
-        wanted = numbers.Integral if kind is int else numbers.Real
-        fits = isinstance(value, wanted) and not isinstance(value, bool)
-        if fits and self.allows(value):
-            return kind(value)
-        if fits and self.special is None and value < self.low:
-            raise UsageError(f"{field}={_short(value)} is too small: it must be at least {self.low:.12g}")
-        if fits and self.special is None and value > self.high:
-            raise UsageError(f"{field}={_short(value)} is too large: it must be at most {self.high:.12g}")
-        what = "a whole number, " if kind is int and not fits else ""
-        raise UsageError(f"{field}={_short(value)}: it must be {what}{self}")  # nan, for one
-
-
-class Each(NamedTuple):
-    """Numbers in a range, separated by commas; `distinct`: none of them twice."""
-
-    each: Range
-    distinct: bool = False
-    empty: bool = False
-
-    def __str__(self) -> str:
-        return f"numbers separated by commas, each {self.each}" + (", none twice" if self.distinct else "")
-
-    def take(self, field: str, value: Any, kind: type) -> tuple:
-        """The numbers. Raises UsageError."""
-        items = _text(field, value).split(",")
-        try:
-            found = tuple(kind(item) for item in items if item.strip())
-        except ValueError as e:
-            raise UsageError(f"{field}={_short(value)}: {e}; give {self}") from e
-        fits = all(self.each.allows(n) for n in found) and (
-            len(set(found)) == len(found) or not self.distinct
-        )
-        if not fits or not (found or self.empty):
-            raise UsageError(f"{field}={_short(value)}: give {self}")
-        return found
-
-
-class OneOf(NamedTuple):
-    """One of some names."""
-
-    names: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"one of {', '.join(self.names)}"
-
-    def take(self, field: str, value: Any, kind: type) -> str:
-        """The name. Raises UsageError."""
-        if not isinstance(value, str) or value not in self.names:
-            raise UsageError(f"{field}={_short(value)} is not known; choose {_either(self.names)}")
-        return value
-
-
-class Some(NamedTuple):
-    """Some of some names, separated by commas."""
-
-    names: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"some of {', '.join(self.names)}, separated by commas"
-
-    def take(self, field: str, value: Any, kind: type) -> tuple[str, ...]:
-        """The names, each once. Raises UsageError."""
-        chosen = tuple(specs.split_list(_text(field, value)))
-        for name in chosen:
-            if name not in self.names:
-                raise UsageError(
-                    f"{field}={_short(value)}: {_short(name)} is not known; choose from {', '.join(self.names)}"
-                )
-        if not chosen:
-            raise UsageError(f"{field} is empty; choose from {', '.join(self.names)}")
-        return chosen
-
-
-class Text(NamedTuple):
-    """A single line of text, which may be empty."""
-
-    def __str__(self) -> str:
-        return "a single line of text"
-
-    def take(self, field: str, value: Any, kind: type) -> str:
-        """The text. Raises UsageError."""
-        return _text(field, value)
-
-
-class Conditions(NamedTuple):
-    """Conditions on models, separated by commas; see `vtabjax.specs.filters`."""
-
-    def __str__(self) -> str:
-        return f"conditions separated by commas, such as {filters.EXAMPLE}"
-
-    def take(self, field: str, value: Any, kind: type) -> tuple[filters.Condition, ...]:
-        """The conditions. Raises UsageError."""
-        try:
-            return filters.parse(_text(field, value))
-        except filters.FilterError as e:
-            raise UsageError(f"{field}={_short(value)}: {e}") from e
-
-
-class Switch(NamedTuple):
-    """True or False."""
-
-    def __str__(self) -> str:
-        return "true or false"
-
-    def take(self, field: str, value: Any, kind: type) -> bool:
-        """The value. Raises UsageError."""
-        if not isinstance(value, bool):
-            raise UsageError(f"{field}={_short(value)}: it must be true or false")
-        return value
-
-
-Rule = Range | Each | OneOf | Some | Text | Conditions | Switch
 
 _Line = Annotated[str, Text()]
 _Flag = Annotated[bool, Switch()]
@@ -310,6 +170,22 @@ class PrepareOptions:
     file_format: Annotated[str, OneOf(("array_record", "tfrecord"))]
 
 
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """The fields of configs/data.py."""
+
+    suite: Annotated[str, OneOf(("mini", "vtab"))]
+    tasks: _Line
+    image_size: Annotated[int, Range(8, MAX_IMAGE_SIZE, "pixels")]
+    resize: Annotated[str, OneOf(("vtab", "bilinear", "bicubic"))]
+    background: _Line
+    max_pixels: Annotated[int, Range(1, 100_000_000_000, "pixels")]
+    per_class: Annotated[int, Range(0, 1_000, "pictures")]
+    seed: Annotated[int, Range(0, _MAX_SEED)]
+    data_dir: _Line
+    cache_dir: _Line
+
+
 # Reading.
 
 
@@ -347,18 +223,3 @@ def read(kind: Callable[..., T], config: Mapping[str, Any], section: str = "") -
         )
     values = {n: rule.take(prefix + n, own[n], base) for n, (base, rule) in fields.items()}
     return kind(**values)
-
-
-def _text(field: str, value: Any) -> str:
-    if not isinstance(value, str) or any(ord(c) < 32 or ord(c) == 127 for c in value):
-        raise UsageError(f"{field}={_short(value)}: it must be a single line of text")
-    return value
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def _short(value: Any, most: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."

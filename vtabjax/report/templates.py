@@ -1,0 +1,31 @@
+"""What the pages share: their templates, style and script, which lie in assets/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jinja2
+import markupsafe
+
+_FOLDER = Path(__file__).parent / "assets"
+
+
+def environment() -> jinja2.Environment:
+    """Where templates are found; everything that they insert is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    made.filters["soft"] = _soft
+    return made
+
+
+def asset(name: str) -> markupsafe.Markup:
+    """A file of assets/, as it is."""
+    return markupsafe.Markup((_FOLDER / name).read_text(encoding="utf-8"))
+
+
+def _soft(name: str) -> markupsafe.Markup:
+    """A long name with places where it may break."""
+    return markupsafe.Markup(re.sub(r"([/_.@-])", r"\1<wbr>", str(markupsafe.escape(name))))
