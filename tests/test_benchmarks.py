@@ -9,7 +9,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_gpus_benchmark_runs_in_small(tmp_path):
-    command = [sys.executable, "benchmarks/gpu.py", "--device=cpu", "--small", "--rounds=1", "--protocols=knn"]
+    command = [
+        sys.executable,
+        "benchmarks/gpu.py",
+        "--device=cpu",
+        "--small",
+        "--rounds=1",
+        "--protocols=knn",
+    ]
     command += ["--models=test_vit", f"--out={tmp_path / 'gpu.json'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
