@@ -16,6 +16,7 @@ from configs import common
 def get_config(suite: str = "mini") -> ConfigDict:
     """Fields of `common.base`, and of this protocol."""
     c = common.base("transferability", suite)
+    # Which, comma-separated.
     c.scores = "leep,nce,nleep,logme,h_score,regularized_h_score,transrate,gbc,parc,sfda"
     # Seeds (from `seed` on) that nleep, the slowest, averages over.
     c.nleep_seeds = 1 if suite == "mini" else 5

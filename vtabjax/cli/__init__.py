@@ -15,13 +15,14 @@ import importlib
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtabjax import installation
-from vtabjax.cli import errors
+from vtabjax import __version__, installation, specs
+from vtabjax.cli import errors, help, shorthand
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:SUITE]", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -37,14 +38,10 @@ _DISK = {
 
 def run() -> None:
     """The program, from its start to its exit status."""
-    if sys.argv[1:2] and sys.argv[1] in installation.CONVERTERS_COMMANDS:
+    if sys.argv[1:2] and sys.argv[1] in installation.CONVERTERS_COMMANDS and sys.argv[1:] != ["list"]:
         sys.path.append(str(installation.PATH))
         sys.exit(importlib.import_module(f"{installation.CONVERTERS_MODULE}.__main__").main())
     _use_huge_pages()
-    # --help shows what the main module says and has, which is not this one.
-    sys.modules["__main__"].__doc__ = __doc__.replace("python main.py", installation.command())
-    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(main, flags_parser=parse_flags)
 
 
@@ -153,9 +150,12 @@ def _named() -> str:
 
 def _not_a_flag(word: str) -> str:
     name = word.partition(":")[0]
-    if f"configs/{name}.py" in errors.configs():
-        return f"{word!r} is not a flag; did you mean --config=configs/{word.replace(name, f'{name}.py', 1)}?"
-    return f"{word!r} is not a flag; settings are written --config.FIELD=VALUE"
+    configs = [Path(path).stem for path in errors.configs()]
+    if name in configs:
+        return f"{word!r}: a config comes first, and there is one; leave this out"
+    near = specs.nearest(name, configs)
+    hint = f"did you mean {near[0]}?" if near else f"configs: {', '.join(configs)}."
+    return f"{word!r} is neither a config nor a flag; {hint} Settings are written --FIELD=VALUE"
 
 
 def _usage(message: str) -> int:
@@ -165,12 +165,18 @@ def _usage(message: str) -> int:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Flags; whoever mistypes one gets one line instead of a traceback."""
+    if "--version" in argv:
+        print(f"vtabjax {__version__}")
+        sys.exit(0)
+    if argv[1:] == ["list"]:
+        print(help.everything())
+        sys.exit(0)
+    argv = shorthand.named_in_full(argv, list(flags.FLAGS))
+    sys.argv[:] = argv  # ml_collections looks there for the fields that a command sets
     path, suite = errors.named_config(argv)
-    if path and not os.path.isfile(path):
-        installed = installation.CONFIGS.parent / path
-        if path.startswith("configs/") and installed.is_file():
-            argv = [a.replace(path, str(installed), 1) if path in a else a for a in argv]
-            path = str(installed)
+    if path is not None and errors.file_of(path) != path:
+        argv = [a.replace(path, errors.file_of(path), 1) if path in a else a for a in argv]
+        path = errors.file_of(path)
     if path is not None and not os.path.isfile(path):
         there = ", ".join(errors.configs())
         sys.exit(
@@ -178,6 +184,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         )
     installation.provide_configs(path or "")
     try:
+        if any(word in shorthand.HELP for word in argv[1:]):
+            print(help.of_config(path, suite) if path else help.overview())
+            sys.exit(0)
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as e:
         known = errors.fields(path or "configs/knn.py", suite)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
 import runpy
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vtabjax import installation, specs
@@ -29,25 +29,34 @@ def named_config(argv: Sequence[str]) -> tuple[str | None, str]:
 
 def configs() -> list[str]:
     """The configs in the current folder, or else those of the installed package."""
-    found = [*pathlib.Path("configs").glob("[a-z]*.py")] or installation.CONFIGS.glob("[a-z]*.py")
+    found = [*Path("configs").glob("[a-z]*.py")] or installation.CONFIGS.glob("[a-z]*.py")
     return sorted(f"configs/{p.name}" for p in found if p.stem not in _NOT_RUN)
+
+
+def file_of(path: str) -> str:
+    """The file of a config: that of the current folder, or else of the installed package."""
+    installed = installation.CONFIGS.parent / path
+    missing = path.startswith("configs/") and not Path(path).is_file()
+    return str(installed) if missing and installed.is_file() else path
 
 
 def fields(path: str, suite: str) -> list[str]:
     """The fields of a config by their dotted names, such as ``slurm.jobs``; [] where it cannot be loaded."""
     try:
-        return list(_leaves(runpy.run_path(path)["get_config"](*[suite] * bool(suite)), ""))
+        installation.provide_configs(path)
+        return [name for name, _ in leaves(runpy.run_path(path)["get_config"](*[suite] * bool(suite)), "")]
     except Exception:  # the user's own code; `broken_config` says what it raised
         return []
 
 
-def _leaves(config: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def leaves(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """The fields of a config by their dotted names, and what they are set to."""
     for name in config:
         value = config[name]
         if isinstance(value, Mapping) or hasattr(value, "to_dict"):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, value
 
 
 def unknown_flag(name: str, known: Sequence[str]) -> str:
