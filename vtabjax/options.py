@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -147,6 +148,21 @@ class Text(NamedTuple):
         return _text(field, value)
 
 
+class Pattern(NamedTuple):
+    """A regular expression, or nothing."""
+
+    def __str__(self) -> str:
+        return r"a regular expression, such as '(patient\d+)_'"
+
+    def take(self, field: str, value: Any, kind: type) -> str:
+        """The expression. Raises UsageError."""
+        try:
+            re.compile(_text(field, value))
+        except re.error as e:
+            raise UsageError(f"{field}={_short(value)} is not a regular expression: {e}; give {self}") from e
+        return value
+
+
 class Conditions(NamedTuple):
     """Conditions on models, separated by commas; see `vtabjax.specs.filters`."""
 
@@ -174,7 +190,7 @@ class Switch(NamedTuple):
         return value
 
 
-Rule = Range | Each | OneOf | Some | Text | Conditions | Switch
+Rule = Range | Each | OneOf | Some | Text | Pattern | Conditions | Switch
 
 _Line = Annotated[str, Text()]
 _Flag = Annotated[bool, Switch()]
@@ -193,6 +209,8 @@ class RunOptions:
     models: _Line
     filter: _Filter
     tasks: _Line
+    group: Annotated[str, Pattern()]
+    folds: Annotated[int, Range(2, 100, "", 0, "the usual cut")]
     image_size: Annotated[int, Range(8, MAX_IMAGE_SIZE, "pixels", 0, "each model's own")]
     resize: Annotated[str, OneOf(RESIZE)]
     features: Annotated[str, OneOf(("native", "auto"))]

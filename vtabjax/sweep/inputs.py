@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -159,11 +159,19 @@ class SplitFeatures(NamedTuple):
       features: float32 [N, D].
       labels: int [N].
       logits: float32 [N, K], or None where the model has no classifier (or nobody asked).
+      groups: int [N], equal for examples that belong together; None where there are no groups.
     """
 
     features: np.ndarray
     labels: np.ndarray
     logits: np.ndarray | None
+    groups: np.ndarray | None = None
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Arrays one after the other; None where one of them is."""
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if len(there) == len(parts) else None
 
 
 class CellContext:
@@ -176,6 +184,7 @@ class CellContext:
       say: writes a line about long work.
       fingerprints: of the splits that were used, for the record.
       choice: what was chosen by features=auto, for the record.
+      groups: split -> groups of its examples (see `vtabjax.data.Examples`), of the splits that were used and have some.
       passes: split -> how many images went through the model for this cell, and the seconds that took: {"images",
         "seconds"}. A model's first pass has its compilation in it.
     """
@@ -191,6 +200,7 @@ class CellContext:
         self.loaded, self.stages, self.say = loaded, stages, say
         self.fingerprints: dict[str, str] = {}
         self._pictures: dict[str, copies.Pictures] = {}
+        self.groups: dict[str, np.ndarray] = {}
         self.passes: dict[str, dict[str, float]] = {}
         self.choice: dict[str, Any] = {}
 
@@ -257,6 +267,8 @@ class CellContext:
             # Where one process cannot read them, the others must not begin to compute without it.
             examples = processes.all_or_none(lambda: self._examples(split))
         self.fingerprints[split] = examples.fingerprint
+        if examples.groups is not None:
+            self.groups[split] = examples.groups
         if examples.hashes is not None and split not in self._pictures:
             self._pictures[split] = copies.Pictures(examples.hashes, examples.labels)
             self._tell_copies()
@@ -275,6 +287,12 @@ class CellContext:
                 both = splits.pop(first), splits.pop(second)
                 splits = {union: copies.Pictures(*map(np.concatenate, zip(*both, strict=True))), **splits}
         return copies.count(splits) if splits else None
+
+    def tested_groups(self) -> np.ndarray | None:
+        """Groups of the examples that a result is about, those of the last split; None where there are none."""
+        split = self.settings["splits"][-1]
+        pieces = [self.groups.get(piece) for piece in UNIONS.get(split, (split,))]
+        return _joined(pieces)
 
     def _tell_copies(self) -> None:
         """Says once per task and run what has copies, as soon as all splits of the protocol are there."""
@@ -303,11 +321,11 @@ class CellContext:
         """Features and labels of a split, from the cache or from a pass of the model over it."""
         if name in UNIONS:
             pieces = [self.split(piece, logits=logits) for piece in UNIONS[name]]
-            given = [piece.logits for piece in pieces if piece.logits is not None]
             return SplitFeatures(
                 np.concatenate([piece.features for piece in pieces]),
                 np.concatenate([piece.labels for piece in pieces]),
-                np.concatenate(given) if len(given) == len(pieces) else None,
+                _joined([piece.logits for piece in pieces]),
+                _joined([piece.groups for piece in pieces]),
             )
         return self._features(name, self.output, logits=logits)
 
@@ -339,7 +357,8 @@ class CellContext:
                         {"logits": found["logits"]} if name == pooling.NATIVE and "logits" in found else {}
                     )
                     features.save(folder, key._replace(output=name), {"features": found[name], **beside})
-        return SplitFeatures(found[output], examples.labels, found["logits"] if logits else None)
+        logits_found = found["logits"] if logits else None
+        return SplitFeatures(found[output], examples.labels, logits_found, examples.groups)
 
     def _extract(
         self, split: str, examples: data.Examples, output: str, logits: bool
