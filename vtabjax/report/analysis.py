@@ -108,7 +108,7 @@ class Analysis:
 
     Attributes:
       board: the board.
-      low: lower end of the 95 % (Wilson) interval of each value, [M, T]; NaN where n is unknown.
+      low: lower end of the 95 % interval of each value, [M, T]; NaN where n is unknown.
       high: its upper end.
       complete: rows that have every task, [M].
       mean: [M]; NaN for rows that lack a task: a mean over what happens to be there compares with nothing.
@@ -179,7 +179,7 @@ def analyse(board: Board, options: Options) -> Analysis:
     mean = np.where(complete, np.nan_to_num(values).mean(1), np.nan)
     groups = whole_groups(board.tasks)
     group_means = {name: values[:, columns].mean(1) for name, columns in groups.items()}
-    low, high = resampling.wilson(values, np.where(board.n_examples > 0, board.n_examples, np.nan))
+    low, high = _intervals(board)
     ranks = ranking.ranks(values)
     strengths, no_strengths = _strengths(board, options)
     # Models that lack tasks come last, by their strength on those they have.
@@ -211,6 +211,18 @@ def analyse(board: Board, options: Options) -> Analysis:
     )
 
 
+def _intervals(board: Board) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals of the values, two of [M, T]: Wilson's, from resamples of groups where there are some."""
+    low, high = resampling.wilson(board.values, np.where(board.n_examples > 0, board.n_examples, np.nan))
+    for cell, groups in board.groups.items():
+        # A further accuracy has no record of each example.
+        known = cell in board.correct
+        low[cell], high[cell] = (
+            resampling.group_interval(board.correct[cell], groups) if known else (np.nan, np.nan)
+        )
+    return low, high
+
+
 class _Rounds(NamedTuple):
     """What EPP is fitted to: scores [M, R], the task of each round [R], and what a round is."""
 
@@ -228,7 +240,10 @@ def _rounds(board: Board, options: Options) -> _Rounds | None:
         return None
     correct = [np.array([board.correct[i, j] for i in range(m)]) for j in range(t)]
     scores, clusters = resampling.example_rounds(
-        correct, n_resamples=options.example_rounds, seed=options.seed
+        correct,
+        n_resamples=options.example_rounds,
+        seed=options.seed,
+        groups=[board.groups.get((0, j)) for j in range(t)],
     )
     return _Rounds(scores, clusters, "resample of a task's examples")
 
@@ -325,7 +340,12 @@ def _differences(
     if len(rows) < 2:
         return None, "only one model has all tasks with per-example results"
     correct = [np.array([board.correct[i, j] for i in rows]) for j in range(len(board.tasks))]
-    means = resampling.paired_means(correct, n_resamples=options.resamples, seed=options.seed)
+    means = resampling.paired_means(
+        correct,
+        n_resamples=options.resamples,
+        seed=options.seed,
+        groups=[board.groups.get((leader, j)) for j in range(len(board.tasks))],
+    )
     low, high = resampling.interval(means[:, :1] - means)
     accuracy = np.mean([c.mean(1) for c in correct], axis=0)
     return Differences(leader=leader, rows=rows, difference=accuracy[0] - accuracy, low=low, high=high), ""

@@ -99,6 +99,7 @@ class Board:
       files: the result's file, relative to the workdir, [M][T]; "" where there is none.
       correct: (row, column) -> bool [N].
       examples: (row, column) -> a fingerprint of the examples behind `correct`.
+      groups: (row, column) -> int [N], equal for examples that belong together, where there are groups.
       seconds: stage -> [M, T].
       chosen: (row, column) -> what the protocol chose there.
       beside_published: whether rows of others stand beside ours, for comparison.
@@ -116,6 +117,7 @@ class Board:
     files: Sequence[Sequence[str]]
     correct: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
     examples: Mapping[tuple[int, int], str] = dataclasses.field(default_factory=dict)
+    groups: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
     seconds: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     chosen: Mapping[tuple[int, int], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     beside_published: bool = False

@@ -160,7 +160,13 @@ def _cell_settings(settings: Mapping[str, Any], task: str, run: RunOptions) -> d
         if (groups := folders.group_version(found, splits)) is not None:
             settings["groups"] = groups
         if fold := tasks.without_fold(task)[1]:
-            settings |= {"fold": fold[0], "folds": fold[1]}
+            every = sorted(
+                f
+                for split in ("trainval", "test")
+                for f in folder.pictures(found, tasks.ranges(found, split))
+            )
+            # The same for all folds of the same pictures, which alone may be joined.
+            settings |= {"fold": fold[0], "folds": fold[1], "folds_of": folder.version(every)[:16]}
         try:
             folders.check_size(found, run.protocol, settings)
         except ValueError as e:
