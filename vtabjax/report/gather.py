@@ -50,6 +50,7 @@ def gather(
     records_of.label(records, notices)
     records_of.variants(records, notices)
     _copies(records, notices)
+    _groups(records, notices)
     models = _models(records, models_dir, imagenet or {})
     shown = filtered.passing({r.label: r.data for r in records}, models, conditions, notices)
     records = [record for record in records if record.label in shown]
@@ -100,6 +101,25 @@ def _copies(records: Sequence[Record], notices: list[str]) -> None:
             models_of[record.data["task"], note].add(record.label)
     for (task, text), labels in models_of.items():
         notices.append(f"{task}, {PROTOCOLS['knn']}: {text} ({specs.listed(sorted(labels))}).")
+
+
+def _groups(records: Sequence[Record], notices: list[str]) -> None:
+    """Examples that belong together, and own tasks whose files are called as if they did."""
+    said: dict[str, None] = {}
+    for record in records:
+        task, protocol = record.data["task"], record.data["protocol"]
+        looks = (record.data.get("data_notes") or {}).get("looks_grouped")
+        if groups := record.data.get("groups"):
+            said[
+                f"{task}, {PROTOCOLS.get(protocol, protocol)}: {record.data['n_examples']:,} examples in "
+                f"{groups['count']:,} groups, which cuts do not divide; intervals and leads are those of whole groups."
+            ] = None
+        elif looks:
+            said[
+                f"{task}: names such as {looks['like']} seem to say what pictures share; if they do, its numbers "
+                f"are too high without --config.group='{looks['pattern']}'."
+            ] = None
+    notices += said
 
 
 def _device(data: Mapping[str, Any]) -> str:
