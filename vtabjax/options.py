@@ -307,6 +307,7 @@ class ReportOptions:
     published: _Line
     imagenet: _Line
     reference: _Line
+    score: Annotated[str, OneOf(("accuracy", "balanced_accuracy"))]
     filter: _Filter
     resamples: Annotated[int, Range(100, 100_000)]
     seed: Annotated[int, Range(0, _MAX_SEED)]

@@ -11,8 +11,8 @@ import numpy as np
 
 from vtabjax import ranking, tasks
 from vtabjax.ranking import resampling
-from vtabjax.report.boards import Board
-from vtabjax.tables import AccuracyRow, Column, accuracy_columns, levels, whole_groups
+from vtabjax.report.boards import BALANCED, Board
+from vtabjax.tables import MAJORITY, AccuracyRow, Column, accuracy_columns, levels, whole_groups
 
 # The penalty of the fit that is shown, labelled as such, where the maximum-likelihood estimate is not finite.
 RIDGE = 0.1
@@ -212,10 +212,11 @@ def analyse(board: Board, options: Options) -> Analysis:
 
 
 def _intervals(board: Board) -> tuple[np.ndarray, np.ndarray]:
-    """95 % intervals of the values, two of [M, T]: Wilson's, from resamples of groups where there are some."""
-    low, high = resampling.wilson(board.values, np.where(board.n_examples > 0, board.n_examples, np.nan))
+    """95 % intervals of the values, two of [M, T]: Wilson's, or of resamples of groups where there are some."""
+    n = board.n_examples if board.n_effective is None else board.n_effective
+    low, high = resampling.wilson(board.values, np.where(n > 0, n, np.nan))
     for cell, groups in board.groups.items():
-        # A further accuracy has no record of each example.
+        # A further or a balanced accuracy has no record of each example and its class.
         known = cell in board.correct
         low[cell], high[cell] = (
             resampling.group_interval(board.correct[cell], groups) if known else (np.nan, np.nan)
@@ -264,7 +265,10 @@ def _fits(rounds: _Rounds, options: Options) -> tuple[ranking.Epp, ranking.Epp |
 
 def _levels(board: Board, groups: Mapping[str, Sequence[int]]) -> list[AccuracyRow]:
     rows = []
-    for name, by_task in levels(board.tasks).items():
+    by_name = levels(board.tasks)
+    if board.metric == BALANCED:
+        by_name.pop(MAJORITY, None)  # it is right on one class, and so at the level of chance
+    for name, by_task in by_name.items():
         values = np.array([np.nan if v is None else v for v in by_task])
         means = {group: float(values[columns].mean()) for group, columns in groups.items()}
         mean_of_groups = float(np.mean(list(means.values()) or [np.nan]))
@@ -335,6 +339,11 @@ def _differences(
         return None, "no model has all tasks"
     leader = order[0]
     if not _same_examples(board, [leader]):
+        if board.metric == BALANCED:
+            return (
+                None,
+                "results do not hold the class of each example, which balanced accuracies are resampled by",
+            )
         return None, "there are no per-example results" + (" in published tables" if board.published else "")
     rows = [i for i in order if complete[i] and _same_examples(board, [leader, i])]
     if len(rows) < 2:

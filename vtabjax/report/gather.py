@@ -19,7 +19,16 @@ from vtabjax import results, specs
 from vtabjax.data import copies
 from vtabjax.report import filtered
 from vtabjax.report import records as records_of
-from vtabjax.report.boards import PROTOCOLS, Board, Model, ReportData, family, order_tasks, value_text
+from vtabjax.report.boards import (
+    BALANCED,
+    PROTOCOLS,
+    Board,
+    Model,
+    ReportData,
+    family,
+    order_tasks,
+    value_text,
+)
 from vtabjax.report.published import Published, beside, published_boards
 from vtabjax.report.records import DECISIVE, OF_THE_TASK, Record
 from vtabjax.specs import filters
@@ -32,6 +41,7 @@ def gather(
     published: Iterable[Published] = (),
     imagenet: Mapping[str, float] | None = None,
     conditions: Sequence[filters.Condition] = (),
+    score: str = "accuracy",
 ) -> ReportData:
     """Reads a workdir.
 
@@ -41,6 +51,7 @@ def gather(
       published: others' results.
       imagenet: spec, or name without its source -> top-1 in percent.
       conditions: those on the models of the workdir that are shown.
+      score: "accuracy", or "balanced_accuracy" to rank by the mean of the accuracies on each class.
 
     Raises:
       UsageError: no model fulfils the conditions.
@@ -54,10 +65,14 @@ def gather(
     models = _models(records, models_dir, imagenet or {})
     shown = filtered.passing({r.label: r.data for r in records}, models, conditions, notices)
     records = [record for record in records if record.label in shown]
-    boards = _boards(records, models, notices)
+    boards = _boards(records, models, notices, score)
+    if score == BALANCED:
+        notices.append(_balanced(boards))
     others = [board for given in published for board in published_boards(given)]
     own = [b for b in boards if b.accuracy]
-    accuracies = own + [b for b in (beside(own, other) for other in others) if b is not None] + others
+    # What others publish are accuracies, whatever ours are.
+    both = [] if score == BALANCED else [beside(own, other) for other in others]
+    accuracies = own + [board for board in both if board is not None] + others
     versions: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for record in records:
         for package, version in record.data["versions"].items():
@@ -82,6 +97,15 @@ def gather(
         records=len(records),
         versions=versions,
         devices=devices,
+    )
+
+
+def _balanced(boards: Sequence[Board]) -> str:
+    if not any(board.metric == BALANCED for board in boards):
+        return "No result has a balanced accuracy, so that config.score changes nothing."
+    return (
+        "Models are ranked by balanced accuracy, the mean of the accuracies on each class. Leads have no interval over "
+        "test examples, because results do not hold the class of each."
     )
 
 
@@ -212,7 +236,9 @@ def _method(spec: str, info: Mapping[str, Any]) -> str:
 # Boards.
 
 
-def _boards(records: Sequence[Record], models: Mapping[str, Model], notices: list[str]) -> list[Board]:
+def _boards(
+    records: Sequence[Record], models: Mapping[str, Model], notices: list[str], score: str
+) -> list[Board]:
     groups: dict[str, list[Record]] = collections.defaultdict(list)
     for record in records:
         groups[record.setup].append(record)
@@ -230,7 +256,7 @@ def _boards(records: Sequence[Record], models: Mapping[str, Model], notices: lis
                 f"{specs.listed(sorted(differing))}). Each has its own board; nothing is averaged over them."
             )
         for i, group in enumerate(setups):
-            for metric in _metrics(group):
+            for metric in _metrics(group, score):
                 boards.append(_board(group, metric, i, differing, models))
     return boards
 
@@ -252,9 +278,12 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> set[str]:
 _ABOUT_ACCURACY = ("interval", "balanced_accuracy", "calibration_error")
 
 
-def _metrics(group: Sequence[Record]) -> list[str]:
+def _metrics(group: Sequence[Record], score: str) -> list[str]:
     names = dict.fromkeys(name for r in group for name, v in r.data["metrics"].items() if v is not None)
-    return [name for name in names if not name.startswith("n_tied") and name not in _ABOUT_ACCURACY]
+    shown = [name for name in names if not name.startswith("n_tied") and name not in _ABOUT_ACCURACY]
+    if score == BALANCED and BALANCED in names:
+        return [BALANCED, *(name for name in shown if not name.startswith("accuracy"))]
+    return shown
 
 
 def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: Iterable[str]) -> str:
@@ -265,12 +294,13 @@ def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: I
         title += " (validation)"
     elif protocol == "knn":
         first = (settings.get("metric") or ["euclidean"])[0]
-        distance = metric.removeprefix("accuracy_") if metric != "accuracy" else first
+        distance = metric.removeprefix("accuracy_") if metric not in ("accuracy", BALANCED) else first
         title += f" ({distance})"
     elif protocol == "finetune" and settings.get("scope") == "head":
         title += " (head only)"
-    elif metric != "accuracy":
+    elif metric not in ("accuracy", BALANCED):
         title += f" ({metric})"
+    title += ", balanced accuracy" if metric == BALANCED else ""
     in_title = {"metric", "scope"} if protocol in ("knn", "finetune") else set()
     parts = [f"{name} {value_text(settings.get(name))}" for name in sorted(set(differing) - in_title)]
     return title + (f" · {', '.join(parts)}" if parts else "")
@@ -286,6 +316,7 @@ def _board(
     values, n_examples = np.full(shape, np.nan), np.zeros(shape, int)
     files = [[""] * shape[1] for _ in rows]
     correct, examples, groups, chosen = {}, {}, {}, {}
+    effective = np.full(shape, np.nan) if metric == BALANCED else None
     seconds: dict[str, np.ndarray] = collections.defaultdict(lambda: np.full(shape, np.nan))
     for (label, task), record in by_cell.items():
         i, j = rows.index(label), columns.index(task)
@@ -299,6 +330,9 @@ def _board(
         if metric == "accuracy" and data.get("correct"):
             correct[i, j] = results.unpack(data["correct"])
             examples[i, j] = _examples(data)
+        if effective is not None and data.get("confusion"):
+            of_class = results.unpack_confusion(data["confusion"]).sum(1)
+            effective[i, j] = (of_class > 0).sum() ** 2 / (1 / of_class[of_class > 0]).sum()
         if data.get("groups"):
             groups[i, j] = results.unpack_groups(data["groups"])
     data = group[0].data
@@ -326,6 +360,7 @@ def _board(
         groups=groups,
         seconds=dict(seconds),
         chosen=chosen,
+        n_effective=effective,
     )
 
 

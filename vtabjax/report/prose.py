@@ -55,7 +55,7 @@ def headline(a: Analysis) -> Headline:
         ]
     else:
         where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
-        tiles.append((f"{text(a.mean[a.leader], 'percent')} %", f"mean accuracy, {where}"))
+        tiles.append((f"{text(a.mean[a.leader], 'percent')} %", f"mean {a.board.measure}, {where}"))
         sentences = _lead(a, a.leader)
     if a.strengths and len(models) > 1:
         more_sentences, more_tiles = _by_strength(a, a.strengths)
@@ -248,7 +248,8 @@ def statistics(options: Options) -> list[tuple[str, str]]:
         (
             "Interval of one accuracy",
             "Wilson's 95 % interval for the number of test examples; where these belong together in groups, "
-            "percentiles of 2,000 draws of whole groups.",
+            "percentiles of 2,000 draws of whole groups. Of a balanced accuracy it is Wilson's for the effective "
+            "number of examples where every class weighs the same (Kish), K^2 / sum of 1 / n_k.",
         ),
         (
             "Paired bootstrap",
