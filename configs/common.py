@@ -55,7 +55,7 @@ def base(protocol: str, suite: str) -> ConfigDict:
     c.filter = ""  # conditions on models: 'licence!=non-commercial, parameters<50M, gflops<5'
     # Also folder:/pictures, table:/list.csv, hf:OWNER/NAME, tfds:name.
     c.tasks = ",".join(tasks.EMBEDDED if mini else tasks.VTAB)
-    # Pictures of your own that belong together, by a regular expression on their paths, such as '(patient\\d+)_':
+    # Pictures of your own that belong together, by a regular expression on their paths, such as '(patient\d+)_':
     # never divided by a cut, never each other's neighbours, drawn together for intervals.
     c.group = ""
     c.folds = (

@@ -10,6 +10,7 @@ from PIL import Image
 from configs import knn, linear
 from configs import report as report_config
 from vtabjax import data, options, report, results, tasks
+from vtabjax.protocols import linear as protocol
 from vtabjax.ranking import resampling
 from vtabjax.sweep import folds, runner, tables
 
@@ -122,6 +123,24 @@ def cells(records):
     return {(r["model"], r["task"]): r for r in records}
 
 
+def test_folds_share_one_pass_and_are_what_their_own_images_are(folded):
+    workdir, records = folded
+    assert sum(taken["images"] for r in records for taken in r["passes"].values()) == 60
+    record = records[0]
+    splits = [data.load(record["task"], split, image_size=16) for split in ("train", "val", "test")]
+    pixels = [(s.images.reshape(len(s.labels), -1) / 255, s.labels) for s in splits]
+    grid = np.logspace(-6, 5, 2)
+    found = protocol.evaluate(*pixels, c_grid=grid)
+    assert record["metrics"]["accuracy"] == found.test_accuracy
+    groups = results.unpack_groups(record["groups"])
+    assert np.array_equal(groups, np.unique(splits[-1].groups, return_inverse=True)[1])
+    assert record["copies"] == {
+        "within": {"trainval": 0, "test": 0},
+        "between": {"trainval+test": 0},
+        "classes": 0,
+    }
+
+
 def test_folds_share_a_column(folded):
     _, records = folded
     (row, *_) = tables.accuracy_table(folds.of_table(cells(records))).rows
@@ -168,6 +187,11 @@ def test_the_report_joins_folds_and_says_what_is_missing(folded, tmp_path):
             {"group": "nobody"},
             "config.tasks: task 'folder:.*group='nobody' matches none of its 60 pictures",
         ),
+        (
+            knn,
+            {"tasks": "folder:{}#fold=1of5"},
+            "config.tasks='folder:.*#fold=1of5': nearest neighbours leave one",
+        ),
         (linear, {"folds": 70}, "70 folds are too many"),
         (knn, {"group": "(patient)"}, "all of its pictures are in one group"),
     ],
@@ -175,6 +199,6 @@ def test_the_report_joins_folds_and_says_what_is_missing(folded, tmp_path):
 def test_refused(pictures, tmp_path, module, fields, message):
     config = module.get_config("mini")
     config.models, config.tasks, config.dry_run = "baseline/pixels", f"folder:{pictures}/folder", True
-    config.update(fields)
+    config.update({k: v.format(f"{pictures}/folder") if k == "tasks" else v for k, v in fields.items()})
     with pytest.raises(options.UsageError, match=message):
         runner.run(config, tmp_path)

@@ -67,7 +67,9 @@ def _of_splits(
 
 def check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> None:
     """Raises ValueError where an own task is too small for a protocol."""
-    numbers = tasks.group_numbers(task)
+    numbers = (
+        tasks.group_numbers(task) if "k" in settings else None
+    )  # only neighbours are asked for their groups
     about = f"{task.name} has {task.notes['pictures']:,} pictures in {task.num_classes:,} classes"
     for split in settings["splits"]:
         files = [f for r in tasks.ranges(task, split) for f in task.files[r.split][r.start : r.stop]]
@@ -75,14 +77,17 @@ def check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> 
             raise ValueError(
                 f"config.tasks: {about}, so that the split {split}, which {protocol} uses, is empty; add pictures"
             )
+        group_of = range(len(files)) if numbers is None else _of_splits(task, [split], numbers)
         # What predicts an example from the others of its class cannot be right with one example per class.
-        if len(settings["splits"]) == 1 and len({f.label for f in files}) == len(files):
+        if len(settings["splits"]) == 1 and len({f.label for f in files}) == len(
+            {(f.label, number) for f, number in zip(files, group_of, strict=True)}
+        ):
             raise ValueError(
                 f"config.tasks: {about}: none of the {len(files):,} in {split}, which {protocol} uses, has another one "
-                "of its class there; add pictures, or leave classes out"
+                f"of its class there{' in another group' * (numbers is not None)}; add pictures, or leave classes out"
             )
-        if numbers is not None and len(settings["splits"]) == 1:
-            largest = max(collections.Counter(_of_splits(task, [split], numbers)).values())
+        if numbers is not None:
+            largest = max(collections.Counter(group_of).values())
             if len(files) - largest < settings.get("k", 1):
                 raise ValueError(
                     f"config.tasks: {about}: the largest group has {largest:,} of the {len(files):,} in {split}, which "

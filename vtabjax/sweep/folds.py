@@ -110,6 +110,9 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **({} if groups is None else {"groups": results.pack_groups(groups)}),
         "settings": {k: v for k, v in first["settings"].items() if k not in OF_THE_FOLD},
         "chosen": {"folds": [part.get("chosen") or {} for part in parts]},
+        "data_notes": {
+            k: v for k, v in (first.get("data_notes") or {}).items() if k not in ("fold", "splits")
+        },
         "notes": of_folds("notes"),
         "data": of_folds("data"),
         "passes": of_folds("passes"),

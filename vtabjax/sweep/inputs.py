@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,8 @@ from vtabjax.data import cache, copies
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.specs import pooling
-from vtabjax.sweep import artefacts
+from vtabjax.sweep import artefacts, split_features
+from vtabjax.sweep.split_features import SplitFeatures
 
 if TYPE_CHECKING:
     import jax
@@ -152,28 +154,6 @@ class LoadedModel:
         return self.memo(("features", outputs), make)
 
 
-class SplitFeatures(NamedTuple):
-    """A split as a model sees it.
-
-    Attributes:
-      features: float32 [N, D].
-      labels: int [N].
-      logits: float32 [N, K], or None where the model has no classifier (or nobody asked).
-      groups: int [N], equal for examples that belong together; None where there are no groups.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray | None
-    groups: np.ndarray | None = None
-
-
-def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Arrays one after the other; None where one of them is."""
-    there = [part for part in parts if part is not None]
-    return np.concatenate(there) if len(there) == len(parts) else None
-
-
 class CellContext:
     """The inputs of one cell.
 
@@ -292,7 +272,7 @@ class CellContext:
         """Groups of the examples that a result is about, those of the last split; None where there are none."""
         split = self.settings["splits"][-1]
         pieces = [self.groups.get(piece) for piece in UNIONS.get(split, (split,))]
-        return _joined(pieces)
+        return split_features.joined(pieces)
 
     def _tell_copies(self) -> None:
         """Says once per task and run what has copies, as soon as all splits of the protocol are there."""
@@ -321,18 +301,37 @@ class CellContext:
         """Features and labels of a split, from the cache or from a pass of the model over it."""
         if name in UNIONS:
             pieces = [self.split(piece, logits=logits) for piece in UNIONS[name]]
-            return SplitFeatures(
-                np.concatenate([piece.features for piece in pieces]),
-                np.concatenate([piece.labels for piece in pieces]),
-                _joined([piece.logits for piece in pieces]),
-                _joined([piece.groups for piece in pieces]),
-            )
+            return split_features.union(pieces)
         return self._features(name, self.output, logits=logits)
+
+    @functools.cached_property
+    def _whole(self) -> CellContext | None:
+        """The same cell about all of the task, where it is about a fold of it."""
+        whole, fold = tasks.without_fold(self.task)
+        cell = dataclasses.replace(self.cell, task=whole)
+        return CellContext(cell, self.loaded, self.stages, self.say) if fold else None
+
+    def _of_fold(self, whole: CellContext, split: str, output: str, logits: bool) -> SplitFeatures:
+        """Those of a fold's split; see `split_features.of_fold`."""
+        found = [
+            (whole.examples(name), whole._features(name, output, logits=logits))
+            for name in ("train", "val", "test")
+            if tasks.ranges(tasks.get(whole.task), name)
+        ]
+        self.passes.update(whole.passes)
+        features, pictures, self.fingerprints[split] = split_features.of_fold(self.task, split, found)
+        if pictures is not None:
+            self._pictures[split] = pictures
+        if features.groups is not None:
+            self.groups[split] = features.groups
+        return features
 
     def _features(self, split: str, output: str, *, logits: bool = False) -> SplitFeatures:
         """One output of the model for a split; logits, where there are some, lie beside its own features."""
         from vtabjax import features
 
+        if self._whole is not None:
+            return self._of_fold(self._whole, split, output, logits)
         examples, info = self.examples(split), self.loaded.info
         key = features.Key(
             weights=info["weight_hash"],

@@ -228,10 +228,6 @@ def _tasks(run: RunOptions) -> list[str]:
     names = specs.split_list(run.tasks)
     if not names:
         raise UsageError("config.tasks is empty; for example --config.tasks=digits")
-    if run.folds and run.protocol in _WITHOUT_FOLDS:
-        raise UsageError(
-            f"config.folds={run.folds}: {_WITHOUT_FOLDS[run.protocol]}; leave it out, or use linear or finetune"
-        )
     for field, value in (("group", run.group), ("folds", run.folds)):
         if value and not any(map(tasks.is_own, names)):
             raise UsageError(
@@ -247,6 +243,10 @@ def _tasks(run: RunOptions) -> list[str]:
             if not task.own:
                 found.append(task.name)
                 continue
+            fold = tasks.without_fold(task.name)[1]
+            if run.protocol in _WITHOUT_FOLDS and (run.folds or fold):
+                what = f"config.folds={run.folds}" if run.folds else f"config.tasks={run.tasks!r}"
+                raise UsageError(f"{what}: {_WITHOUT_FOLDS[run.protocol]}; folds are for linear and finetune")
             of_folds = [tasks.with_options(task.name, run.group, fold) for fold in folds or [None]]
             found += [tasks.get(of_fold).name for of_fold in of_folds]
         return list(dict.fromkeys(found))  # folders by their absolute path

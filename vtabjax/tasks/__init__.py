@@ -128,9 +128,9 @@ _found: dict[str, Task] = {}
 
 def known(name: str) -> Task | None:
     """The task of that name, if saying so takes no download and no pass over a data set; None otherwise."""
-    if name.startswith(("hf:", "tfds:")):
-        return _found.get(name)
     try:
+        if name.startswith(("hf:", "tfds:")) and _own_names.derived(name)[0] not in _found:
+            return None
         return get(name)
     except (ValueError, OSError, RuntimeError):  # a folder that is gone, a package that is not installed
         return None

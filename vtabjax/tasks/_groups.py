@@ -82,12 +82,16 @@ def cut(files: Sequence[PictureFile], percent: int) -> tuple[list[PictureFile], 
             take(unit)
         else:
             stay.append(unit)
-    for label in sorted(label for label, n in total.items() if not taken[label] and n > 1):
-        having = [unit for unit in stay if not taken[label] and label in unit.counts() and can_spare(unit)]
-        if having:
-            take(smallest := min(having, key=lambda unit: (len(unit.files), unit.hash)))
-            stay.remove(smallest)
-    return _sorted(stay), _sorted(second)
+    having: dict[int, list[_Unit]] = {label: [] for label in sorted(total) if not taken[label]}
+    for unit in stay:
+        for label in unit.counts().keys() & having.keys():
+            having[label].append(unit)
+    for label, units in having.items():
+        spare = [unit for unit in units if not taken[label] and can_spare(unit)]
+        if spare:
+            take(min(spare, key=lambda unit: (len(unit.files), unit.hash)))
+    moved = {id(unit) for unit in second}
+    return _sorted([unit for unit in stay if id(unit) not in moved]), _sorted(second)
 
 
 def _sorted(units: Sequence[_Unit]) -> list[PictureFile]:
