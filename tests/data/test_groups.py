@@ -2,6 +2,7 @@
 
 import collections
 
+import forms
 import pytest
 from conftest import fill_with_pictures as fill
 from hypothesis import given
@@ -216,3 +217,20 @@ def test_what_is_derived_is_what_the_data_are_now(patients):
     assert _own.derive.cache_info().currsize
     tasks.forget_folders()
     assert tasks.get(first.name) is not first
+
+
+def test_groups_and_folds_are_the_same_in_every_form(tmp_path):
+    pytest.importorskip("datasets")
+    found = forms.pictures(n=40)
+    names = [
+        forms.write_folder(tmp_path / "folder", found),
+        forms.write_list(tmp_path / "folder" / "list.csv", found),
+        forms.write_parquet(tmp_path / "list.parquet", found),
+        forms.write_hub(tmp_path / "hub", found),
+    ]
+    for fold in (None, (2, 3)):
+        made = [tasks.get(tasks.with_options(name, r"\w+/\d\d", fold)) for name in names]
+        splits = [{split: [f.name for f in own] for split, own in task.files.items()} for task in made]
+        assert splits[1:] == splits[:-1] and all(splits[0].values())
+        assert {task.notes["groups"] for task in made} == {14}
+        assert tasks.known(made[-1].name) is made[-1]
