@@ -138,7 +138,7 @@ def _groups(records: Sequence[Record], notices: list[str]) -> None:
                 f"{task}, {PROTOCOLS.get(protocol, protocol)}: {record.data['n_examples']:,} examples in "
                 f"{groups['count']:,} groups, which cuts do not divide; intervals and leads are those of whole groups."
             ] = None
-        elif looks:
+        elif isinstance(looks, dict) and {"like", "pattern"} <= looks.keys():
             said[
                 f"{task}: names such as {looks['like']} seem to say what pictures share; if they do, its numbers "
                 f"are too high without --config.group='{looks['pattern']}'."

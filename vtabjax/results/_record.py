@@ -25,6 +25,7 @@ _OPTIONAL = (
     "copies",
     "confusion",
     "groups",
+    "data_notes",
 )
 
 
@@ -61,7 +62,7 @@ def check(record: Mapping[str, Any], failure: bool) -> None:
             raise ValueError(f"passes: {split} is {taken!r}")
     for name, note in (record.get("notes") or {}).items():
         _of_type({name: note}, name, str)
-    if (copies := record.get("copies")) and not (
+    if (copies := record.get("copies")) is not None and not (
         isinstance(copies.get("within"), dict)
         and isinstance(copies.get("between"), dict)
         and type(copies.get("classes")) is int
