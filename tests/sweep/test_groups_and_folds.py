@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import knn, linear
+from configs import finetune, knn, linear, transferability
 from configs import report as report_config
 from vtabjax import data, options, report, results, tasks
 from vtabjax.protocols import linear as protocol
 from vtabjax.ranking import resampling
-from vtabjax.sweep import folds, runner, tables
+from vtabjax.sweep import folds, plan, runner, tables
 
 PATTERN = r"(patient\d+)_"
 # Patients 2i and 2i + 1 look alike; of four of the six pairs both have the same class.
@@ -202,3 +202,37 @@ def test_refused(pictures, tmp_path, module, fields, message):
     config.update({k: v.format(f"{pictures}/folder") if k == "tasks" else v for k, v in fields.items()})
     with pytest.raises(options.UsageError, match=message):
         runner.run(config, tmp_path)
+
+
+def test_fine_tuning_tests_each_fold_after_training_on_the_others(pictures, tmp_path):
+    config = finetune.get_config("mini")
+    config.finetune.update({"scope": "head", "steps": "2", "learning_rates": "0.1", "batch_size": 8})
+    config.models, config.tasks, config.image_size = "baseline/pixels", f"folder:{pictures}/folder", 16
+    config.group, config.folds = PATTERN, 2
+    assert runner.run(config, tmp_path) == 0
+    ((_, whole),) = folds.join((str(path), r) for path, r in results.records(tmp_path)).records
+    assert whole["n_examples"] == 60 and whole["groups"]["count"] == 12
+    assert len(whole["chosen"]["folds"]) == 2 and len(whole["data"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("module", "splits"),
+    [
+        (knn, ["trainval"]),
+        (transferability, ["trainval"]),
+        (linear, ["train", "val", "test"]),
+        (finetune, ["train", "val", "test"]),
+    ],
+)
+def test_a_thousand_examples_are_for_vtab(tmp_path, module, splits):
+    for cls in ("a", "b"):
+        (tmp_path / "d" / cls).mkdir(parents=True)
+        for i in range(1300):
+            (tmp_path / "d" / cls / f"{i}.png").touch()
+    config = module.get_config("vtab")
+    config.models, config.tasks, config.dry_run = "baseline/pixels", f"folder:{tmp_path}/d,digits", True
+    own, digits = plan.all_cells(plan.read(config), tmp_path)
+    assert own.settings["splits"] == splits
+    assert digits.settings["splits"][0] == ("train800val200" if len(splits) == 1 else "train800")
+    ranges = [r for split in splits for r in tasks.ranges(tasks.get(own.task), split)]
+    assert sum(r.stop - r.start for r in ranges) == (2080 if len(splits) == 1 else 2600)
