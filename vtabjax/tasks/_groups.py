@@ -24,8 +24,10 @@ class _Unit(NamedTuple):
     hash: bytes
     files: list[PictureFile]
 
-    def counts(self) -> collections.Counter[int]:
+    def counts(self) -> Mapping[int, int]:
         """How many of its pictures are of each class."""
+        if len(self.files) == 1:  # nearly all, where there are no groups
+            return {self.files[0].label: 1}
         return collections.Counter(file.label for file in self.files)
 
 
@@ -61,35 +63,37 @@ def cut(files: Sequence[PictureFile], percent: int) -> tuple[list[PictureFile], 
     share = {label: n * percent // 100 or min(1, n - 1) for label, n in total.items()}
     taken = collections.Counter[int]()
     groups_left = collections.Counter(label for unit in units for label in unit.counts())
-    first, second = list(reversed(units)), []
+    stay: list[_Unit] = []
+    second: list[_Unit] = []
 
-    def can_spare(unit: _Unit) -> bool:
-        return all(groups_left[label] > 1 for label in unit.counts())
+    def can_spare(own: Mapping[int, int]) -> bool:
+        return all(groups_left[label] > 1 for label in own)
 
-    def take(unit: _Unit) -> None:
+    def take(unit: _Unit, own: Mapping[int, int]) -> None:
         second.append(unit)
-        taken.update(unit.counts())
-        groups_left.subtract(set(unit.counts()))
+        for label, n in own.items():
+            taken[label] += n
+            groups_left[label] -= 1
 
-    stay = []
-    for unit in first:
+    for unit in reversed(units):
+        own = unit.counts()
         # By how much the squared distance from the shares grows.
         growth = sum(
-            (2 * (taken[label] - share[label]) * n + n * n) / max(share[label], 1)
-            for label, n in unit.counts().items()
+            (2 * (taken[label] - share[label]) * n + n * n) / max(share[label], 1) for label, n in own.items()
         )
-        if growth < 0 and can_spare(unit):
-            take(unit)
+        if growth < 0 and can_spare(own):
+            take(unit, own)
         else:
             stay.append(unit)
     having: dict[int, list[_Unit]] = {label: [] for label in sorted(total) if not taken[label]}
-    for unit in stay:
+    for unit in stay if having else ():
         for label in unit.counts().keys() & having.keys():
             having[label].append(unit)
-    for label, units in having.items():
-        spare = [unit for unit in units if not taken[label] and can_spare(unit)]
+    for label, found in having.items():
+        spare = [unit for unit in found if not taken[label] and can_spare(unit.counts())]
         if spare:
-            take(min(spare, key=lambda unit: (len(unit.files), unit.hash)))
+            smallest = min(spare, key=lambda unit: (len(unit.files), unit.hash))
+            take(smallest, smallest.counts())
     moved = {id(unit) for unit in second}
     return _sorted([unit for unit in stay if id(unit) not in moved]), _sorted(second)
 
