@@ -55,6 +55,12 @@ def base(protocol: str, suite: str) -> ConfigDict:
     c.filter = ""  # conditions on models: 'licence!=non-commercial, parameters<50M, gflops<5'
     # Also folder:/pictures, table:/list.csv, hf:OWNER/NAME, tfds:name.
     c.tasks = ",".join(tasks.EMBEDDED if mini else tasks.VTAB)
+    # Pictures of your own that belong together, by a regular expression on their paths, such as '(patient\d+)_':
+    # never divided by a cut, never each other's neighbours, drawn together for intervals.
+    c.group = ""
+    c.folds = (
+        0  # of your own pictures, every one of which is tested once (linear, finetune); 0: a fifth is tested
+    )
 
     # Images. These change the numbers.
     c.image_size = 64 if mini else 224  # edge in pixels that models see; 0: each model's own

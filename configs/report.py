@@ -31,6 +31,8 @@ def get_config(suite: str = "html") -> ConfigDict:
     c.published = ""
     c.imagenet = ""  # CSV file with columns model, top1: a baseline for the proxies
     c.reference = ""  # model whose strength is 0 [the mean strength is 0]
+    # By what models are ranked: "accuracy"; "balanced_accuracy", the mean of the accuracies on each class.
+    c.score = "accuracy"
     c.filter = ""  # conditions on the models that are shown: 'licence!=non-commercial, parameters<50M'
 
     # Uncertainty.

@@ -25,7 +25,7 @@ def test_what_was_found_is_said_and_kept(folder, config, fake_converters, tmp_pa
     said = (
         "2 classes, 28 pictures (train 18, val 4, test 6); smallest class crow 13, largest wren 15 (53.6%); "
     )
-    said += "knn works with 22 (train800val200); Training/ is the train split; valid/ is the test split; "
+    said += "knn works with 22 (trainval); Training/ is the train split; valid/ is the test split; "
     said += "a fifth of train is val; left out: 1 .heic"
     assert f"{config.tasks}: {said}" in capsys.readouterr().err
     config.dry_run = False
@@ -74,16 +74,16 @@ def test_broken_pictures_of_all_splits_stop_before_the_work(folder, config, fake
         (
             "knn",
             {"a": 1, "b": 1},
-            "none of the 2 in train800val200, which knn uses, has another one of its class",
+            "none of the 2 in trainval, which knn uses, has another one of its class",
         ),
-        ("knn", {"a": 2, "b": 2}, "none of the 2 in train800val200"),
-        ("transferability", {"a": 2, "b": 1}, "none of the 2 in train800val200, which transferability uses"),
+        ("knn", {"a": 2, "b": 2}, "none of the 2 in trainval"),
+        ("transferability", {"a": 2, "b": 1}, "none of the 2 in trainval, which transferability uses"),
         (
             "linear",
             {"a": 2, "b": 2},
-            "4 pictures in 2 classes, so that the split val200, which linear uses, is empty",
+            "4 pictures in 2 classes, so that the split val, which linear uses, is empty",
         ),
-        ("finetune", {"a": 1, "b": 1}, "the split val200, which finetune uses, is empty"),
+        ("finetune", {"a": 1, "b": 1}, "the split val, which finetune uses, is empty"),
     ],
 )
 def test_folders_too_small_for_a_protocol(config, tmp_path, protocol, sizes, message):
@@ -113,7 +113,7 @@ def test_classes_that_are_not_trained_on_are_told(tmp_path):
 
 def test_more_neighbours_than_pictures(folder, config, tmp_path):
     config.k, config.dry_run = 22, True
-    with pytest.raises(plan.UsageError, match="config.k=22: folder:.*has 22 pictures in train800val200"):
+    with pytest.raises(plan.UsageError, match="config.k=22: folder:.*has 22 pictures in trainval"):
         runner.run(config, tmp_path / "w")
     config.k = 21
     assert runner.run(config, tmp_path / "w") == 0

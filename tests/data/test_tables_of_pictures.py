@@ -269,5 +269,7 @@ def test_a_comma_in_a_path_is_told(folder):
 
 def test_groups_are_kept(folder):
     task = tasks.get(table(folder, rows(*(f"{p},{c},{p[2]}" for p, c in GOOD), header="path,label,group")))
-    assert "2 groups, which cuts and neighbours do not heed" in describe.line(task, describe.notes(task))
+    assert "2 groups, the largest 0 with 2 pictures, never divided" in describe.line(
+        task, describe.notes(task)
+    )
     assert {f.name: f.group for own in task.files.values() for f in own} == {p: p[2] for p in PICTURES}

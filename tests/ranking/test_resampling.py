@@ -141,3 +141,32 @@ def test_bad_input():
         resampling.bootstrap(scores(), n_resamples=0)
     with pytest.raises(ValueError, match="ridge=-1"):
         resampling.bootstrap(scores(), ridge=-1)
+
+
+def test_whole_groups_are_drawn():
+    """Equal groups that are right or wrong as one: the same numbers as from one example of each."""
+    one = np.array([[True, False, True, True], [False, False, True, False]])
+    five, groups = np.repeat(one, 5, axis=1), np.repeat([7, 3, 5, 9], 5)
+    # Groups are drawn by the order of their numbers.
+    order = [1, 2, 0, 3]
+    expected = resampling.paired_means([one[:, order]], n_resamples=50)
+    assert np.array_equal(resampling.paired_means([five], n_resamples=50, groups=[groups]), expected)
+    rounds = resampling.example_rounds([five, one], n_resamples=3, groups=[groups, None])[0]
+    assert np.array_equal(rounds, resampling.example_rounds([one[:, order], one], n_resamples=3)[0])
+
+
+def test_groups_of_different_sizes_count_by_their_examples():
+    correct = np.array([[True, False, False, False]])
+    drawn = resampling.paired_means([correct], n_resamples=200, groups=[np.array([0, 1, 1, 1])])
+    # Both twice, or each once: one of one, none of six, one of four.
+    assert set(drawn[:, 0]) == {1.0, 0.0, 0.25}
+
+
+def test_interval_of_groups():
+    correct, groups = np.repeat([True, False], 50), np.arange(100)
+    low, high = resampling.group_interval(correct, groups)
+    wilson = resampling.wilson(0.5, 100)
+    assert (low, high) == pytest.approx(wilson, abs=0.02)
+    assert resampling.group_interval(correct, groups // 50) == (0, 1)
+    low, high = resampling.group_interval(np.ones(60, bool), np.arange(60) // 5)
+    assert (low, high) == (pytest.approx(float(resampling.wilson(1.0, 12)[0])), 1.0)

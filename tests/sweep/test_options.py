@@ -79,7 +79,7 @@ def fits(rule, value):
             return all(fits(each, n) for n in numbers)
         case options.Conditions():
             return isinstance(value, str) and not value.strip(",")
-        case options.Text():
+        case options.Text() | options.Pattern():
             return isinstance(value, str) and not any(ord(c) < 32 or ord(c) == 127 for c in value)
 
 
@@ -220,7 +220,7 @@ def test_a_folder_that_is_too_small(tmp_path):
     c.models, c.tasks = "baseline/pixels", f"folder:{tmp_path / 'd'}"
     with pytest.raises(
         options.UsageError,
-        match="has 2 pictures .* the split val200, which finetune uses, is empty",
+        match="has 2 pictures .* the split val, which finetune uses, is empty",
     ):
         runner.run(c, tmp_path / "w")
     assert not (tmp_path / "w").exists()

@@ -61,6 +61,8 @@ def line(task: Task, made: Mapping[str, Any], protocol: str = "", splits: Sequen
         used = [f"{sum(r.stop - r.start for r in tasks.ranges(task, s)):,} ({s})" for s in splits]
         parts.append(f"{protocol} works with {', '.join(used)}")
         parts += _missing_classes(task, splits)
+    if fold := made.get("fold"):
+        parts.append(f"fold {fold[0]} of {fold[1]} is the test split")
     parts += _taken(made, "/" if task.name.startswith("folder:") else "") + _of_columns(made)
     parts += _left_out(made.get("left_out", {}))
     if "depth" in made and made["depth"]["bits"]:
@@ -88,7 +90,7 @@ def _missing_classes(task: Task, splits: Sequence[str]) -> list[str]:
     for split in splits:
         labels = {f.label for r in tasks.ranges(task, split) for f in task.files[r.split][r.start : r.stop]}
         missing = task.num_classes - len(labels)
-        if missing and split.startswith("train"):
+        if missing and (split.startswith("train") or "groups" in task.notes):
             parts.append(f"{missing:,} class{'es' * (missing != 1)} without a picture in {split}")
     return parts
 
@@ -122,10 +124,32 @@ def _of_columns(made: Mapping[str, Any]) -> list[str]:
     ):
         if names := made.get(name):
             parts.append(text.format(specs.listed(names, _SHOWN), "is" if len(names) == 1 else "are"))
-    if n := made.get("groups"):
-        parts.append(f"{n:,} groups, which cuts and neighbours do not heed")
+    parts += _of_groups(made)
     if n := made.get("listed_twice"):
         parts.append(f"{n:,} rows name a file again, which counts once")
+    return parts
+
+
+def _of_groups(made: Mapping[str, Any]) -> list[str]:
+    """How pictures belong together, and where they look as if they did."""
+    if looks := made.get("looks_grouped"):
+        return [
+            f"WARNING: names such as {looks['like']} seem to say what pictures share ({looks['count']:,} of them, "
+            f"{looks['divided']:,} in more than one split); if they do, numbers are too high without "
+            f"--config.group='{looks['pattern']}'"
+        ]
+    if not (n := made.get("groups")):
+        return []
+    name, size = made["largest_group"]
+    by = f" by '{made['grouped_by']}'" if "grouped_by" in made else ""
+    parts = [f"{n:,} groups{by}, the largest {name} with {size:,} pictures, never divided"]
+    if alone := made.get("in_no_group"):
+        parts.append(f"{alone:,} pictures in no group")
+    if names := made.get("classes_of_one_group"):
+        verb = "is" if len(names) == 1 else "are"
+        parts.append(
+            f"{specs.listed(names, _SHOWN)} {verb} in one group only and cannot be both learnt and tested"
+        )
     return parts
 
 

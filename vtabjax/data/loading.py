@@ -204,7 +204,7 @@ def load(
       max_pixels: pictures with more are refused.
 
     Returns:
-      Examples: images `[N, S, S, 3]` uint8, labels `[N]` int32, ids, fingerprint, hashes.
+      Examples: images `[N, S, S, 3]` uint8, labels `[N]` int32, ids, fingerprint, hashes, groups.
 
     Raises:
       ValueError, TaskError, NotPreparedError: for wrong arguments and what is missing, before long work.
@@ -234,7 +234,16 @@ def load(
     labels = np.asarray(content["labels"], np.int32)
     hashes = np.asarray(content["hashes"], np.uint64)
     fingerprint = _own_fingerprint(task, form, content) if task.own else _fingerprint(key, content)
-    return Examples(array, labels, content["ids"], fingerprint, hashes)
+    return Examples(array, labels, content["ids"], fingerprint, hashes, _groups(task, split, content["ids"]))
+
+
+def _groups(task: tasks.Task, split: str, ids: Sequence[str]) -> np.ndarray | None:
+    """Numbers of the groups of examples, [N]."""
+    by_split = tasks.group_numbers(task)
+    if by_split is None:
+        return None
+    number = {id: n for r in tasks.ranges(task, split) for id, n in by_split[r.split].items()}
+    return np.asarray([number[id] for id in ids], np.int64)
 
 
 def _in_memory(

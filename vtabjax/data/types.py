@@ -34,6 +34,7 @@ class Examples(NamedTuple):
       ids: `[N]` names of the examples: tfds ids (``dtd-train.tfrecord-00000-of-00004__17``) or paths.
       fingerprint: 16 hexadecimal digits that change with anything that changes the images or the labels.
       hashes: `[N]` uint64, equal for pictures that were stored with equal pixels; None where that is not known.
+      groups: `[N]` int64, equal for pictures that belong together, in all splits of the task; None without groups.
     """
 
     images: np.ndarray
@@ -41,6 +42,7 @@ class Examples(NamedTuple):
     ids: list[str]
     fingerprint: str
     hashes: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
 
 class Raw(NamedTuple):

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
-from vtabjax.options._rules import Conditions, Each, OneOf, Range, Rule, Some, Switch, Text, UsageError
+from vtabjax.options._rules import Conditions, Each, OneOf, Pattern, Range, Rule, Some, Switch, Text, UsageError
 from vtabjax.specs import filters
 
 T = TypeVar("T")
@@ -53,6 +53,8 @@ class RunOptions:
     models: _Line
     filter: _Filter
     tasks: _Line
+    group: Annotated[str, Pattern()]
+    folds: Annotated[int, Range(2, 100, "", 0, "the usual cut")]
     image_size: Annotated[int, Range(8, MAX_IMAGE_SIZE, "pixels", 0, "each model's own")]
     resize: Annotated[str, OneOf(RESIZE)]
     features: Annotated[str, OneOf(("native", "auto"))]
@@ -149,6 +151,7 @@ class ReportOptions:
     published: _Line
     imagenet: _Line
     reference: _Line
+    score: Annotated[str, OneOf(("accuracy", "balanced_accuracy"))]
     filter: _Filter
     resamples: Annotated[int, Range(100, 100_000)]
     seed: Annotated[int, Range(0, _MAX_SEED)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import re
 from typing import Any, NamedTuple
 
 from vtabjax import specs
@@ -116,6 +117,21 @@ class Text(NamedTuple):
         return _text(field, value)
 
 
+class Pattern(NamedTuple):
+    """A regular expression, or nothing."""
+
+    def __str__(self) -> str:
+        return r"a regular expression, such as '(patient\d+)_'"
+
+    def take(self, field: str, value: Any, kind: type) -> str:
+        """The expression. Raises UsageError."""
+        try:
+            re.compile(_text(field, value))
+        except re.error as e:
+            raise UsageError(f"{field}={_short(value)} is not a regular expression: {e}; give {self}") from e
+        return value
+
+
 class Conditions(NamedTuple):
     """Conditions on models, separated by commas; see `vtabjax.specs.filters`."""
 
@@ -143,7 +159,7 @@ class Switch(NamedTuple):
         return value
 
 
-Rule = Range | Each | OneOf | Some | Text | Conditions | Switch
+Rule = Range | Each | OneOf | Some | Text | Pattern | Conditions | Switch
 
 
 def _text(field: str, value: Any) -> str:

@@ -117,7 +117,11 @@ def first_share(samples: np.ndarray) -> np.ndarray:
 
 
 def example_rounds(
-    correct: Sequence[np.ndarray], *, n_resamples: int = 20, seed: int = 0
+    correct: Sequence[np.ndarray],
+    *,
+    n_resamples: int = 20,
+    seed: int = 0,
+    groups: Sequence[np.ndarray | None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rounds of EPP as resamples of each task's examples: a lead that other test examples would undo counts less.
 
@@ -128,6 +132,8 @@ def example_rounds(
         array may be NaN where a model was not run.
       n_resamples: rounds per task.
       seed: of the draws.
+      groups: for each task int [N_t], equal for examples that belong together, which are drawn together; None for a
+        task whose examples are independent, or for all.
 
     Returns:
       Accuracies [M, T * n_resamples], and the task of each round, [T * n_resamples], for `clusters`.
@@ -138,11 +144,18 @@ def example_rounds(
     ((2, 4), [0, 0, 0, 0])
     """
     rng = np.random.default_rng(seed)
-    rounds = [_resampled(c, n_resamples, rng) for c in correct]
+    own = [None] * len(correct) if groups is None else groups
+    rounds = [_resampled(c, n_resamples, rng, g) for c, g in zip(correct, own, strict=True)]
     return np.concatenate(rounds, axis=1), np.repeat(np.arange(len(correct)), n_resamples)
 
 
-def paired_means(correct: Sequence[np.ndarray], *, n_resamples: int = 1000, seed: int = 0) -> np.ndarray:
+def paired_means(
+    correct: Sequence[np.ndarray],
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    groups: Sequence[np.ndarray | None] | None = None,
+) -> np.ndarray:
     """Mean accuracy over the tasks in resamples of their examples, [B, M].
 
     Every model sees the same draws, so the difference of two columns is a paired bootstrap of their difference. The
@@ -152,26 +165,65 @@ def paired_means(correct: Sequence[np.ndarray], *, n_resamples: int = 1000, seed
       correct: see `example_rounds`.
       n_resamples: B.
       seed: of the draws.
+      groups: see `example_rounds`.
 
     >>> correct = [np.array([[True, True, False], [True, False, False]])]
     >>> (paired_means(correct)[:, 0] >= paired_means(correct)[:, 1]).all().item()
     True
     """
     rng = np.random.default_rng(seed)
-    return np.mean([_resampled(c, n_resamples, rng) for c in correct], axis=0).T
+    own = [None] * len(correct) if groups is None else groups
+    drawn = [_resampled(c, n_resamples, rng, g) for c, g in zip(correct, own, strict=True)]
+    return np.mean(drawn, axis=0).T
 
 
-def _resampled(correct: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Accuracies in resamples of the examples, [M, B]."""
-    values = np.asarray(correct, np.float32)
-    n = values.shape[1]
-    out = np.empty((len(values), n_resamples))
+def _resampled(
+    correct: np.ndarray, n_resamples: int, rng: np.random.Generator, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Accuracies in resamples of the examples (of whole groups, where there are some), [M, B]."""
+    hits = np.asarray(correct, np.float32)
+    sizes = np.ones(hits.shape[1], np.float32)
+    if groups is not None:
+        number = np.unique(groups, return_inverse=True)[1]
+        sizes = np.bincount(number).astype(np.float32)
+        hits = np.stack([np.bincount(number, row) for row in hits]).astype(np.float32)
+    n = len(sizes)
+    out = np.empty((len(hits), n_resamples))
     at_once = max(1, 8_000_000 // n)
     for i in range(0, n_resamples, at_once):
         draws = rng.integers(0, n, (min(at_once, n_resamples - i), n), dtype=np.int32)
         counts = np.array([np.bincount(draw, minlength=n) for draw in draws], np.float32)
-        out[:, i : i + at_once] = values @ counts.T  # integers below 2^24: exact
-    return out / n
+        # Integers below 2^24: exact.
+        out[:, i : i + at_once] = (hits @ counts.T).astype(np.float64) / (sizes @ counts.T)
+    return out
+
+
+def group_interval(
+    correct: np.ndarray, groups: np.ndarray, *, level: float = 0.95, n_resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The interval of an accuracy whose examples belong together: percentiles over resamples of whole groups.
+
+    Where all examples are right, or all wrong, resamples show nothing; then it is Wilson's, of as many examples as
+    there are groups.
+
+    Args:
+      correct: bool [N].
+      groups: int [N], equal for examples of one group.
+      level: of the interval.
+      n_resamples: how many.
+      seed: of the draws.
+
+    >>> low, high = group_interval(np.repeat([True, True, True, False], 5), np.repeat([0, 1, 2, 3], 5))
+    >>> low <= 0.25, high
+    (True, 1.0)
+    """
+    accuracy = float(np.mean(correct))
+    if accuracy in (0.0, 1.0):
+        low, high = wilson(np.asarray(accuracy), np.asarray(len(np.unique(groups))), level)
+        return (0.0, float(high)) if accuracy == 0 else (float(low), 1.0)
+    rng = np.random.default_rng(seed)
+    low, high = interval(_resampled(np.asarray(correct)[None], n_resamples, rng, groups)[0], level)
+    return float(low), float(high)
 
 
 def wilson(accuracy: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
     try:
         _check_folder(folder)
         data = gather.gather(
-            workdir, files.as_path(own.models_dir or workdir / "models"), others, top1, own.filter
+            workdir, files.as_path(own.models_dir or workdir / "models"), others, top1, own.filter, own.score
         )
         _check_reference(own.reference, data.boards)
         _write_all(data, own, workdir, folder)

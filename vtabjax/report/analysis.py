@@ -11,8 +11,8 @@ import numpy as np
 
 from vtabjax import ranking, tasks
 from vtabjax.ranking import resampling
-from vtabjax.report.boards import Board
-from vtabjax.tables import AccuracyRow, Column, accuracy_columns, levels, whole_groups
+from vtabjax.report.boards import BALANCED, Board
+from vtabjax.tables import MAJORITY, AccuracyRow, Column, accuracy_columns, levels, whole_groups
 
 # The penalty of the fit that is shown, labelled as such, where the maximum-likelihood estimate is not finite.
 RIDGE = 0.1
@@ -108,7 +108,7 @@ class Analysis:
 
     Attributes:
       board: the board.
-      low: lower end of the 95 % (Wilson) interval of each value, [M, T]; NaN where n is unknown.
+      low: lower end of the 95 % interval of each value, [M, T]; NaN where n is unknown.
       high: its upper end.
       complete: rows that have every task, [M].
       mean: [M]; NaN for rows that lack a task: a mean over what happens to be there compares with nothing.
@@ -179,7 +179,7 @@ def analyse(board: Board, options: Options) -> Analysis:
     mean = np.where(complete, np.nan_to_num(values).mean(1), np.nan)
     groups = whole_groups(board.tasks)
     group_means = {name: values[:, columns].mean(1) for name, columns in groups.items()}
-    low, high = resampling.wilson(values, np.where(board.n_examples > 0, board.n_examples, np.nan))
+    low, high = _intervals(board)
     ranks = ranking.ranks(values)
     strengths, no_strengths = _strengths(board, options)
     # Models that lack tasks come last, by their strength on those they have.
@@ -211,6 +211,19 @@ def analyse(board: Board, options: Options) -> Analysis:
     )
 
 
+def _intervals(board: Board) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals of the values, two of [M, T]: Wilson's, or of resamples of groups where there are some."""
+    n = board.n_examples if board.n_effective is None else board.n_effective
+    low, high = resampling.wilson(board.values, np.where(n > 0, n, np.nan))
+    for cell, groups in board.groups.items():
+        # A further or a balanced accuracy has no record of each example and its class.
+        known = cell in board.correct
+        low[cell], high[cell] = (
+            resampling.group_interval(board.correct[cell], groups) if known else (np.nan, np.nan)
+        )
+    return low, high
+
+
 class _Rounds(NamedTuple):
     """What EPP is fitted to: scores [M, R], the task of each round [R], and what a round is."""
 
@@ -228,7 +241,10 @@ def _rounds(board: Board, options: Options) -> _Rounds | None:
         return None
     correct = [np.array([board.correct[i, j] for i in range(m)]) for j in range(t)]
     scores, clusters = resampling.example_rounds(
-        correct, n_resamples=options.example_rounds, seed=options.seed
+        correct,
+        n_resamples=options.example_rounds,
+        seed=options.seed,
+        groups=[board.groups.get((0, j)) for j in range(t)],
     )
     return _Rounds(scores, clusters, "resample of a task's examples")
 
@@ -249,7 +265,10 @@ def _fits(rounds: _Rounds, options: Options) -> tuple[ranking.Epp, ranking.Epp |
 
 def _levels(board: Board, groups: Mapping[str, Sequence[int]]) -> list[AccuracyRow]:
     rows = []
-    for name, by_task in levels(board.tasks).items():
+    by_name = levels(board.tasks)
+    if board.metric == BALANCED:
+        by_name.pop(MAJORITY, None)  # it is right on one class, and so at the level of chance
+    for name, by_task in by_name.items():
         values = np.array([np.nan if v is None else v for v in by_task])
         means = {group: float(values[columns].mean()) for group, columns in groups.items()}
         mean_of_groups = float(np.mean(list(means.values()) or [np.nan]))
@@ -320,12 +339,22 @@ def _differences(
         return None, "no model has all tasks"
     leader = order[0]
     if not _same_examples(board, [leader]):
+        if board.metric == BALANCED:
+            return (
+                None,
+                "results do not hold the class of each example, which balanced accuracies are resampled by",
+            )
         return None, "there are no per-example results" + (" in published tables" if board.published else "")
     rows = [i for i in order if complete[i] and _same_examples(board, [leader, i])]
     if len(rows) < 2:
         return None, "only one model has all tasks with per-example results"
     correct = [np.array([board.correct[i, j] for i in rows]) for j in range(len(board.tasks))]
-    means = resampling.paired_means(correct, n_resamples=options.resamples, seed=options.seed)
+    means = resampling.paired_means(
+        correct,
+        n_resamples=options.resamples,
+        seed=options.seed,
+        groups=[board.groups.get((leader, j)) for j in range(len(board.tasks))],
+    )
     low, high = resampling.interval(means[:, :1] - means)
     accuracy = np.mean([c.mean(1) for c in correct], axis=0)
     return Differences(leader=leader, rows=rows, difference=accuracy[0] - accuracy, low=low, high=high), ""

@@ -21,6 +21,9 @@ PROTOCOLS = {
 }
 
 
+# The mean of the accuracies on each class, as results call it.
+BALANCED = "balanced_accuracy"
+
 # Classes of models by their number of parameters: (below how many, name).
 SIZES = ((10e6, "< 10 M"), (50e6, "10-50 M"), (200e6, "50-200 M"), (math.inf, "> 200 M"))
 
@@ -99,8 +102,11 @@ class Board:
       files: the result's file, relative to the workdir, [M][T]; "" where there is none.
       correct: (row, column) -> bool [N].
       examples: (row, column) -> a fingerprint of the examples behind `correct`.
+      groups: (row, column) -> int [N], equal for examples that belong together, where there are groups.
       seconds: stage -> [M, T].
       chosen: (row, column) -> what the protocol chose there.
+      n_effective: of balanced accuracies, how many examples count where every class weighs the same, [M, T] (Kish's
+        effective sample size: K^2 / sum of 1 / n_k over K classes).
       beside_published: whether rows of others stand beside ours, for comparison.
     """
 
@@ -116,8 +122,10 @@ class Board:
     files: Sequence[Sequence[str]]
     correct: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
     examples: Mapping[tuple[int, int], str] = dataclasses.field(default_factory=dict)
+    groups: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
     seconds: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     chosen: Mapping[tuple[int, int], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    n_effective: np.ndarray | None = None
     beside_published: bool = False
 
     @property
@@ -128,7 +136,12 @@ class Board:
     @property
     def accuracy(self) -> bool:
         """Whether the values are accuracies that rank models (others only predict them)."""
-        return self.metric == "accuracy" or self.metric.startswith("accuracy_")
+        return self.metric in ("accuracy", BALANCED) or self.metric.startswith("accuracy_")
+
+    @property
+    def measure(self) -> str:
+        """What its values are, in words."""
+        return "balanced accuracy" if self.metric == BALANCED else "accuracy"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -219,12 +219,12 @@ def _cost(a: Analysis, unit: str) -> dict[str, Any] | None:
             "title": {"text": unit},
             **ticks,
         },
-        yaxis={"title": {"text": "mean accuracy, %"}},
+        yaxis={"title": {"text": f"mean {a.board.measure}, %"}},
         showlegend=True,
         legend={"orientation": "h", "y": 1.12},
         margin={"l": 8, "r": 12, "t": 30, "b": 40},
     )
-    label = f"Mean accuracy against {unit}; a dotted line joins the models of the Pareto front."
+    label = f"Mean {a.board.measure} against {unit}; a dotted line joins the models of the Pareto front."
     return _made([line, *_dots_by_method(a, cost, unit, shown, set(best.tolist()))], layout, label)
 
 
@@ -282,9 +282,11 @@ def _methods(a: Analysis) -> dict[str, Any] | None:
             )
         )
     layout = _layout(
-        len(methods) * 44 + 60, xaxis={"title": {"text": "mean accuracy, %"}}, yaxis=_rows_axis(methods)
+        len(methods) * 44 + 60,
+        xaxis={"title": {"text": f"mean {a.board.measure}, %"}},
+        yaxis=_rows_axis(methods),
     )
-    return _made(dots, layout, "Mean accuracy of each model, by how it was trained.")
+    return _made(dots, layout, f"Mean {a.board.measure} of each model, by how it was trained.")
 
 
 def proxy_chart(comparison: ProxyComparison) -> dict[str, Any] | None:

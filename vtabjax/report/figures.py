@@ -81,7 +81,7 @@ def _heat(a: Analysis, figure: Any) -> bool:
         )
     _named(axes, [b.models[i].display_name for i in rows])
     axes.set_xticks(range(len(b.tasks)), b.tasks, rotation=60, ha="right")
-    axes.set_title(f"{b.title}: accuracy, %{_of(len(b.models))}", loc="left")
+    axes.set_title(f"{b.title}: {b.measure}, %{_of(len(b.models))}", loc="left")
     return True
 
 
@@ -143,7 +143,7 @@ def _cost(a: Analysis, figure: Any) -> bool:
                 xytext=(3, 3),
                 textcoords="offset points",
             )
-        axes.set(xscale="log", xlabel=unit, ylabel="mean accuracy, %")
+        axes.set(xscale="log", xlabel=unit, ylabel=f"mean {a.board.measure}, %")
     return True
 
 

@@ -7,7 +7,6 @@ What is not goes to another board, and `ReportData.notices` says so.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,30 +18,21 @@ import numpy as np
 from vtabjax import results, specs
 from vtabjax.data import copies
 from vtabjax.report import filtered
-from vtabjax.report.boards import PROTOCOLS, Board, Model, ReportData, family, order_tasks, value_text
+from vtabjax.report import records as records_of
+from vtabjax.report.boards import (
+    BALANCED,
+    PROTOCOLS,
+    Board,
+    Model,
+    ReportData,
+    family,
+    order_tasks,
+    value_text,
+)
 from vtabjax.report.published import Published, beside, published_boards
+from vtabjax.report.records import DECISIVE, OF_THE_TASK, Record
 from vtabjax.specs import filters
 from vtabjax.sweep import artefacts
-
-# Settings that belong to a task, not to how it is measured.
-_OF_THE_TASK = ("task", "pictures", "skip_broken")
-# Packages whose version decides what is computed, not only how it is rounded.
-_DECISIVE = ("vtabjax", "tensorflow-datasets")
-
-
-@dataclasses.dataclass
-class _Record:
-    path: str
-    data: Mapping[str, Any]
-    label: str = ""
-    variant: str = ""
-
-    @functools.cached_property
-    def setup(self) -> str:
-        """Everything that makes numbers comparable, as text."""
-        settings = {k: v for k, v in self.data["settings"].items() if k not in _OF_THE_TASK}
-        versions = {k: self.data["versions"].get(k) for k in _DECISIVE}
-        return json.dumps([self.data["protocol"], settings, versions, self.variant], sort_keys=True)
 
 
 def gather(
@@ -51,6 +41,7 @@ def gather(
     published: Iterable[Published] = (),
     imagenet: Mapping[str, float] | None = None,
     conditions: Sequence[filters.Condition] = (),
+    score: str = "accuracy",
 ) -> ReportData:
     """Reads a workdir.
 
@@ -60,28 +51,34 @@ def gather(
       published: others' results.
       imagenet: spec, or name without its source -> top-1 in percent.
       conditions: those on the models of the workdir that are shown.
+      score: "accuracy", or "balanced_accuracy" to rank by the mean of the accuracies on each class.
 
     Raises:
       UsageError: no model fulfils the conditions.
     """
     notices: list[str] = []
-    records: Sequence[_Record] = _records(workdir, notices)
-    _label(records, notices)
-    _variants(records, notices)
+    records: Sequence[Record] = records_of.read(workdir, notices)
+    records_of.label(records, notices)
+    records_of.variants(records, notices)
     _copies(records, notices)
+    _groups(records, notices)
     models = _models(records, models_dir, imagenet or {})
     shown = filtered.passing({r.label: r.data for r in records}, models, conditions, notices)
     records = [record for record in records if record.label in shown]
-    boards = _boards(records, models, notices)
+    boards = _boards(records, models, notices, score)
+    if score == BALANCED:
+        notices.append(_balanced(boards))
     others = [board for given in published for board in published_boards(given)]
     own = [b for b in boards if b.accuracy]
-    accuracies = own + [b for b in (beside(own, other) for other in others) if b is not None] + others
+    # What others publish are accuracies, whatever ours are.
+    both = [] if score == BALANCED else [beside(own, other) for other in others]
+    accuracies = own + [board for board in both if board is not None] + others
     versions: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for record in records:
         for package, version in record.data["versions"].items():
             versions[package][version] += 1
     for package, counts in versions.items():
-        if len(counts) > 1 and package not in _DECISIVE:
+        if len(counts) > 1 and package not in DECISIVE:
             notices.append(
                 f"Results were made with several versions of {package} ({_counted(counts)}); their numbers differ only "
                 "by rounding and are shown together."
@@ -95,7 +92,7 @@ def gather(
     return ReportData(
         boards=accuracies,
         proxies=boards,
-        errors=_errors(workdir, notices),
+        errors=records_of.errors(workdir, notices),
         notices=notices,
         records=len(records),
         versions=versions,
@@ -103,60 +100,16 @@ def gather(
     )
 
 
-def _records(workdir: Path, notices: list[str]) -> list[_Record]:
-    damaged: list[str] = []
-    records = [
-        _Record(str(path.relative_to(workdir)), data)
-        for path, data in results.records(workdir, None, damaged)
-    ]
-    notices += [f"A file was left out: {message}." for message in damaged]
-    return records
+def _balanced(boards: Sequence[Board]) -> str:
+    if not any(board.metric == BALANCED for board in boards):
+        return "No result has a balanced accuracy, so that config.score changes nothing."
+    return (
+        "Models are ranked by balanced accuracy, the mean of the accuracies on each class. Leads have no interval over "
+        "test examples, because results do not hold the class of each."
+    )
 
 
-def _errors(workdir: Path, notices: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    damaged: list[str] = []
-    failures: list[tuple[str, Mapping[str, Any]]] = [
-        (str(path.relative_to(workdir)), data) for path, data in results.errors(workdir, None, damaged)
-    ]
-    notices += [f"A failure is not listed: {message}." for message in damaged]
-    return failures
-
-
-def _label(records: Sequence[_Record], notices: list[str]) -> None:
-    """One row per set of weights: a spec whose weights changed between runs is two models."""
-    hashes: dict[str, set[str | None]] = collections.defaultdict(set)
-    for record in records:
-        hashes[record.data["model"]].add(record.data.get("weight_hash"))
-    for record in records:
-        model, weight_hash = record.data["model"], record.data.get("weight_hash")
-        record.label = model if len(hashes[model]) == 1 else f"{model} [weights {str(weight_hash)[:8]}]"
-    changed = [model for model, of_model in hashes.items() if len(of_model) > 1]
-    if changed:
-        notices.append(
-            f"The weights behind {specs.listed(changed)} changed between runs; each set of weights has its own row."
-        )
-
-
-def _variants(records: Sequence[_Record], notices: list[str]) -> None:
-    """Results on other examples of a task (a data set prepared anew) go to a board of their own."""
-    fingerprints: dict[tuple, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for record in records:
-        fingerprints[_data_key(record)][_fingerprint(record.data)] += 1
-    mixed = set()
-    for record in records:
-        most_common = [name for name, _ in fingerprints[_data_key(record)].most_common()]
-        rank = most_common.index(_fingerprint(record.data))
-        if rank:
-            record.variant = f"data {rank + 1}"
-            mixed.add(record.data["task"])
-    if mixed:
-        notices.append(
-            f"Results on {specs.listed(sorted(mixed))} were computed on different examples (the data set was prepared "
-            "again, or by other code). They have boards of their own and are never averaged with the others."
-        )
-
-
-def _copies(records: Sequence[_Record], notices: list[str]) -> None:
+def _copies(records: Sequence[Record], notices: list[str]) -> None:
     """Equal pictures of a task, by what was trained on and tested; neighbours at distance zero."""
     protocols_of: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
     for record in records:
@@ -174,16 +127,23 @@ def _copies(records: Sequence[_Record], notices: list[str]) -> None:
         notices.append(f"{task}, {PROTOCOLS['knn']}: {text} ({specs.listed(sorted(labels))}).")
 
 
-def _data_key(record: _Record) -> tuple:
-    # Fingerprints are of images as the model sees them, so those of another input size differ by right.
-    data = record.data
-    size = tuple((data.get("input") or {}).get("input_size") or ())
-    settings = {k: v for k, v in data["settings"].items() if k in ("splits", "resize", "image_size")}
-    return data["task"], size, json.dumps(settings, sort_keys=True), data["protocol"]
-
-
-def _fingerprint(data: Mapping[str, Any]) -> str:
-    return json.dumps(data.get("data") or {}, sort_keys=True)
+def _groups(records: Sequence[Record], notices: list[str]) -> None:
+    """Examples that belong together, and own tasks whose files are called as if they did."""
+    said: dict[str, None] = {}
+    for record in records:
+        task, protocol = record.data["task"], record.data["protocol"]
+        looks = (record.data.get("data_notes") or {}).get("looks_grouped")
+        if groups := record.data.get("groups"):
+            said[
+                f"{task}, {PROTOCOLS.get(protocol, protocol)}: {record.data['n_examples']:,} examples in "
+                f"{groups['count']:,} groups, which cuts do not divide; intervals and leads are those of whole groups."
+            ] = None
+        elif isinstance(looks, dict) and {"like", "pattern"} <= looks.keys():
+            said[
+                f"{task}: names such as {looks['like']} seem to say what pictures share; if they do, its numbers "
+                f"are too high without --config.group='{looks['pattern']}'."
+            ] = None
+    notices += said
 
 
 def _device(data: Mapping[str, Any]) -> str:
@@ -195,9 +155,9 @@ def _device(data: Mapping[str, Any]) -> str:
 # Models.
 
 
-def _models(records: Sequence[_Record], models_dir: Path, imagenet: Mapping[str, float]) -> dict[str, Model]:
+def _models(records: Sequence[Record], models_dir: Path, imagenet: Mapping[str, float]) -> dict[str, Model]:
     """label -> what the results say of the model, for those of older versions what its converted model says."""
-    by_label: dict[str, list[_Record]] = collections.defaultdict(list)
+    by_label: dict[str, list[Record]] = collections.defaultdict(list)
     for record in records:
         by_label[record.label].append(record)
     speeds = {label: _speeds(of_model) for label, of_model in by_label.items()}
@@ -233,14 +193,14 @@ def _models(records: Sequence[_Record], models_dir: Path, imagenet: Mapping[str,
     return models
 
 
-def _features(records: Sequence[_Record], info: Mapping[str, Any]) -> str:
+def _features(records: Sequence[Record], info: Mapping[str, Any]) -> str:
     """How a model's features were made, in words."""
     if any("features" in (record.data.get("chosen") or {}) for record in records):
         return "tokens pooled as is best on validation examples, for each task"
     return info.get("features") or ""
 
 
-def _speeds(records: Sequence[_Record]) -> dict[str, float]:
+def _speeds(records: Sequence[Record]) -> dict[str, float]:
     """Device -> images per second of the fastest pass over images there."""
     speeds: dict[str, float] = {}
     for record in records:
@@ -276,11 +236,13 @@ def _method(spec: str, info: Mapping[str, Any]) -> str:
 # Boards.
 
 
-def _boards(records: Sequence[_Record], models: Mapping[str, Model], notices: list[str]) -> list[Board]:
-    groups: dict[str, list[_Record]] = collections.defaultdict(list)
+def _boards(
+    records: Sequence[Record], models: Mapping[str, Model], notices: list[str], score: str
+) -> list[Board]:
+    groups: dict[str, list[Record]] = collections.defaultdict(list)
     for record in records:
         groups[record.setup].append(record)
-    by_protocol: dict[str, list[list[_Record]]] = collections.defaultdict(list)
+    by_protocol: dict[str, list[list[Record]]] = collections.defaultdict(list)
     for group in groups.values():
         by_protocol[group[0].data["protocol"]].append(group)
     boards = []
@@ -294,16 +256,16 @@ def _boards(records: Sequence[_Record], models: Mapping[str, Model], notices: li
                 f"{specs.listed(sorted(differing))}). Each has its own board; nothing is averaged over them."
             )
         for i, group in enumerate(setups):
-            for metric in _metrics(group):
+            for metric in _metrics(group, score):
                 boards.append(_board(group, metric, i, differing, models))
     return boards
 
 
-def _settings(record: _Record) -> dict[str, Any]:
+def _settings(record: Record) -> dict[str, Any]:
     """What a board's numbers share."""
     data = record.data
-    shared = {k: v for k, v in data["settings"].items() if k not in _OF_THE_TASK}
-    shared |= {f"{k} version": data["versions"][k] for k in _DECISIVE if k in data["versions"]}
+    shared = {k: v for k, v in data["settings"].items() if k not in OF_THE_TASK}
+    shared |= {f"{k} version": data["versions"][k] for k in DECISIVE if k in data["versions"]}
     return shared | ({"examples": record.variant} if record.variant else {})
 
 
@@ -316,9 +278,12 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> set[str]:
 _ABOUT_ACCURACY = ("interval", "balanced_accuracy", "calibration_error")
 
 
-def _metrics(group: Sequence[_Record]) -> list[str]:
+def _metrics(group: Sequence[Record], score: str) -> list[str]:
     names = dict.fromkeys(name for r in group for name, v in r.data["metrics"].items() if v is not None)
-    return [name for name in names if not name.startswith("n_tied") and name not in _ABOUT_ACCURACY]
+    shown = [name for name in names if not name.startswith("n_tied") and name not in _ABOUT_ACCURACY]
+    if score == BALANCED and BALANCED in names:
+        return [BALANCED, *(name for name in shown if not name.startswith("accuracy"))]
+    return shown
 
 
 def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: Iterable[str]) -> str:
@@ -329,19 +294,20 @@ def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: I
         title += " (validation)"
     elif protocol == "knn":
         first = (settings.get("metric") or ["euclidean"])[0]
-        distance = metric.removeprefix("accuracy_") if metric != "accuracy" else first
+        distance = metric.removeprefix("accuracy_") if metric not in ("accuracy", BALANCED) else first
         title += f" ({distance})"
     elif protocol == "finetune" and settings.get("scope") == "head":
         title += " (head only)"
-    elif metric != "accuracy":
+    elif metric not in ("accuracy", BALANCED):
         title += f" ({metric})"
+    title += ", balanced accuracy" if metric == BALANCED else ""
     in_title = {"metric", "scope"} if protocol in ("knn", "finetune") else set()
     parts = [f"{name} {value_text(settings.get(name))}" for name in sorted(set(differing) - in_title)]
     return title + (f" · {', '.join(parts)}" if parts else "")
 
 
 def _board(
-    group: Sequence[_Record], metric: str, number: int, differing: set[str], models: Mapping[str, Model]
+    group: Sequence[Record], metric: str, number: int, differing: set[str], models: Mapping[str, Model]
 ) -> Board:
     by_cell = {(r.label, r.data["task"]): r for r in group if r.data["metrics"].get(metric) is not None}
     rows = list(dict.fromkeys(label for label, _ in by_cell))
@@ -349,7 +315,8 @@ def _board(
     shape = (len(rows), len(columns))
     values, n_examples = np.full(shape, np.nan), np.zeros(shape, int)
     files = [[""] * shape[1] for _ in rows]
-    correct, examples, chosen = {}, {}, {}
+    correct, examples, groups, chosen = {}, {}, {}, {}
+    effective = np.full(shape, np.nan) if metric == BALANCED else None
     seconds: dict[str, np.ndarray] = collections.defaultdict(lambda: np.full(shape, np.nan))
     for (label, task), record in by_cell.items():
         i, j = rows.index(label), columns.index(task)
@@ -363,6 +330,11 @@ def _board(
         if metric == "accuracy" and data.get("correct"):
             correct[i, j] = results.unpack(data["correct"])
             examples[i, j] = _examples(data)
+        if effective is not None and data.get("confusion"):
+            of_class = results.unpack_confusion(data["confusion"]).sum(1)
+            effective[i, j] = (of_class > 0).sum() ** 2 / (1 / of_class[of_class > 0]).sum()
+        if data.get("groups"):
+            groups[i, j] = results.unpack_groups(data["groups"])
     data = group[0].data
     settings = _settings(group[0])
     key = "-".join(
@@ -385,15 +357,18 @@ def _board(
         files=files,
         correct=correct,
         examples=examples,
+        groups=groups,
         seconds=dict(seconds),
         chosen=chosen,
+        n_effective=effective,
     )
 
 
 def _examples(data: Mapping[str, Any]) -> str:
     """Which examples `correct` is about: those of the last split, except that nearest neighbours use all."""
-    # Not the fingerprint itself, which is another one for another input size; `_variants` has separated the rest.
-    return f"{data['task']} {data['settings'].get('splits')} {data['n_examples']}"
+    # Not the fingerprint itself, which is another one for another input size; the rest are variants.
+    groups = f" {data['groups']['packed']}" if data.get("groups") else ""
+    return f"{data['task']} {data['settings'].get('splits')} {data['n_examples']}{groups}"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

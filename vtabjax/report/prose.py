@@ -18,9 +18,9 @@ from vtabjax.tables import text
 
 # What a protocol is, in a sentence.
 _WHAT = {
-    "finetune": "All weights are trained: a grid of learning rates and durations is tried on train800, and the choice "
-    "made on val200 is trained again on all 1,000 examples and tested once (VTAB-1k, arXiv 1910.04867).",
-    "linear": "L2-regularised softmax regression on frozen features; the regularisation strength is chosen on val200, "
+    "finetune": "All weights are trained: a grid of learning rates and durations is tried on {train}, and the choice "
+    "made on {val} is trained again on both and tested once (VTAB-1k, arXiv 1910.04867).",
+    "linear": "L2-regularised softmax regression on frozen features; the regularisation strength is chosen on {val}, "
     "and the classifier is then refitted on all training examples and tested once.",
     "knn": "The share of training examples whose nearest neighbour among the other training examples, in feature "
     "space, has the same label (Expert Models, arXiv 2009.13239). No test examples are used.",
@@ -55,7 +55,7 @@ def headline(a: Analysis) -> Headline:
         ]
     else:
         where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
-        tiles.append((f"{text(a.mean[a.leader], 'percent')} %", f"mean accuracy, {where}"))
+        tiles.append((f"{text(a.mean[a.leader], 'percent')} %", f"mean {a.board.measure}, {where}"))
         sentences = _lead(a, a.leader)
     if a.strengths and len(models) > 1:
         more_sentences, more_tiles = _by_strength(a, a.strengths)
@@ -198,8 +198,21 @@ def methods(data: ReportData) -> list[dict[str, Any]]:
         settings.append(("models x tasks", f"{len(board.models)} x {len(board.tasks)}"))
         pooled = pooling.remarks({model.display_name: model.features for model in board.models})
         settings += [("features", remark.removeprefix("features: ")) for remark in pooled]
-        out.append({"title": title, "what": _WHAT.get(board.protocol, ""), "settings": settings})
+        out.append({"title": title, "what": _what(board), "settings": settings})
     return out
+
+
+def _what(board: Board) -> str:
+    """What a board's protocol is, with the splits that it used."""
+    splits = board.settings.get("splits") or []
+    train, val = splits[:2] if len(splits) > 2 else ("train800", "val200")
+    what = _WHAT.get(board.protocol, "").format(train=train, val=val)
+    if folds := board.settings.get("folds"):
+        what += (
+            f" Every example was tested once: the pictures were divided into {folds} folds, each of which was tested "
+            "after training on the others, and the accuracy is that over all of them."
+        )
+    return what
 
 
 def statistics(options: Options) -> list[tuple[str, str]]:
@@ -232,11 +245,16 @@ def statistics(options: Options) -> list[tuple[str, str]]:
             f"{n} draws of the tasks with replacement (seed {options.seed}); a draw in which some model "
             "wins everything is fitted with a small penalty. 'Best in' and rank intervals come from it.",
         ),
-        ("Interval of one accuracy", "Wilson's 95 % interval for the number of test examples."),
+        (
+            "Interval of one accuracy",
+            "Wilson's 95 % interval for the number of test examples; where these belong together in groups, "
+            "percentiles of 2,000 draws of whole groups. Of a balanced accuracy it is Wilson's for the effective "
+            "number of examples where every class weighs the same (Kish), K^2 / sum of 1 / n_k.",
+        ),
         (
             "Paired bootstrap",
-            f"{n} draws of each task's test examples, the same ones for every model: how the difference between two "
-            "means would vary with other test examples of the same tasks.",
+            f"{n} draws of each task's test examples (of whole groups, where they belong together), the same ones for "
+            "every model: how the difference between two means would vary with other test examples of the same tasks.",
         ),
         (
             "Agreement",

@@ -83,13 +83,13 @@ def _accuracy(a: Analysis) -> Table:
         Column("GFLOPs", "number", lambda row: row.gflops),
         Column("licence", "text", lambda row: row.license),
     ]
-    remarks = ["accuracy in percent (fractions in the CSV)"]
+    remarks = [f"{a.board.measure} in percent (fractions in the CSV)"]
     n_lacking = int((~a.complete).sum())
     if n_lacking:
         remarks.append(f"{n_lacking} of {len(a.order)} models lack tasks: they have no mean")
     remarks += pooling.remarks({m.display_name: m.features for m in (a.board.models[i] for i in a.order)})
     rows = [_board_row(a, i) for i in a.order] + [_BoardRow(**vars(level)) for level in a.levels]
-    return _table(a, "accuracy", "accuracy", columns, rows, remarks)
+    return _table(a, "accuracy", a.board.measure, columns, rows, remarks)
 
 
 def _epp(a: Analysis, s: Strengths) -> Table:
@@ -173,13 +173,13 @@ def _best(a: Analysis) -> Table:
     columns = [
         Column("task", "text", lambda w: w.task),
         Column("best model", "text", lambda w: ", ".join(w.names[:3]) + (" ..." if len(w.names) > 3 else "")),
-        Column("accuracy", "percent", lambda w: w.accuracy),
+        Column(a.board.measure, "percent", lambda w: w.accuracy),
         Column("95 % interval", "interval percent", lambda w: w.interval),
         Column("lead", "points", lambda w: w.lead),
         Column("models", "whole", lambda w: w.n_models),
     ]
     remarks = [
-        "lead in points over the next lower accuracy; interval (Wilson) of one accuracy on its test examples"
+        f"lead in points over the next lower {a.board.measure}; interval of one {a.board.measure} on its test examples"
     ]
     winners = [_winner(a, j) for j in range(len(a.board.tasks))]
     return _table(a, "best", "best model of each task", columns, winners, remarks)

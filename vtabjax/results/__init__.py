@@ -27,7 +27,7 @@ import numpy as np
 
 from vtabjax import __version__, specs
 from vtabjax.results import _record
-from vtabjax.results._record import pack, pack_confusion, unpack, unpack_confusion
+from vtabjax.results._record import pack, pack_confusion, pack_groups, unpack, unpack_confusion, unpack_groups
 from vtabjax.runtime import files
 from vtabjax.specs import weight_files
 
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cell", "collect", "config_hash", "errors", "file_name", "find", "find_all", "has_other_settings", "pack",
-    "pack_confusion", "paths", "read", "records", "save", "save_error", "unpack", "unpack_confusion", "versions",
+    "pack_confusion", "pack_groups", "paths", "read", "records", "save", "save_error", "unpack", "unpack_confusion",
+    "unpack_groups", "versions",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -147,7 +148,7 @@ def file_name(task: str) -> str:
     """A task's name as a file name: ``digits``; ``folder:/data/birds`` -> ``folder-birds-1f3a5c7e``."""
     if re.fullmatch(r"\w+", task):
         return task
-    stem = re.sub(r"\W+", "_", Path(task.partition(":")[2] or task).name) or "root"
+    stem = re.sub(r"\W+", "_", Path(task.partition(":")[2] or task).name)[:100] or "root"
     return f"{task.partition(':')[0]}-{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
 
 
@@ -225,6 +226,7 @@ def save(
     metrics: Mapping[str, Any],
     correct: np.ndarray | None,
     confusion: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     chosen: Mapping[str, Any] = MappingProxyType({}),
     notes: Mapping[str, str] = MappingProxyType({}),
     provenance: Mapping[str, Any],
@@ -239,6 +241,7 @@ def save(
         stored as null and named in "notes".
       correct: bool [N], whether each example was classified correctly; None if nothing is classified.
       confusion: int [K, K], how many examples of class i were taken for class j; None if that is not known.
+      groups: int [N], equal for examples that belong together; None if there are no groups.
       chosen: hyperparameters the protocol chose.
       notes: why a number is missing, by the number's name.
       provenance: weight hash, fingerprints, devices: what else tells where the numbers come from.
@@ -258,6 +261,7 @@ def save(
         "n_examples": None if correct is None else len(correct),
         "correct": None if correct is None else pack(correct),
         "confusion": None if confusion is None else pack_confusion(confusion),
+        **({} if groups is None else {"groups": pack_groups(groups)}),
         "chosen": dict(chosen),
         "settings": dict(cell.settings),
         "config_hash": cell.hash,

@@ -24,6 +24,8 @@ _OPTIONAL = (
     "correct",
     "copies",
     "confusion",
+    "groups",
+    "data_notes",
 )
 
 
@@ -60,7 +62,7 @@ def check(record: Mapping[str, Any], failure: bool) -> None:
             raise ValueError(f"passes: {split} is {taken!r}")
     for name, note in (record.get("notes") or {}).items():
         _of_type({name: note}, name, str)
-    if (copies := record.get("copies")) and not (
+    if (copies := record.get("copies")) is not None and not (
         isinstance(copies.get("within"), dict)
         and isinstance(copies.get("between"), dict)
         and type(copies.get("classes")) is int
@@ -76,6 +78,8 @@ def check(record: Mapping[str, Any], failure: bool) -> None:
     confusion = record.get("confusion")
     if confusion is not None and unpack_confusion(confusion).sum() != n:
         raise ValueError("confusion does not hold n_examples examples")
+    if (groups := record.get("groups")) is not None and len(unpack_groups(groups)) != n:
+        raise ValueError("groups does not hold n_examples examples")
 
 
 def _of_type(record: Mapping[str, Any], name: str, kind: type) -> None:
@@ -120,3 +124,28 @@ def unpack_confusion(packed: Mapping[str, Any]) -> np.ndarray:
     if len(held) != 4 * n * n:
         raise ValueError(f"confusion does not hold {n} x {n} numbers")
     return np.frombuffer(held, "<u4").reshape(n, n).astype(np.int64)
+
+
+def pack_groups(groups: np.ndarray) -> dict[str, Any]:
+    """Groups int [N] as JSON: how many there are, and for each example the number of its own from 0 (32 bits),
+    compressed (zlib), base64."""
+    names, numbers = np.unique(groups, return_inverse=True)
+    data = zlib.compress(np.ascontiguousarray(numbers, "<u4").tobytes(), 9)
+    return {"count": len(names), "examples": len(numbers), "packed": base64.b64encode(data).decode()}
+
+
+def unpack_groups(packed: Mapping[str, Any]) -> np.ndarray:
+    """The numbers int64 [N] of groups that `pack_groups` packed; ValueError where they are damaged."""
+    n, count = packed["examples"], packed["count"]
+    if type(n) is not int or not 0 <= n <= 1 << 31:
+        raise ValueError(f"groups: examples is {n!r}"[:200])
+    try:
+        held = zlib.decompressobj().decompress(base64.b64decode(packed["packed"], validate=True), 4 * n + 1)
+    except zlib.error as e:
+        raise ValueError(f"groups is damaged: {e}") from e
+    if len(held) != 4 * n:
+        raise ValueError(f"groups does not hold {n} numbers")
+    numbers = np.frombuffer(held, "<u4").astype(np.int64)
+    if not np.array_equal(np.unique(numbers), np.arange(count if type(count) is int else -1)):
+        raise ValueError(f"groups does not hold {count!r} groups"[:200])
+    return numbers

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -47,8 +50,26 @@ def look_through(cells: Sequence[Cell], say: Callable[[str], None], **options: A
         say(describe.line(tasks.get(name), found, cell.protocol, cell.settings["splits"]))
 
 
+def group_version(task: tasks.Task, splits: Sequence[str]) -> str | None:
+    """A hash that changes when pictures of some splits belong to other groups; None where there are no groups."""
+    numbers = tasks.group_numbers(task)
+    if numbers is None:
+        return None
+    return hashlib.sha256(json.dumps(_of_splits(task, splits, numbers)).encode()).hexdigest()[:16]
+
+
+def _of_splits(
+    task: tasks.Task, splits: Sequence[str], numbers: Mapping[str, Mapping[str, int]]
+) -> list[int]:
+    pieces = [r for split in splits for r in tasks.ranges(task, split)]
+    return [numbers[r.split][file.name] for r in pieces for file in task.files[r.split][r.start : r.stop]]
+
+
 def check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> None:
     """Raises ValueError where an own task is too small for a protocol."""
+    numbers = (
+        tasks.group_numbers(task) if "k" in settings else None
+    )  # only neighbours are asked for their groups
     about = f"{task.name} has {task.notes['pictures']:,} pictures in {task.num_classes:,} classes"
     for split in settings["splits"]:
         files = [f for r in tasks.ranges(task, split) for f in task.files[r.split][r.start : r.stop]]
@@ -56,12 +77,22 @@ def check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> 
             raise ValueError(
                 f"config.tasks: {about}, so that the split {split}, which {protocol} uses, is empty; add pictures"
             )
+        group_of = range(len(files)) if numbers is None else _of_splits(task, [split], numbers)
         # What predicts an example from the others of its class cannot be right with one example per class.
-        if len(settings["splits"]) == 1 and len({f.label for f in files}) == len(files):
+        if len(settings["splits"]) == 1 and len({f.label for f in files}) == len(
+            {(f.label, number) for f, number in zip(files, group_of, strict=True)}
+        ):
             raise ValueError(
                 f"config.tasks: {about}: none of the {len(files):,} in {split}, which {protocol} uses, has another one "
-                "of its class there; add pictures, or leave classes out"
+                f"of its class there{' in another group' * (numbers is not None)}; add pictures, or leave classes out"
             )
+        if numbers is not None:
+            largest = max(collections.Counter(group_of).values())
+            if len(files) - largest < settings.get("k", 1):
+                raise ValueError(
+                    f"config.tasks: {about}: the largest group has {largest:,} of the {len(files):,} in {split}, which "
+                    f"leaves its members {len(files) - largest:,} others; name finer groups"
+                )
         if settings.get("k", 1) >= len(files):
             raise ValueError(
                 f"config.k={settings['k']}: {task.name} has {len(files):,} pictures in {split}, so k must be smaller"

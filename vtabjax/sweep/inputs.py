@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -16,7 +17,8 @@ from vtabjax.data import cache, copies
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.specs import pooling
-from vtabjax.sweep import artefacts
+from vtabjax.sweep import artefacts, split_features
+from vtabjax.sweep.split_features import SplitFeatures
 
 if TYPE_CHECKING:
     import jax
@@ -152,20 +154,6 @@ class LoadedModel:
         return self.memo(("features", outputs), make)
 
 
-class SplitFeatures(NamedTuple):
-    """A split as a model sees it.
-
-    Attributes:
-      features: float32 [N, D].
-      labels: int [N].
-      logits: float32 [N, K], or None where the model has no classifier (or nobody asked).
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray | None
-
-
 class CellContext:
     """The inputs of one cell.
 
@@ -176,6 +164,7 @@ class CellContext:
       say: writes a line about long work.
       fingerprints: of the splits that were used, for the record.
       choice: what was chosen by features=auto, for the record.
+      groups: split -> groups of its examples (see `vtabjax.data.Examples`), of the splits that were used and have some.
       passes: split -> how many images went through the model for this cell, and the seconds that took: {"images",
         "seconds"}. A model's first pass has its compilation in it.
     """
@@ -191,6 +180,7 @@ class CellContext:
         self.loaded, self.stages, self.say = loaded, stages, say
         self.fingerprints: dict[str, str] = {}
         self._pictures: dict[str, copies.Pictures] = {}
+        self.groups: dict[str, np.ndarray] = {}
         self.passes: dict[str, dict[str, float]] = {}
         self.choice: dict[str, Any] = {}
 
@@ -257,6 +247,8 @@ class CellContext:
             # Where one process cannot read them, the others must not begin to compute without it.
             examples = processes.all_or_none(lambda: self._examples(split))
         self.fingerprints[split] = examples.fingerprint
+        if examples.groups is not None:
+            self.groups[split] = examples.groups
         if examples.hashes is not None and split not in self._pictures:
             self._pictures[split] = copies.Pictures(examples.hashes, examples.labels)
             self._tell_copies()
@@ -275,6 +267,12 @@ class CellContext:
                 both = splits.pop(first), splits.pop(second)
                 splits = {union: copies.Pictures(*map(np.concatenate, zip(*both, strict=True))), **splits}
         return copies.count(splits) if splits else None
+
+    def tested_groups(self) -> np.ndarray | None:
+        """Groups of the examples that a result is about, those of the last split; None where there are none."""
+        split = self.settings["splits"][-1]
+        pieces = [self.groups.get(piece) for piece in UNIONS.get(split, (split,))]
+        return split_features.joined(pieces)
 
     def _tell_copies(self) -> None:
         """Says once per task and run what has copies, as soon as all splits of the protocol are there."""
@@ -303,18 +301,37 @@ class CellContext:
         """Features and labels of a split, from the cache or from a pass of the model over it."""
         if name in UNIONS:
             pieces = [self.split(piece, logits=logits) for piece in UNIONS[name]]
-            given = [piece.logits for piece in pieces if piece.logits is not None]
-            return SplitFeatures(
-                np.concatenate([piece.features for piece in pieces]),
-                np.concatenate([piece.labels for piece in pieces]),
-                np.concatenate(given) if len(given) == len(pieces) else None,
-            )
+            return split_features.union(pieces)
         return self._features(name, self.output, logits=logits)
+
+    @functools.cached_property
+    def _whole(self) -> CellContext | None:
+        """The same cell about all of the task, where it is about a fold of it."""
+        whole, fold = tasks.without_fold(self.task)
+        cell = dataclasses.replace(self.cell, task=whole)
+        return CellContext(cell, self.loaded, self.stages, self.say) if fold else None
+
+    def _of_fold(self, whole: CellContext, split: str, output: str, logits: bool) -> SplitFeatures:
+        """Those of a fold's split; see `split_features.of_fold`."""
+        found = [
+            (whole.examples(name), whole._features(name, output, logits=logits))
+            for name in ("train", "val", "test")
+            if tasks.ranges(tasks.get(whole.task), name)
+        ]
+        self.passes.update(whole.passes)
+        features, pictures, self.fingerprints[split] = split_features.of_fold(self.task, split, found)
+        if pictures is not None:
+            self._pictures[split] = pictures
+        if features.groups is not None:
+            self.groups[split] = features.groups
+        return features
 
     def _features(self, split: str, output: str, *, logits: bool = False) -> SplitFeatures:
         """One output of the model for a split; logits, where there are some, lie beside its own features."""
         from vtabjax import features
 
+        if self._whole is not None:
+            return self._of_fold(self._whole, split, output, logits)
         examples, info = self.examples(split), self.loaded.info
         key = features.Key(
             weights=info["weight_hash"],
@@ -339,7 +356,8 @@ class CellContext:
                         {"logits": found["logits"]} if name == pooling.NATIVE and "logits" in found else {}
                     )
                     features.save(folder, key._replace(output=name), {"features": found[name], **beside})
-        return SplitFeatures(found[output], examples.labels, found["logits"] if logits else None)
+        logits_found = found["logits"] if logits else None
+        return SplitFeatures(found[output], examples.labels, logits_found, examples.groups)
 
     def _extract(
         self, split: str, examples: data.Examples, output: str, logits: bool

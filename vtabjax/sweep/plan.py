@@ -35,6 +35,15 @@ class SweepPlan(NamedTuple):
     slurm: SlurmOptions
 
 
+# Protocols that test no part by what was learnt from the others.
+_WITHOUT_FOLDS = {
+    "knn": "nearest neighbours leave one example out at a time, so that every one is tested already",
+    "transferability": "transferability scores test nothing",
+}
+# VTAB's thousand examples are for VTAB: of your own pictures, all that are not tested are trained on.
+_ALL_OF = {"train800val200": "trainval", "train800": "train", "val200": "val"}
+
+
 def read(config: Any) -> SweepPlan:
     """Reads a sweep's config.
 
@@ -80,7 +89,7 @@ def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
       UsageError: a model or a task cannot be had, or the workdir cannot be written.
     """
     run, settings = asked.run, asked.settings
-    models, names = _models(run.models), _tasks(run.tasks, run.data_dir)
+    models, names = _models(run.models), _tasks(run)
     if files.is_remote(workdir) and run.protocol == "finetune":
         raise UsageError(
             f"--workdir={workdir}: fine-tuning keeps checkpoints beside its results, and those need a file system; "
@@ -140,14 +149,24 @@ def _cell_settings(settings: Mapping[str, Any], task: str, run: RunOptions) -> d
         from vtabjax.data.sources import folder
 
         found = tasks.get(task)
-        versions = [
-            folder.version(folder.pictures(found, tasks.ranges(found, s))) for s in settings["splits"]
-        ]
+        splits = [_ALL_OF.get(split, split) for split in settings["splits"]]
+        versions = [folder.version(folder.pictures(found, tasks.ranges(found, s))) for s in splits]
         settings |= {
+            "splits": splits,
             "skip_broken": run.skip_broken,
             "background": run.background,
             "pictures": [version[:16] for version in versions],
         }
+        if (groups := folders.group_version(found, splits)) is not None:
+            settings["groups"] = groups
+        if fold := tasks.without_fold(task)[1]:
+            every = sorted(
+                f
+                for split in ("trainval", "test")
+                for f in folder.pictures(found, tasks.ranges(found, split))
+            )
+            # The same for all folds of the same pictures, which alone may be joined.
+            settings |= {"fold": fold[0], "folds": fold[1], "folds_of": folder.version(every)[:16]}
         try:
             folders.check_size(found, run.protocol, settings)
         except ValueError as e:
@@ -204,14 +223,33 @@ def _remembered(workdir: Path, dry_run: bool) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _tasks(text: str, data_dir: str) -> list[str]:
-    names = specs.split_list(text)
+def _tasks(run: RunOptions) -> list[str]:
+    """The tasks' names, those of own pictures with their groups, and one for each fold."""
+    names = specs.split_list(run.tasks)
     if not names:
         raise UsageError("config.tasks is empty; for example --config.tasks=digits")
+    for field, value in (("group", run.group), ("folds", run.folds)):
+        if value and not any(map(tasks.is_own, names)):
+            raise UsageError(
+                f"config.{field}={value!r} is for pictures of your own (folder:/path, table:/path, hf:OWNER/NAME, "
+                f"tfds:name), and config.tasks={run.tasks!r} names none"
+            )
+    folds: list[tuple[int, int] | None] = [(i, run.folds) for i in range(1, run.folds + 1)]
     try:
-        tasks.check_commas(text)
-        found = [tasks.get(name, data_dir or None) for name in names]
-        return list(dict.fromkeys(task.name for task in found))  # folders by their absolute path
+        tasks.check_commas(run.tasks)
+        found = []
+        for name in names:
+            task = tasks.get(name, run.data_dir or None)
+            if not task.own:
+                found.append(task.name)
+                continue
+            fold = tasks.without_fold(task.name)[1]
+            if run.protocol in _WITHOUT_FOLDS and (run.folds or fold):
+                what = f"config.folds={run.folds}" if run.folds else f"config.tasks={run.tasks!r}"
+                raise UsageError(f"{what}: {_WITHOUT_FOLDS[run.protocol]}; folds are for linear and finetune")
+            of_folds = [tasks.with_options(task.name, run.group, fold) for fold in folds or [None]]
+            found += [tasks.get(of_fold).name for of_fold in of_folds]
+        return list(dict.fromkeys(found))  # folders by their absolute path
     except ValueError as e:
         raise UsageError(f"config.tasks: {e}") from e
 

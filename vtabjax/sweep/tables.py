@@ -20,6 +20,7 @@ from vtabjax.data import copies
 from vtabjax.protocols import measures
 from vtabjax.runtime import files
 from vtabjax.specs import pooling
+from vtabjax.sweep import folds
 from vtabjax.tables import (
     AccuracyRow,
     Column,
@@ -63,6 +64,7 @@ def write(protocol: str, records: Records, workdir: str | Path) -> str:
 
 
 def _table(protocol: str, records: Records) -> Table:
+    records = folds.of_table(records)
     return score_table(records) if protocol == "transferability" else accuracy_table(records)
 
 
@@ -82,7 +84,14 @@ def _with_short_names(table: Table) -> Table:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last parts of paths such as ``folder:/data/birds``, as many as are needed to distinguish them."""
+    """The last parts of paths such as ``folder:/data/birds``, as many as are needed to distinguish them.
+
+    What follows a '#' (columns, groups) is left out where names differ without it.
+    """
+    without = {name: name.partition("#")[0] for name in names}
+    if len(set(without.values())) == len(without) and any(name != short for name, short in without.items()):
+        short = short_names(list(without.values()))
+        return {name: short[plain] for name, plain in without.items()}
     parts = {name: [p for p in name.partition(":")[2].split("/") if p] or [name] for name in names}
 
     def last(name: str, n: int) -> str:
@@ -202,7 +211,12 @@ def _sample_sizes(names: Sequence[str], records: Records) -> list[str]:
         if best is not None and best["metrics"].get("accuracy") is not None:
             n = best["n_examples"]
             points = 100 * measures.smallest_difference(best["metrics"]["accuracy"], n)
-            differences.append(f"{points:.1f} points on {task} ({n:,})")
+            of = f"{n:,}"
+            if best.get("groups"):  # the difference of two independent models from the one's interval
+                low, high = best["metrics"]["interval"]
+                points = 100 * math.sqrt(2) * (high - low) / 2
+                of += f" in {best['groups']['count']:,} groups"
+            differences.append(f"{points:.1f} points on {task} ({of})")
     if not differences:
         return []
     return [

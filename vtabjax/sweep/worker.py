@@ -253,6 +253,7 @@ def run_cell(
         with stages(cell.protocol):
             given.output  # noqa: B018  (refused before anything is computed; chosen by features=auto)
             outcome = adapters.PROTOCOLS[cell.protocol].run(given, cell.settings)
+            outcome = adapters.with_groups(outcome, given.tested_groups())
     except Exception as e:
         fault = _fault(e, stages.failed or cell.protocol)
     fault = next((Failure(*f) for f in processes.gather(fault) if f is not None), None)
@@ -294,6 +295,7 @@ def _save(
         metrics=outcome.metrics,
         correct=outcome.correct,
         confusion=outcome.confusion,
+        groups=given.tested_groups() if outcome.correct is not None else None,
         chosen={**outcome.chosen, **given.choice},
         notes=outcome.notes,
         provenance={

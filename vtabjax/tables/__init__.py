@@ -4,11 +4,12 @@ A `Table` is columns over items; `accuracy_columns` are those of models x tasks 
 report alike.
 """
 
-from vtabjax.tables._accuracy import AccuracyRow, accuracy_columns, levels, whole_groups
+from vtabjax.tables._accuracy import MAJORITY, AccuracyRow, accuracy_columns, levels, whole_groups
 from vtabjax.tables._formats import printable, to_csv, to_latex, to_markdown, to_terminal
 from vtabjax.tables._table import Column, Table, sort_value, text
 
 __all__ = [
+    "MAJORITY",
     "AccuracyRow",
     "Column",
     "Table",

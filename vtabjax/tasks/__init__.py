@@ -7,10 +7,12 @@ of the benchmark's released code, github.com/google-research/task_adaptation (VT
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Mapping
 
 from vtabjax import specs
-from vtabjax.tasks import _folder, _hub, _table, _tfds
+from vtabjax.tasks import _folder, _groups, _hub, _own, _own_names, _table, _tfds
 from vtabjax.tasks._labels import (
     clevr_count,
     clevr_distance,
@@ -57,6 +59,7 @@ __all__ = [
     "dsprites_orientation",
     "forget_folders",
     "get",
+    "group_numbers",
     "is_own",
     "kitti_distance",
     "known",
@@ -66,6 +69,8 @@ __all__ = [
     "smallnorb_elevation",
     "split_texts",
     "stored_label",
+    "with_options",
+    "without_fold",
 ]
 
 
@@ -84,14 +89,8 @@ def get(name: str, data_dir: str | os.PathLike | None = None) -> Task:
     Raises:
       TaskError: there is no such task; the message has the nearest names and the list.
     """
-    source = name.partition(":")[0] if is_own(name) else ""
-    if source:
-        if source == "tfds":
-            task = _tfds.find(name, data_dir)
-        else:
-            task = {"folder": _folder.find, "table": _table.find, "hf": _hub.find}[source](name)
-        _found[task.name] = task
-        return task
+    if is_own(name):
+        return _own_task(name, data_dir)
     if name not in TASKS:
         near = specs.nearest(name, TASKS)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -106,14 +105,32 @@ def get(name: str, data_dir: str | os.PathLike | None = None) -> Task:
     return TASKS[name]
 
 
+def _own_task(name: str, data_dir: str | os.PathLike | None) -> Task:
+    plain, asked = _own_names.derived(name)
+    source = plain.partition(":")[0]
+    if source == "tfds":
+        task = _tfds.find(plain, data_dir)
+    else:
+        task = {"folder": _folder.find, "table": _table.find, "hf": _hub.find}[source](plain)
+    _found[task.name] = task
+    if asked.pattern or asked.fold:
+        asked = asked._replace(name=_own_names.with_options(task.name, asked.pattern, asked.fold))
+        try:
+            task = _own.derive(task, asked)
+        except TaskError as e:
+            raise TaskError(f"task {task.name!r}: {e}") from e
+        _found[task.name] = task
+    return task
+
+
 _found: dict[str, Task] = {}
 
 
 def known(name: str) -> Task | None:
     """The task of that name, if saying so takes no download and no pass over a data set; None otherwise."""
-    if name.startswith(("hf:", "tfds:")):
-        return _found.get(name)
     try:
+        if name.startswith(("hf:", "tfds:")) and _own_names.derived(name)[0] not in _found:
+            return None
         return get(name)
     except (ValueError, OSError, RuntimeError):  # a folder that is gone, a package that is not installed
         return None
@@ -126,6 +143,36 @@ def forget_folders() -> None:
     _table.known.cache_clear()
     _hub.known.cache_clear()
     _tfds.forget()
+    _own.derive.cache_clear()
+    group_numbers.cache_clear()
+
+
+def with_options(name: str, pattern: str = "", fold: tuple[int, int] | None = None) -> str:
+    """An own task's name with groups by a regular expression (unless it names some), or as fold i of n."""
+    return _own_names.with_options(name, pattern, fold)
+
+
+def without_fold(name: str) -> tuple[str, tuple[int, int] | None]:
+    """A task's name without a fold, and the fold (number from 1, how many); None where it is none."""
+    if not is_own(name):
+        return name, None
+    plain, asked = _own_names.derived(name)
+    return (name if asked.fold is None else _own_names.with_options(plain, asked.pattern)), asked.fold
+
+
+@functools.lru_cache(maxsize=8)
+def group_numbers(task: Task) -> Mapping[str, Mapping[str, int]] | None:
+    """Split -> name of a picture -> number of its group; None where there are no groups.
+
+    Pictures of a group have one number, in all splits; those that are in none have one each.
+    """
+    if "groups" not in task.notes:
+        return None
+    keys = sorted({_groups.key(file) for own in task.files.values() for file in own})
+    number = {key: i for i, key in enumerate(keys)}
+    return {
+        split: {file.name: number[_groups.key(file)] for file in own} for split, own in task.files.items()
+    }
 
 
 def check_commas(text: str) -> None:

@@ -79,8 +79,6 @@ def found(
             columns.groups[i] if columns.groups is not None else "",
         )
         files.setdefault(role_of[splits[i]], []).append(file)
-    if columns.groups is not None:
-        notes["groups"] = len({columns.groups[i] for i in used})
     _check_training(files, classes, columns.classes is not None, notes)
     return files, classes, notes
 

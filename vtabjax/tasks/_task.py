@@ -90,6 +90,7 @@ class Task:
       rows: reads those that are not files.
       problems: path -> why it cannot be read (links to nowhere, directories without permission), of a folder.
       notes: what a folder holds, what was taken for what, what was left out; JSON.
+      given: the splits that the data of an own task have themselves; the others were cut.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Task:
     rows: Rows | None = None
     problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    given: tuple[str, ...] = ()
 
     @property
     def chance(self) -> float:
@@ -139,7 +141,7 @@ def file_stem(name: str) -> str:
         return name
     source, _, rest = name.partition(":")
     rest = rest.rstrip("/")
-    stem = re.sub(r"[^\w.-]+", "_", rest.rsplit("/", 1)[-1])
+    stem = re.sub(r"[^\w.-]+", "_", rest.rsplit("/", 1)[-1])[:100]
     digest = hashlib.sha256(rest.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{source}-{stem}-{digest[:8]}"
 

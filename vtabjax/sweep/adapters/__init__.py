@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vtabjax.protocols import Outcome
 from vtabjax.sweep.adapters import knn, linear, transferability
+from vtabjax.sweep.adapters._classified import with_groups
 
 if TYPE_CHECKING:
     from vtabjax.sweep.inputs import CellContext
 
-__all__ = ["PROTOCOLS", "Protocol"]
+__all__ = ["PROTOCOLS", "Protocol", "with_groups"]
 
 
 class Protocol(NamedTuple):

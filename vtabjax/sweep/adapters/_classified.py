@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,16 @@ def outcome(
     correct = np.asarray(predictions) == labels
     error = None if confidence is None else measures.expected_calibration_error(confidence, correct)
     return assembled(metrics, correct, confusion, error, chosen=chosen, notes=notes)
+
+
+def with_groups(outcome: Outcome, groups: np.ndarray | None) -> Outcome:
+    """The outcome with an interval that draws groups int [N], where there are some: examples of one belong together."""
+    from vtabjax.ranking import resampling
+
+    if groups is None or outcome.correct is None:
+        return outcome
+    interval = resampling.group_interval(outcome.correct, groups)
+    return dataclasses.replace(outcome, metrics={**outcome.metrics, "interval": list(interval)})
 
 
 def assembled(

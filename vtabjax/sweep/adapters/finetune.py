@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     own, task, converted = _settings(settings), tasks.get(inputs.task), inputs.loaded
     folder = inputs.folder
     with finetune.catch_sigterm() as stop:
-        train, val, test = _examples(inputs, own)
+        train, val, test = _examples(inputs, own, settings["splits"])
         with inputs.stages("load"):
             trainer = _trainer(inputs, own, task, capacity=max(_CAPACITY, len(train[1]) + len(val[1])))
         journal = finetune.Journal(folder, _identity(inputs, settings), stop, inputs.say)
@@ -116,18 +116,18 @@ def _settings(settings: Mapping[str, Any]) -> finetune.Settings:
 
 
 def _examples(
-    inputs: CellContext, own: finetune.Settings
+    inputs: CellContext, own: finetune.Settings, splits: Sequence[str]
 ) -> tuple[_Examples, _Examples, Callable[[], _Examples]]:
     """Training, validation and test examples (those when they are needed): images, or features for a head alone."""
     if own.scope == "all":
-        train, val = (inputs.examples(name) for name in ("train800", "val200"))
+        train, val = (inputs.examples(name) for name in splits[:2])
         return (train.images, train.labels), (val.images, val.labels), _Ahead(inputs)
 
     def features(name: str) -> _Examples:
         split = inputs.split(name)
         return split.features, split.labels
 
-    return features("train800"), features("val200"), lambda: features("test")
+    return features(splits[0]), features(splits[1]), lambda: features("test")
 
 
 def _identity(inputs: CellContext, settings: Mapping[str, Any]) -> dict[str, Any]:

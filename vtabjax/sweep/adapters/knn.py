@@ -31,7 +31,12 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     predictions, notes = None, {}
     for metric in settings["metric"]:
         result = knn.leave_one_out(
-            split.features, split.labels, k=settings["k"], metric=metric, mesh=inputs.own_mesh
+            split.features,
+            split.labels,
+            k=settings["k"],
+            metric=metric,
+            mesh=inputs.own_mesh,
+            groups=split.groups,
         )
         suffix = "" if predictions is None else f"_{metric}"
         metrics[f"accuracy{suffix}"] = float(result.accuracy)
