@@ -11,7 +11,18 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
-from vtabjax.options._rules import Conditions, Each, OneOf, Pattern, Range, Rule, Some, Switch, Text, UsageError
+from vtabjax.options._rules import (
+    Conditions,
+    Each,
+    OneOf,
+    Pattern,
+    Range,
+    Rule,
+    Some,
+    Switch,
+    Text,
+    UsageError,
+)
 from vtabjax.specs import filters
 
 T = TypeVar("T")
