@@ -58,9 +58,7 @@ def base(protocol: str, suite: str) -> ConfigDict:
     # Pictures of your own that belong together, by a regular expression on their paths, such as '(patient\d+)_':
     # never divided by a cut, never each other's neighbours, drawn together for intervals.
     c.group = ""
-    c.folds = (
-        0  # of your own pictures, every one of which is tested once (linear, finetune); 0: a fifth is tested
-    )
+    c.folds = 0  # parts, each tested once, of your own pictures (linear, finetune); 0: a fifth is tested
 
     # Images. These change the numbers.
     c.image_size = 64 if mini else 224  # edge in pixels that models see; 0: each model's own

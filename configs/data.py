@@ -29,6 +29,7 @@ def get_config(suite: str = "mini") -> ConfigDict:
     c.suite = suite
     # Comma-separated; also folder:/pictures, table:/list.csv, hf:OWNER/NAME, tfds:name.
     c.tasks = ",".join(SUITES[suite])
+    c.group = ""  # pictures that belong together, by a regular expression: as in configs/common.py
 
     # Pictures as models see them. With the values of a sweep they are in its image cache already.
     c.image_size = 224  # edge in pixels

@@ -110,9 +110,13 @@ def _run(config: Any) -> int:
         from vtabjax.sweep import slurm as cluster
 
         return cluster.submit(config, workdir)
+    from vtabjax.runtime import processes
     from vtabjax.sweep import runner
 
-    return runner.run(config, workdir, _CELLS.value)
+    status = runner.run(config, workdir, _CELLS.value)
+    if status == 0 and not config.get("dry_run") and processes.is_first():
+        print(f"next: {installation.command()} report --workdir={workdir}", file=sys.stderr)
+    return status
 
 
 def _report(config: ConfigDict) -> int:

@@ -190,6 +190,7 @@ class DataOptions:
 
     suite: Annotated[str, OneOf(("mini", "vtab"))]
     tasks: _Line
+    group: Annotated[str, Pattern()]
     image_size: Annotated[int, Range(8, MAX_IMAGE_SIZE, "pixels")]
     resize: Annotated[str, OneOf(("vtab", "bilinear", "bicubic"))]
     background: _Line

@@ -74,6 +74,8 @@ def _tasks(own: options.DataOptions) -> list[Task]:
         raise UsageError("config.tasks is empty; for example --config.tasks=folder:/path/to/pictures")
     try:
         tasks.check_commas(own.tasks)
+        if own.group:
+            names = [tasks.with_options(name, own.group) if tasks.is_own(name) else name for name in names]
         found = [tasks.get(name, own.data_dir or None) for name in dict.fromkeys(names)]
         for task in found:
             data.require_prepared(task, own.data_dir or None)
