@@ -11,6 +11,7 @@ import numpy as np
 
 from vtabjax import model
 from vtabjax.model import compiling
+from vtabjax.protocols.finetune.layers import layers_above
 from vtabjax.protocols.finetune.settings import Settings
 
 
@@ -86,6 +87,7 @@ def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
         (height, width, channels),
         np.uint8,
         compiling.compiler_options(graph),
+        layers_above=layers_above(parts.graph) if settings.layer_decay != 1 else {},
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from vtabjax.protocols.finetune.augmentation import augment
 from vtabjax.protocols.finetune.backbone import Backbone
 from vtabjax.protocols.finetune.optimizers import Optimizer
 from vtabjax.protocols.finetune.plans import Schedule, rate, sample
@@ -250,12 +251,17 @@ class Trainer:
             plan.key, state.step, data.n_examples, size=self.capacity, batch=s.batch_size, sampling=s.sampling
         )
         parts = s.batch_size // self.micro_batch
-        index = index.reshape(parts, self.micro_batch)
+        places = jnp.arange(s.batch_size, dtype=jnp.int32)
+        drawn = tuple(a.reshape(parts, self.micro_batch) for a in (index, places))
 
-        def micro(carry: tuple[Tree, ...], index: jax.Array) -> tuple[tuple[Tree, ...], None]:
+        def micro(
+            carry: tuple[Tree, ...], drawn: tuple[jax.Array, jax.Array]
+        ) -> tuple[tuple[Tree, ...], None]:
             buffers, total, loss, hits = carry
-            index = jax.lax.with_sharding_constraint(index, self._split)
+            index, places = (jax.lax.with_sharding_constraint(a, self._split) for a in drawn)
             inputs, labels = data.inputs[index], data.labels[index]
+            if s.augment != "none":
+                inputs = augment(inputs, plan.key, state.step, places, s.augment)
             (here, (buffers, hit)), gradient = jax.value_and_grad(self._loss, has_aux=True)(
                 (state.backbone, state.head), frozen, buffers, inputs, labels, plan.classes
             )
@@ -265,9 +271,9 @@ class Trainer:
         zero = jnp.zeros((), s.param_dtype)
         start = (state.buffers, jax.tree.map(jnp.zeros_like, weights), zero, zero)
         if parts == 1:
-            carry, _ = micro(start, index[0])
+            carry, _ = micro(start, (drawn[0][0], drawn[1][0]))
         else:
-            carry, _ = jax.lax.scan(micro, start, index, unroll=parts if self._unroll else 1)
+            carry, _ = jax.lax.scan(micro, start, drawn, unroll=parts if self._unroll else 1)
         buffers, gradient, loss, hits = carry
         gradient = jax.tree.map(lambda g: g / parts, gradient)
         now = rate(s, plan, state.step)
