@@ -143,7 +143,7 @@ def test_a_broken_test_split_is_told(config, tmp_path, monkeypatch):
         ("steps", "10,2.5", "config.finetune.steps='10,2.5'"),
         ("batch_size", 0, "config.finetune.batch_size=0"),
         ("micro_batch", 5, "config.finetune.micro_batch=5"),
-        ("scope", "trunk", "all or head"),
+        ("scope", "trunk", "choose all, head, bias"),
         ("sampling", "shuffle", "epoch or replacement"),
     ],
 )

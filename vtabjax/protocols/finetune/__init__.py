@@ -2,18 +2,11 @@
 
 from vtabjax.protocols.finetune.backbone import Backbone, precomputed, trainable
 from vtabjax.protocols.finetune.journal import Journal, catch_sigterm
+from vtabjax.protocols.finetune.plans import Schedule, plan, sample, schedule
 from vtabjax.protocols.finetune.protocol import evaluate
 from vtabjax.protocols.finetune.result import DivergedError, Final, GridPoint, Result
-from vtabjax.protocols.finetune.settings import Settings, schedule
-from vtabjax.protocols.finetune.training import (
-    STEPS_PER_CALL,
-    Schedule,
-    State,
-    Trainer,
-    TrainingSet,
-    plan,
-    sample,
-)
+from vtabjax.protocols.finetune.settings import Settings
+from vtabjax.protocols.finetune.training import STEPS_PER_CALL, State, Trainer, TrainingSet, averaged
 
 __all__ = [
     "STEPS_PER_CALL",
@@ -28,6 +21,7 @@ __all__ = [
     "State",
     "Trainer",
     "TrainingSet",
+    "averaged",
     "catch_sigterm",
     "evaluate",
     "plan",

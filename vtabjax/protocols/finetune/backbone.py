@@ -11,6 +11,7 @@ import numpy as np
 
 from vtabjax import model
 from vtabjax.model import compiling
+from vtabjax.protocols.finetune.layers import layers_above
 from vtabjax.protocols.finetune.settings import Settings
 
 
@@ -18,22 +19,26 @@ class Backbone(NamedTuple):
     """What lies below the head.
 
     Attributes:
-      forward: (parameters, buffers, inputs [B, ...], train) -> (features [B, D], new buffers).
+      forward: (parameters, buffers, inputs [B, ...], train, frozen) -> (features [B, D], new buffers).
       parameters: what is trained, {name: array}.
       buffers: running statistics and the like.
       width: D.
       input_shape: shape of one input.
       input_dtype: its dtype.
       compiler_options: for `jax.jit`.
+      frozen: weights that are neither trained nor have an optimizer's state, {name: array}.
+      layers_above: of what is trained, {name: layers up to the head}; see `optimizers.Optimizer`.
     """
 
-    forward: Callable[[Mapping, Mapping, jax.Array, bool], tuple[jax.Array, dict]]
+    forward: Callable[[Mapping, Mapping, jax.Array, bool, Mapping], tuple[jax.Array, dict]]
     parameters: dict[str, np.ndarray]
     buffers: dict[str, np.ndarray]
     width: int
     input_shape: tuple[int, ...]
     input_dtype: Any
     compiler_options: Mapping[str, str] = {}
+    frozen: Mapping[str, np.ndarray] = {}
+    layers_above: Mapping[str, int] = {}
 
 
 def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
@@ -45,6 +50,8 @@ def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
 
 def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
     """A converted model whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
+    if settings.scope != "all":
+        raise ValueError(f"finetune.scope={settings.scope!r} is not available yet; choose all or head")
     graph = parts.graph.select({"features": "features"})  # the source's classifier is not trained
     param_dtype, compute_dtype = settings.param_dtype, jnp.dtype(settings.dtype)
 
@@ -58,7 +65,7 @@ def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
     kinds = {k: v.kind for k, v in graph.variables.items()}
 
     def forward(
-        parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool
+        parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool, frozen: Mapping
     ) -> tuple[jax.Array, dict]:
         inputs = model.normalise(images.astype(param_dtype) / 255, parts.info).astype(compute_dtype)
         # Running statistics stay wide: a bfloat16 average would stop moving.
@@ -80,6 +87,7 @@ def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
         (height, width, channels),
         np.uint8,
         compiling.compiler_options(graph),
+        layers_above=layers_above(parts.graph) if settings.layer_decay != 1 else {},
     )
 
 
@@ -95,7 +103,7 @@ def precomputed(width: int, settings: Settings) -> Backbone:
     """Nothing to train below the head: inputs are features [B, D] that were computed once."""
 
     def forward(
-        parameters: Mapping, buffers: Mapping, inputs: jax.Array, train: bool
+        parameters: Mapping, buffers: Mapping, inputs: jax.Array, train: bool, frozen: Mapping
     ) -> tuple[jax.Array, dict]:
         return inputs.astype(settings.param_dtype), {}
 

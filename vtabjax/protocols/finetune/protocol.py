@@ -22,9 +22,10 @@ from vtabjax import results
 from vtabjax.protocols import measures
 from vtabjax.protocols.finetune.journal import Journal, Progress
 from vtabjax.protocols.finetune.meter import Meter
+from vtabjax.protocols.finetune.plans import Schedule, plan, rate
 from vtabjax.protocols.finetune.result import DivergedError, Final, GridPoint, Result
-from vtabjax.protocols.finetune.settings import Settings, schedule
-from vtabjax.protocols.finetune.training import STEPS_PER_CALL, State, Trainer, TrainingSet, plan
+from vtabjax.protocols.finetune.settings import Settings
+from vtabjax.protocols.finetune.training import STEPS_PER_CALL, State, Trainer, TrainingSet, averaged
 from vtabjax.runtime import devices
 
 # A call of the device is at most so long: what SIGTERM waits for, and progress.
@@ -177,7 +178,7 @@ class _Protocol:
 
             def tested(state: State, name: str = name) -> dict[str, Any]:
                 if self.keep is not None:
-                    self.keep(seed, state)
+                    self.keep(seed, averaged(state))
                 self.meter.say(f"{name}: testing")
                 inputs, labels = test()
                 predictions, confidence = self.trainer.classify(state, inputs, self.classes)
@@ -226,7 +227,7 @@ class _Protocol:
                 measure: None if fitted.state is None else measured(fitted.state),
                 "diverged_at": fitted.diverged_at,
                 "micro_batch": self.trainer.micro_batch,
-                "curve": _curve(run, fitted, self.trainer.settings),
+                "curve": _curve(run, fitted, self.trainer.settings, self._plan(run)),
             }
             self.journal.finish(run.name, record)
         else:
@@ -234,16 +235,19 @@ class _Protocol:
         self.curves.extend(record["curve"])
         return record
 
-    def _fit(self, run: _Run, data: TrainingSet) -> _Fitted:
-        """Trains from the model as it came, or from where the journal says."""
-        trainer, name = self.trainer, run.name
-        run_plan = plan(
-            trainer.settings,
+    def _plan(self, run: _Run) -> Schedule:
+        return plan(
+            self.trainer.settings,
             learning_rate=run.learning_rate,
             steps=run.steps,
             classes=self.classes,
             seed=run.seed,
         )
+
+    def _fit(self, run: _Run, data: TrainingSet) -> _Fitted:
+        """Trains from the model as it came, or from where the journal says."""
+        trainer, name = self.trainer, run.name
+        run_plan = self._plan(run)
         n = 1  # the first call compiles
         while True:
             try:
@@ -288,14 +292,12 @@ def _pace(n: int, seconds: float) -> int:
     return int(min(STEPS_PER_CALL, 4 * n, max(1, n * _SECONDS_PER_CALL / max(seconds, 1e-3))))
 
 
-def _curve(run: _Run, fitted: _Fitted, settings: Settings) -> list[dict[str, Any]]:
+def _curve(run: _Run, fitted: _Fitted, settings: Settings, run_plan: Schedule) -> list[dict[str, Any]]:
     n = len(fitted.losses)
     ends = np.unique(np.linspace(0, n, min(n, _CURVE_POINTS) + 1).round().astype(int))
-    boundaries = settings.boundaries(run.steps)
 
     def learning_rate(step: int) -> float:
-        rate = schedule(step, run.learning_rate, boundaries, settings.warmup, settings.decay_factor)
-        return float(f"{float(rate):.6g}")  # 0.1, not float32's 0.10000000149
+        return float(f"{float(rate(settings, run_plan, step)):.6g}")  # 0.1, not float32's 0.10000000149
 
     return [
         {

@@ -119,7 +119,7 @@ def _examples(
     inputs: CellContext, own: finetune.Settings
 ) -> tuple[_Examples, _Examples, Callable[[], _Examples]]:
     """Training, validation and test examples (those when they are needed): images, or features for a head alone."""
-    if own.scope == "all":
+    if own.scope != "head":
         train, val = (inputs.examples(name) for name in ("train800", "val200"))
         return (train.images, train.labels), (val.images, val.labels), _Ahead(inputs)
 
@@ -177,7 +177,7 @@ def _trainer(
     sweep = converted.sweep
 
     def make() -> finetune.Trainer:
-        if own.scope == "all":
+        if own.scope != "head":
             backbone = finetune.trainable(inputs.parts, own)
         else:
             backbone = finetune.precomputed(pooling.width(inputs.output, converted.info), own)
