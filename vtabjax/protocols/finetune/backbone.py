@@ -11,6 +11,7 @@ import numpy as np
 
 from vtabjax import model
 from vtabjax.model import compiling
+from vtabjax.protocols.finetune.adaptation import Adaptation, adapt
 from vtabjax.protocols.finetune.layers import layers_above
 from vtabjax.protocols.finetune.settings import Settings
 
@@ -49,31 +50,34 @@ def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
 
 
 def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
-    """A converted model whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
-    if settings.scope != "all":
-        raise ValueError(f"finetune.scope={settings.scope!r} is not available yet; choose all or head")
-    graph = parts.graph.select({"features": "features"})  # the source's classifier is not trained
+    """A converted model of which the scope's part is trained. Inputs are uint8 images [B, S, S, C].
+
+    Batch norm uses and updates the batch's statistics where all weights are trained; in the other scopes it is part of
+    the frozen model and uses the running ones.
+
+    Raises:
+      scopes.ScopeError: the model has nothing that the scope trains.
+    """
+    adapted = adapt(parts, settings)
+    graph, trained = adapted.graph, set(adapted.trained)
     param_dtype, compute_dtype = settings.param_dtype, jnp.dtype(settings.dtype)
-
-    def cast(name: str) -> np.ndarray:
-        value = np.asarray(parts.variables[name])
-        floating = jnp.issubdtype(value.dtype, jnp.floating)
-        return value.astype(param_dtype if floating else jax.dtypes.canonicalize_dtype(value.dtype))
-
-    trained = [k for k, v in graph.variables.items() if v.kind == "parameter"]
-    others = [k for k in graph.variables if k not in trained and k in parts.variables]
     kinds = {k: v.kind for k, v in graph.variables.items()}
+
+    def cast(name: str, dtype: Any = param_dtype) -> np.ndarray:
+        value = np.asarray(adapted.added[name] if name in adapted.added else parts.variables[name])
+        floating = jnp.issubdtype(value.dtype, jnp.floating)
+        return value.astype(dtype if floating else jax.dtypes.canonicalize_dtype(value.dtype))
 
     def forward(
         parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool, frozen: Mapping
     ) -> tuple[jax.Array, dict]:
         inputs = model.normalise(images.astype(param_dtype) / 255, parts.info).astype(compute_dtype)
         # Running statistics stay wide: a bfloat16 average would stop moving.
-        variables = {**buffers, **{k: v.astype(compute_dtype) for k, v in parameters.items()}}
+        variables = {**frozen, **buffers, **{k: v.astype(compute_dtype) for k, v in parameters.items()}}
         for name, value in buffers.items():
             if kinds[name] == "buffer" and jnp.issubdtype(value.dtype, jnp.floating):
                 variables[name] = value.astype(compute_dtype)
-        outputs, updates = model.apply(graph, variables, inputs, train=train)
+        outputs, updates = model.apply(graph, variables, inputs, train=train and settings.scope == "all")
         return outputs["features"].astype(param_dtype), {**buffers, **updates}
 
     if settings.remat:
@@ -81,14 +85,23 @@ def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
     channels, height, width = graph.input_size
     return Backbone(
         forward,
-        {k: cast(k) for k in trained},
-        {k: cast(k) for k in others},
+        {k: cast(k) for k in adapted.trained},
+        {k: cast(k) for k, kind in kinds.items() if kind != "parameter" and k in parts.variables},
         _features(parts),
         (height, width, channels),
         np.uint8,
         compiling.compiler_options(graph),
-        layers_above=layers_above(parts.graph) if settings.layer_decay != 1 else {},
+        # Nothing updates them, so that they need not be wider than what is computed in.
+        frozen={
+            k: cast(k, compute_dtype) for k, kind in kinds.items() if kind == "parameter" and k not in trained
+        },
+        layers_above=_layers_above(parts, adapted) if settings.layer_decay != 1 else {},
     )
+
+
+def _layers_above(parts: model.SavedModel, adapted: Adaptation) -> dict[str, int]:
+    above = layers_above(parts.graph)
+    return {name: above[adapted.beside.get(name, name)] for name in adapted.trained}
 
 
 def _features(parts: model.SavedModel) -> int:

@@ -22,34 +22,24 @@ from vtabjax.protocols.finetune.scopes import WEIGHTS, ScopeError, Use, operator
 _A, _B = ".lora_A", ".lora_B"  # behind the weight's name
 
 
-def layers(graph: Graph, pattern: str = "", *, tokens: bool = False) -> list[str]:
+def layers(graph: Graph, pattern: str = "") -> list[str]:
     """Names of the weights that get an adapter.
 
     Args:
       graph: what computes the features.
       pattern: globs for names of weights, comma-separated; the ending ``.weight`` may be left out. "" chooses the
-        linear layers, and the convolutions that are not grouped unless the model works on tokens.
-      tokens: whether it does.
+        linear layers where they hold most of the weights, as in transformers, and otherwise the convolutions as well,
+        except grouped ones.
 
     Raises:
       ScopeError: there are none, or a glob fits none.
     """
-    found = {name: where for name, where in _matrices(graph).items() if where}
+    found = _matrices(graph)
     if not pattern:
-        chosen = [
-            name
-            for name, where in found.items()
-            if len(graph.variables[name].shape) == 2
-            or not (tokens or any(_groups(graph, use) > 1 for use in where))
-        ]
-        if not chosen:
-            raise ScopeError(
-                "config.finetune.scope='lora': this model has no linear layers or convolutions to adapt; choose all or "
-                "head, or leave the model out"
-            )
-        return chosen
-    globs = [glob.strip() for glob in pattern.split(",")]
-    fits = {glob: [name for name in found if _fits(name, glob)] for glob in globs}
+        return _usual(graph, found)
+    fits = {
+        glob.strip(): [name for name in found if _fits(name, glob.strip())] for glob in pattern.split(",")
+    }
     for glob, names in fits.items():
         if not names:
             raise ScopeError(
@@ -57,6 +47,27 @@ def layers(graph: Graph, pattern: str = "", *, tokens: bool = False) -> list[str
                 f"layers and convolutions, such as {', '.join(list(found)[:3])}"
             )
     return [name for name in found if any(name in names for names in fits.values())]
+
+
+def _usual(graph: Graph, found: Mapping[str, list[Use]]) -> list[str]:
+    """The linear layers, and the convolutions that are not grouped where these hold more weights."""
+    linear = [name for name in found if len(graph.variables[name].shape) == 2]
+    convolutions = [
+        name
+        for name, where in found.items()
+        if len(graph.variables[name].shape) > 2 and all(_groups(graph, use) == 1 for use in where)
+    ]
+    size = {
+        kind: sum(math.prod(graph.variables[name].shape) for name in names)
+        for kind, names in (("linear", linear), ("convolutions", convolutions))
+    }
+    chosen = set(linear) if size["linear"] > size["convolutions"] else {*linear, *convolutions}
+    if not chosen:
+        raise ScopeError(
+            "config.finetune.scope='lora': this model has no linear layers or convolutions to adapt; choose all or "
+            "head, or leave the model out"
+        )
+    return [name for name in found if name in chosen]
 
 
 def adapted(
@@ -114,6 +125,11 @@ def merged(
             product = b.reshape(-1, rank) @ a.reshape(rank, -1)
             found[name] = weight + alpha / rank * product.reshape(weight.shape)
     return found
+
+
+def weight_of(adapter: str) -> str:
+    """The name of the weight that an A or a B belongs to."""
+    return adapter.removesuffix(_A).removesuffix(_B)
 
 
 # Layers whose adapters can be computed beside them. Where there are many more positions than `rank`, that saves the
@@ -178,7 +194,7 @@ def _matrices(graph: Graph) -> dict[str, list[Use]]:
         name: found[name]
         for name, variable in graph.variables.items()
         if variable.kind == "parameter"
-        and len(variable.shape) >= 2
+        and sum(size > 1 for size in variable.shape) >= 2  # a gain of a standardised weight is a vector
         and found.get(name)
         and all((use.op, use.position) in WEIGHTS for use in found[name])
     }

@@ -117,20 +117,15 @@ def norms(graph: Graph) -> list[str]:
 
 
 def trained(graph: Graph, scope: str) -> list[str]:
-    """Names of the weights that are trained as they are, in the state_dict's order.
+    """Names of a graph's biases or norms, in the state_dict's order.
 
     Args:
       graph: what computes the features.
-      scope: "all", "bias" or "norm".
+      scope: "bias" or "norm".
 
     Raises:
       ScopeError: it has none of that kind.
     """
-    parameters = [name for name, variable in graph.variables.items() if variable.kind == "parameter"]
-    if (
-        scope == "all" or not parameters
-    ):  # without weights, such as the pixels themselves, there is only the head
-        return parameters
     found = biases(graph) if scope == "bias" else norms(graph)
     if not found:
         what = "biases" if scope == "bias" else "normalisation layers with weights"

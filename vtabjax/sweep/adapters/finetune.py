@@ -212,14 +212,14 @@ def _save(
     if not processes.is_first():
         return
     state = jax.device_get(state)
-    trained = {name: np.asarray(value) for name, value in {**state.backbone, **state.buffers}.items()}
+    trained, buffers = ({k: np.asarray(v) for k, v in of.items()} for of in (state.backbone, state.buffers))
     weight, bias = (np.asarray(state.head[k])[: task.num_classes] for k in ("weight", "bias"))
     info = {
         "finetuned": {"task": inputs.task, "settings": dataclasses.asdict(own)},
         "pretrained_weight_hash": parts.info["weight_hash"],
         "parity": None,
     }
-    model.save(path, *head.with_head(parts, trained, weight, bias, info))
+    model.save(path, *head.with_head(finetune.finished(parts, own, trained), buffers, weight, bias, info))
 
 
 class _Ahead:
