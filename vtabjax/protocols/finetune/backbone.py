@@ -48,8 +48,18 @@ def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
     return primitive.name == "conv_general_dilated"
 
 
-def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
-    """A converted model whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
+def trainable(
+    parts: model.SavedModel, settings: Settings, layers: Mapping[str, int] | None = None
+) -> Backbone:
+    """A converted model whose weights are all trained. Inputs are images [B, S, S, C] from 0 to 255, such as uint8.
+
+    Args:
+      parts: the model.
+      settings: see `Settings`.
+      layers: for ``layer_decay``, the number of layers above each weight; by default `layers_above` of the graph.
+    """
+    if layers is None:
+        layers = layers_above(parts.graph) if settings.layer_decay != 1 else {}
     if settings.scope != "all":
         raise ValueError(f"finetune.scope={settings.scope!r} is not available yet; choose all or head")
     graph = parts.graph.select({"features": "features"})  # the source's classifier is not trained
@@ -87,7 +97,7 @@ def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
         (height, width, channels),
         np.uint8,
         compiling.compiler_options(graph),
-        layers_above=layers_above(parts.graph) if settings.layer_decay != 1 else {},
+        layers_above={k: layers[k] for k in trained if k in layers},
     )
 
 
