@@ -11,7 +11,7 @@ import numpy as np
 
 from vtabjax import model
 from vtabjax.model import compiling
-from vtabjax.protocols.finetune.adaptation import Adaptation, adapt
+from vtabjax.protocols.finetune.adaptation import adapt
 from vtabjax.protocols.finetune.layers import layers_above
 from vtabjax.protocols.finetune.settings import Settings
 
@@ -49,17 +49,27 @@ def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
     return primitive.name == "conv_general_dilated"
 
 
-def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
-    """A converted model of which the scope's part is trained. Inputs are uint8 images [B, S, S, C].
+def trainable(
+    parts: model.SavedModel, settings: Settings, layers: Mapping[str, int] | None = None
+) -> Backbone:
+    """A converted model of which the scope's part is trained. Inputs are images [B, S, S, C] from 0 to 255.
 
     Batch norm uses and updates the batch's statistics where all weights are trained; in the other scopes it is part of
     the frozen model and uses the running ones.
 
+    Args:
+      parts: the model.
+      settings: see `Settings`.
+      layers: for ``layer_decay``, the number of layers above each weight; by default `layers_above` of the graph.
+
     Raises:
       scopes.ScopeError: the model has nothing that the scope trains.
     """
+    if layers is None:
+        layers = layers_above(parts.graph) if settings.layer_decay != 1 else {}
     adapted = adapt(parts, settings)
     graph, trained = adapted.graph, set(adapted.trained)
+    places = {name: adapted.beside.get(name, name) for name in adapted.trained}
     param_dtype, compute_dtype = settings.param_dtype, jnp.dtype(settings.dtype)
     kinds = {k: v.kind for k, v in graph.variables.items()}
 
@@ -95,13 +105,8 @@ def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
         frozen={
             k: cast(k, compute_dtype) for k, kind in kinds.items() if kind == "parameter" and k not in trained
         },
-        layers_above=_layers_above(parts, adapted) if settings.layer_decay != 1 else {},
+        layers_above={name: layers[place] for name, place in places.items() if place in layers},
     )
-
-
-def _layers_above(parts: model.SavedModel, adapted: Adaptation) -> dict[str, int]:
-    above = layers_above(parts.graph)
-    return {name: above[adapted.beside.get(name, name)] for name in adapted.trained}
 
 
 def _features(parts: model.SavedModel) -> int:

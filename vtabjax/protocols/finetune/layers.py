@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vtabjax.graph import Graph, Node, node_refs
 
@@ -18,13 +18,17 @@ _HEADS = ("head", "fc_norm", "classifier")  # modules of the head that may hold 
 _PER_LAYER = 12  # weights that make a layer where there are no blocks, as timm has it
 
 
-def layers_above(graph: Graph) -> dict[str, int]:
+def layers_above(graph: Graph, output: str = "features") -> dict[str, int]:
     """{name of a parameter: the number of layers above it, 0 for the head's own}.
+
+    Args:
+      graph: a converted model.
+      output: the features below the head, one of the graph's outputs and choices.
 
     Without blocks the parameters of the model are cut, in their order, into layers of twelve, as timm does.
     """
     names = [k for k, v in graph.variables.items() if v.kind == "parameter"]
-    blocks = _blocks(graph)
+    blocks = _blocks(graph, output)
     trunk = [name for name in names if not _of_the_head(name)]
     if not blocks:
         count = -(len(trunk) // -_PER_LAYER)
@@ -40,17 +44,26 @@ def layers_above(graph: Graph) -> dict[str, int]:
     return {n: 0 if _of_the_head(n) and n not in found else top - found.get(n, top - 1) for n in names}
 
 
+def describe(found: Mapping[str, int]) -> str:
+    """What was taken for layers, in a line."""
+    by_layer: dict[int, list[str]] = {}
+    for name, above in found.items():
+        by_layer.setdefault(above, []).append(name)
+    layers = [f"{names[0]} ({len(names)})" for _, names in sorted(by_layer.items(), reverse=True)]
+    return f"{len(layers)} layers below the head, by first weight and number of weights: " + ", ".join(layers)
+
+
 def _of_the_head(name: str) -> bool:
     return name.partition(".")[0] in _HEADS
 
 
-def _blocks(graph: Graph) -> list[list[Node]]:
-    """For each block the nodes of the model's own features that its output depends on."""
+def _blocks(graph: Graph, output: str) -> list[list[Node]]:
+    """For each block the nodes that both its output and the features depend on."""
     made_by = {node.name: node for node in graph.nodes}
-    features = graph.select({"features": "features"})
+    features = graph.select({"features": output})
     own = {node.name for node in features.nodes}
     ends = {int(m[1]): ref for name, ref in graph.choices.items() if (m := _BLOCK.fullmatch(name))}
-    blocks = []
+    blocks: list[list[Node]] = []
     for number in sorted(ends):
         needed, waiting = set(), [ends[number].name]
         while waiting:
@@ -59,7 +72,7 @@ def _blocks(graph: Graph) -> list[list[Node]]:
                 needed.add(name)
                 waiting += [ref.name for ref in node_refs(made_by[name]) if ref.kind == "value"]
         inside = [node for node in features.nodes if node.name in needed & own]
-        if blocks and len(inside) == len(blocks[-1]):
+        if blocks and set(_variables(inside)) <= set(_variables(blocks[-1])):
             break  # the features are those of an earlier block
         blocks.append(inside)
     return blocks

@@ -189,6 +189,11 @@ class Trainer:
             average=self.put(average),
         )
 
+    def trainable_parameters(self, classes: int) -> int:
+        """How many numbers are trained for a task with so many classes."""
+        own = sum(np.size(value) for value in self.backbone.parameters.values())
+        return own + classes * (self.backbone.width + 1)
+
     # Training.
 
     def train_steps(
@@ -254,9 +259,7 @@ class Trainer:
         places = jnp.arange(s.batch_size, dtype=jnp.int32)
         drawn = tuple(a.reshape(parts, self.micro_batch) for a in (index, places))
 
-        def micro(
-            carry: tuple[Tree, ...], drawn: tuple[jax.Array, jax.Array]
-        ) -> tuple[tuple[Tree, ...], None]:
+        def micro(carry: tuple[Tree, ...], drawn: tuple[jax.Array, ...]) -> tuple[tuple[Tree, ...], None]:
             buffers, total, loss, hits = carry
             index, places = (jax.lax.with_sharding_constraint(a, self._split) for a in drawn)
             inputs, labels = data.inputs[index], data.labels[index]
@@ -269,7 +272,7 @@ class Trainer:
 
         weights = (state.backbone, state.head)
         zero = jnp.zeros((), s.param_dtype)
-        start = (state.buffers, jax.tree.map(jnp.zeros_like, weights), zero, zero)
+        start: tuple[Tree, ...] = (state.buffers, jax.tree.map(jnp.zeros_like, weights), zero, zero)
         if parts == 1:
             carry, _ = micro(start, (drawn[0][0], drawn[1][0]))
         else:
