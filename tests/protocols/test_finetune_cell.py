@@ -181,11 +181,11 @@ def test_the_suite_vtab_is_the_published_sweep():
 # The artefact.
 
 
-def trained(parts, classes=4):
-    """A model after a few steps on random pictures: (trainer, state, artefact)."""
+def trained(parts, scope, classes=4):
+    """A model after a few steps on random pictures: (trainer, state, artefact, images)."""
     import jax
 
-    own = finetune.Settings(learning_rates=(0.05,), steps=(3,), batch_size=8)
+    own = finetune.Settings(learning_rates=(0.05,), steps=(3,), batch_size=8, scope=scope)
     made = finetune.Trainer(finetune.trainable(parts, own), own, classes=classes, capacity=20, eval_batch=8)
     channels, height, width = parts.graph.input_size
     rng = np.random.default_rng(0)
@@ -195,22 +195,29 @@ def trained(parts, classes=4):
         made.initial_state(), made.data(images, (np.arange(20) % classes).astype(np.int32)), run, 3
     )
     values = jax.device_get(state)
-    artefact = head.with_head(
-        parts, {**values.backbone, **values.buffers}, values.head["weight"], values.head["bias"]
-    )
+    whole = finetune.finished(parts, own, values.backbone)
+    artefact = head.with_head(whole, values.buffers, values.head["weight"], values.head["bias"])
     return made, state, artefact, images
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "options"),
-    [("test_resnet", 32, {}), ("test_vit", 32, {"img_size": 32}), ("test_convnext", 32, {})],
+    ("name", "size", "options", "scope"),
+    [
+        ("test_resnet", 32, {}, "all"),
+        ("test_resnet", 32, {}, "lora"),
+        ("test_vit", 32, {"img_size": 32}, "all"),
+        ("test_vit", 32, {"img_size": 32}, "lora"),
+        ("test_vit", 32, {"img_size": 32}, "bias"),
+        ("test_convnext", 32, {}, "all"),
+        ("test_convnext", 32, {}, "norm"),
+    ],
 )
-def test_pytorch_loads_the_fine_tuned_model(name, size, options, tmp_path):
+def test_pytorch_loads_the_fine_tuned_model(name, size, options, scope, tmp_path):
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=7, **options)
     graph, variables = converters.from_torch(module, (3, size, size))
     info = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, size, size], "spec": f"timm/{name}@random"}
-    made, state, artefact, images = trained(model.SavedModel(graph, variables, info))
+    made, state, artefact, images = trained(model.SavedModel(graph, variables, info), scope)
     model.save(tmp_path / "tuned", *artefact)
     assert command_line.main(["export", str(tmp_path / "tuned"), str(tmp_path / "tuned.safetensors")]) == 0
     again = timm.create_model(name, num_classes=4, **options).eval()
@@ -220,6 +227,28 @@ def test_pytorch_loads_the_fine_tuned_model(name, size, options, tmp_path):
     ours = model.load(tmp_path / "tuned").outputs(images.astype(np.float32) / 255)["logits"]
     np.testing.assert_allclose(ours, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(made.predict(state, images, 4), logits.argmax(1))
+
+
+def test_a_model_with_prompt_tokens_is_kept(tmp_path):
+    """PyTorch's class has no place for them; here it opens like any other."""
+    torch.manual_seed(0)
+    module = timm.create_model("test_vit", num_classes=7, img_size=32, depth=2)
+    graph, variables = converters.from_torch(module, (3, 32, 32))
+    info = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32], "spec": "timm/test_vit@random"}
+    made, state, artefact, images = trained(model.SavedModel(graph, variables, info), "prompt_deep")
+    model.save(tmp_path / "tuned", *artefact)
+    opened = model.load(tmp_path / "tuned")
+    logits = np.asarray(opened.outputs(images.astype(np.float32) / 255)["logits"])
+    assert logits.shape == (20, 4) and opened.info["feature_choices"]["blocks"] == 0
+    np.testing.assert_array_equal(made.predict(state, images, 4), logits.argmax(1))
+    assert set(opened.graph.variables) - set(graph.variables) == {"prompt_tokens.0", "prompt_tokens.1"}
+
+
+def test_a_model_that_a_scope_does_not_fit_is_told(config, tmp_path):
+    config.finetune.scope = "norm"
+    assert runner.run(config, tmp_path) == 1
+    ((_, record),) = results.errors(tmp_path)
+    assert "config.finetune.scope='norm': this model has no normalisation layers" in record["message"]
 
 
 def test_a_head_where_there_was_none():

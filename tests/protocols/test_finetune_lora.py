@@ -1,5 +1,7 @@
 """LoRA: PyTorch's gradients, the base model at the start, an ordinary model at the end."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ import timm
 from timm.layers import ScaledStdConv2d
 
 RANK, ALPHA, SIZE = 3, 6.0, 32
+QUICK = {"xla_backend_optimization_level": 0}  # to compile, not to run
 INFO = {"mean": [0.5, 0.45, 0.4], "std": [0.25, 0.2, 0.3]}
 MODELS = [
     ("test_vit", {"img_size": SIZE, "depth": 1}),
@@ -110,7 +113,7 @@ def test_lora_follows_pytorch(name, options):
         )
         direction = rng.normal(size=(2, below.width))
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=QUICK)
         def step(weights):
             def loss(weights):
                 maps, _ = below.forward(weights, buffers, images, True, frozen)

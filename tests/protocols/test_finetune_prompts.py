@@ -1,5 +1,7 @@
 """Prompt tokens: what PyTorch computes with the same tokens, and which models have no place for them."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from vtabjax.protocols.finetune import prompts
 import timm
 
 SIZE, TOKENS = 32, 3
+QUICK = {"xla_backend_optimization_level": 0}  # to compile, not to run
 INFO = {"mean": [0.5, 0.45, 0.4], "std": [0.25, 0.2, 0.3]}
 SMALL = {"img_size": SIZE, "depth": 2, "embed_dim": 24, "num_heads": 2}
 
@@ -62,7 +65,7 @@ def test_prompts_follow_pytorch(name, options, scope):
         weights = {k: rng.normal(size=v.shape) for k, v in below.parameters.items()}
         direction = rng.normal(size=(2, below.width))
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=QUICK)
         def step(weights, frozen):
             def loss(weights):
                 features, _ = below.forward(weights, below.buffers, images, True, frozen)
