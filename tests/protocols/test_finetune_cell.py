@@ -93,6 +93,16 @@ def test_every_setting_and_what_became_of_the_grid_are_recorded(config, tmp_path
     assert np.sum(correct != results.unpack(record["correct"])) <= 2  # an example may sit on the fence
 
 
+def test_a_grid_that_time_did_not_suffice_for_is_told(config, tmp_path, capsys):
+    config.finetune.steps, config.finetune.seeds, config.finetune.hours = "3", "0", 1e-6
+    config.finetune.scope = "head"
+    assert runner.run(config, tmp_path) == 0
+    record = only(tmp_path)
+    assert [p["left_out"] for p in record["chosen"]["grid"]] == ["", "hours"]
+    assert record["notes"]["hours"] == "1 of 2 grid points left out: finetune.hours=1e-06"
+    assert "left out, finetune.hours=1e-06 would not suffice" in capsys.readouterr().err
+
+
 def test_head_only_is_a_linear_model_on_the_features(config, tmp_path):
     config.finetune.scope = "head"
     assert runner.run(config, tmp_path) == 0
