@@ -4,20 +4,35 @@
     python main.py --config=configs/finetune.py:vtab --config.models=timm/resnet50.a1_in1k --config.tasks=dtd
     python main.py --config=configs/finetune.py:vtab --config.dtype=bfloat16 --config.finetune.seeds=0,1,2
     python main.py --config=configs/finetune.py:vtab --config.finetune.scope=head     # VTAB's linear evaluation
+    python main.py --config=configs/finetune.py:peft --config.tasks=dtd    # LoRA on a ViT, as papers on adapters do it
 
-The suite vtab has VTAB's lightweight sweep: two learning rates x two durations, batch 512. docs/finetune.md says
-what is trained, how it survives interruptions and where the curves and models go.
+The suite vtab has VTAB's lightweight sweep: two learning rates x two durations, batch 512. The suite peft has what
+most papers on parameter-efficient fine-tuning have in common: AdamW, batch 64, 100 epochs, 10 of warm-up, cosine.
+docs/finetune.md says what is trained, how it survives interruptions and where the curves and models go.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
+SUITES = (*common.SUITES, "peft")
+
 
 def get_config(suite: str = "mini") -> ConfigDict:
-    """Fields of `common.base`, and of this protocol under `finetune`."""
-    c = common.base("finetune", suite)
-    mini = suite == "mini"
+    """Fields of `common.base`, and of this protocol under `finetune`.
+
+    Args:
+      suite: "mini", "vtab" or "peft", which is the suite vtab with other settings.
+
+    Raises:
+      ValueError: the suite is not known.
+    """
+    if suite not in SUITES:
+        raise ValueError(
+            f"suite {suite!r} is not known; choose from {', '.join(SUITES)} (configs/finetune.py:vtab)"
+        )
+    peft, mini = suite == "peft", suite == "mini"
+    c = common.base("finetune", "vtab" if peft else suite)
     if mini:
         c.models = "baseline/pixels,embedded/sprites_resnet,timm/test_resnet@random"
 
@@ -58,4 +73,10 @@ def get_config(suite: str = "mini") -> ConfigDict:
     # Memory. The micro-batch is halved automatically when memory runs out; batch statistics are then per micro-batch.
     f.micro_batch = 0  # examples at once; 0: the whole batch
     f.remat = False  # recompute activations in the backward pass
+
+    if peft:
+        c.models, c.resize = "timm/vit_base_patch16_224.augreg_in21k", "bicubic"
+        f.scope = "lora"
+        f.learning_rates, f.steps, f.epochs, f.batch_size = "0.001,0.005,0.0005", "", "100", 64
+        f.optimizer, f.weight_decay, f.schedule, f.warmup_epochs = "adamw", 1e-4, "cosine", 10.0
     return c

@@ -1,6 +1,7 @@
 """Fine-tuning as a cell of a sweep, and the fine-tuned model as an artefact."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -57,6 +58,49 @@ def test_a_cell_and_its_files(config, tmp_path):
     config.finetune.seeds = "1"
     assert runner.run(config, tmp_path) == 0
     assert len(results.collect(tmp_path)) == 2
+
+
+def test_every_setting_and_what_became_of_the_grid_are_recorded(config, tmp_path):
+    given = {
+        "optimizer": "adamw", "weight_decay": 0.05, "layer_decay": 0.7, "schedule": "cosine", "clip": 1.0,
+        "label_smoothing": 0.1, "ema": 0.5, "augment": "flip", "halving": 2, "hours": 100.0, "warmup_epochs": 0.1,
+    }  # fmt: skip
+    config.finetune.update(given)
+    config.finetune.steps, config.finetune.epochs, config.finetune.seeds = "", "0.2,0.3", "0"
+    config.finetune.learning_rates, config.finetune.save = "0.01,0.001", True
+    config.models = "tiny/head"
+    assert runner.run(config, tmp_path) == 0
+    record = only(tmp_path)
+    assert given.items() <= record["settings"].items()
+    assert record["settings"]["epochs"] == [0.2, 0.3] and record["settings"]["steps"] == []
+    chosen = record["chosen"]
+    assert [(p["epochs"], p["steps"]) for p in chosen["grid"]] == [(0.2, 5), (0.3, 8)] * 2  # of 32 of 800
+    assert [p["left_out"] for p in chosen["grid"]].count("halving") == 2
+    assert all(0 <= p["early_val_accuracy"] <= 1 for p in chosen["grid"])
+    assert chosen["epochs"] in (0.2, 0.3) and chosen["seeds"][0]["steps"] in (6, 9)  # of 1,000
+    parts = model.load_parts(tmp_path / "models" / next(os.walk(tmp_path / "models"))[1][0])
+    features = parts.graph.select({"features": "features"}).variables
+    own = sum(np.prod(v.shape) for v in features.values() if v.kind == "parameter")
+    assert chosen["trainable_parameters"] == own + 10 * (parts.info["num_features"] + 1)
+    assert "layers below the head" in record["notes"]["layer_decay"]
+    # What was kept is what was tested: the averages of the weights.
+    from vtabjax import data
+
+    examples_of_test = data.load("digits", "test", image_size=16)
+    opened = model.load(tmp_path / chosen["models"][0])
+    logits = opened.outputs(examples_of_test.images.astype(np.float32) / 255)["logits"]
+    correct = np.argmax(logits, 1) == examples_of_test.labels
+    assert np.sum(correct != results.unpack(record["correct"])) <= 2  # an example may sit on the fence
+
+
+def test_a_grid_that_time_did_not_suffice_for_is_told(config, tmp_path, capsys):
+    config.finetune.steps, config.finetune.seeds, config.finetune.hours = "3", "0", 1e-6
+    config.finetune.scope = "head"
+    assert runner.run(config, tmp_path) == 0
+    record = only(tmp_path)
+    assert [p["left_out"] for p in record["chosen"]["grid"]] == ["", "hours"]
+    assert record["notes"]["hours"] == "1 of 2 grid points left out: finetune.hours=1e-06"
+    assert "left out, finetune.hours=1e-06 would not suffice" in capsys.readouterr().err
 
 
 def test_head_only_is_a_linear_model_on_the_features(config, tmp_path):
@@ -145,6 +189,13 @@ def test_a_broken_test_split_is_told(config, tmp_path, monkeypatch):
         ("micro_batch", 5, "config.finetune.micro_batch=5"),
         ("scope", "trunk", "choose all, head, bias"),
         ("sampling", "shuffle", "epoch or replacement"),
+        ("optimizer", "adagrad", "config.finetune.optimizer='adagrad' is not known; choose sgd, adam"),
+        ("schedule", "linear", "choose piecewise, cosine or constant"),
+        ("augment", "mixup", "choose none, flip, crop"),
+        ("layer_decay", 1.5, "config.finetune.layer_decay=1.5 is too large: it must be at most 1"),
+        ("halving", 1, "config.finetune.halving=1: it must be 2 to 100, or 0 for none"),
+        ("epochs", "3", "config.finetune.steps=.*epochs are given, too: leave one of them empty"),
+        ("steps", "", "config.finetune.steps=.*give numbers of at least 1"),
     ],
 )
 def test_bad_settings_are_told_before_anything_runs(config, tmp_path, field, value, message):
@@ -176,6 +227,18 @@ def test_the_suite_vtab_is_the_published_sweep():
         "remat",
     ):
         assert chosen[name] == getattr(defaults, name), name
+
+
+def test_the_suite_peft_is_what_papers_on_adapters_do():
+    chosen = config_file.get_config("peft")
+    assert chosen.suite == "vtab" and len(chosen.tasks.split(",")) == 19 and chosen.image_size == 224
+    wanted = {
+        "scope": "lora", "optimizer": "adamw", "weight_decay": 1e-4, "batch_size": 64, "epochs": [100.0], "steps": [],
+        "warmup_epochs": 10.0, "schedule": "cosine", "learning_rates": [0.001, 0.005, 0.0005],
+    }  # fmt: skip
+    assert wanted.items() <= adapter.settings(chosen).items()
+    with pytest.raises(ValueError, match="'adapters' is not known; choose from mini, vtab, vtab_full, peft"):
+        config_file.get_config("adapters")
 
 
 # The artefact.

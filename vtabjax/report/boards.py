@@ -20,6 +20,16 @@ PROTOCOLS = {
     "transferability": "Transferability scores",
 }
 
+# What is trained in fine-tuning, where that is not everything.
+SCOPES = {
+    "head": "head only",
+    "bias": "biases only",
+    "norm": "norms only",
+    "lora": "LoRA",
+    "prompt": "prompt tokens",
+    "prompt_deep": "prompt tokens in every block",
+}
+
 
 # Classes of models by their number of parameters: (below how many, name).
 SIZES = ((10e6, "< 10 M"), (50e6, "10-50 M"), (200e6, "50-200 M"), (math.inf, "> 200 M"))

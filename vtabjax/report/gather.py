@@ -19,7 +19,7 @@ import numpy as np
 from vtabjax import results, specs
 from vtabjax.data import copies
 from vtabjax.report import filtered
-from vtabjax.report.boards import PROTOCOLS, Board, Model, ReportData, family, order_tasks, value_text
+from vtabjax.report.boards import PROTOCOLS, SCOPES, Board, Model, ReportData, family, order_tasks, value_text
 from vtabjax.report.published import Published, beside, published_boards
 from vtabjax.specs import filters
 from vtabjax.sweep import artefacts
@@ -331,8 +331,8 @@ def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: I
         first = (settings.get("metric") or ["euclidean"])[0]
         distance = metric.removeprefix("accuracy_") if metric != "accuracy" else first
         title += f" ({distance})"
-    elif protocol == "finetune" and settings.get("scope") == "head":
-        title += " (head only)"
+    elif protocol == "finetune" and (scope := SCOPES.get(str(settings.get("scope")))):
+        title += f" ({scope})"
     elif metric != "accuracy":
         title += f" ({metric})"
     in_title = {"metric", "scope"} if protocol in ("knn", "finetune") else set()

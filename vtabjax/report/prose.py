@@ -18,7 +18,7 @@ from vtabjax.tables import text
 
 # What a protocol is, in a sentence.
 _WHAT = {
-    "finetune": "All weights are trained: a grid of learning rates and durations is tried on train800, and the choice "
+    "finetune": "{} trained: a grid of learning rates and durations is tried on train800, and the choice "
     "made on val200 is trained again on all 1,000 examples and tested once (VTAB-1k, arXiv 1910.04867).",
     "linear": "L2-regularised softmax regression on frozen features; the regularisation strength is chosen on val200, "
     "and the classifier is then refitted on all training examples and tested once.",
@@ -27,6 +27,17 @@ _WHAT = {
     "transferability": "Scores computed from one pass over the training examples (docs/scores.md). They have no common "
     "scale, so they are compared within a task only.",
     "published": "Numbers published by others, as they stand. Their settings differ from ours and from one another.",
+}
+
+
+_TRAINED = {
+    "all": "All weights are",
+    "head": "A linear layer on the features is",
+    "bias": "All biases and a linear layer on the features are",
+    "norm": "All weights of norms and a linear layer on the features are",
+    "lora": "Updates of low rank to the weights (LoRA, arXiv 2106.09685) and a linear layer on the features are",
+    "prompt": "Tokens before the first block (VPT-shallow, arXiv 2203.12119) and a linear layer on the features are",
+    "prompt_deep": "Tokens before every block (VPT-deep, arXiv 2203.12119) and a linear layer on the features are",
 }
 
 
@@ -198,7 +209,10 @@ def methods(data: ReportData) -> list[dict[str, Any]]:
         settings.append(("models x tasks", f"{len(board.models)} x {len(board.tasks)}"))
         pooled = pooling.remarks({model.display_name: model.features for model in board.models})
         settings += [("features", remark.removeprefix("features: ")) for remark in pooled]
-        out.append({"title": title, "what": _WHAT.get(board.protocol, ""), "settings": settings})
+        what = _WHAT.get(board.protocol, "")
+        if board.protocol == "finetune":
+            what = what.format(_TRAINED.get(str(board.settings.get("scope")), _TRAINED["all"]))
+        out.append({"title": title, "what": what, "settings": settings})
     return out
 
 

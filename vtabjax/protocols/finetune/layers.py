@@ -49,8 +49,10 @@ def describe(found: Mapping[str, int]) -> str:
     by_layer: dict[int, list[str]] = {}
     for name, above in found.items():
         by_layer.setdefault(above, []).append(name)
+    with_head = by_layer.pop(0, [])
     layers = [f"{names[0]} ({len(names)})" for _, names in sorted(by_layer.items(), reverse=True)]
-    return f"{len(layers)} layers below the head, by first weight and number of weights: " + ", ".join(layers)
+    text = f"{len(layers)} layers below the head, by first weight and number of weights: {', '.join(layers)}"
+    return text + (f"; as fast as the head: {', '.join(with_head)}" if with_head else "")
 
 
 def _of_the_head(name: str) -> bool:
