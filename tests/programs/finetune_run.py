@@ -17,7 +17,7 @@ import numpy as np
 from finetune_models import conv_parts, examples
 
 from vtabjax.protocols import finetune
-from vtabjax.protocols.finetune import journal, protocol
+from vtabjax.protocols.finetune import journal, runs
 
 settings: dict[str, Any] = json.loads(sys.argv[1])
 
@@ -26,7 +26,7 @@ def whole_protocol() -> list[Any]:
     """Grid, retraining and test; each call of the device waits for a line on stdin."""
     journal.CHECKPOINT_SECONDS = 0.0  # after every call
     if settings.get("pace"):
-        protocol._pace = lambda n, seconds: settings["pace"]
+        runs._pace = lambda n, seconds: settings["pace"]
     own = finetune.Settings(learning_rates=(0.1, 0.02), steps=(9, 12), batch_size=8, seeds=(0, 1))
     trainer = finetune.Trainer(
         finetune.trainable(conv_parts(), own), own, classes=5, capacity=40, eval_batch=16

@@ -1,6 +1,7 @@
 """Fine-tuning as a cell of a sweep, and the fine-tuned model as an artefact."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -57,6 +58,49 @@ def test_a_cell_and_its_files(config, tmp_path):
     config.finetune.seeds = "1"
     assert runner.run(config, tmp_path) == 0
     assert len(results.collect(tmp_path)) == 2
+
+
+def test_every_setting_and_what_became_of_the_grid_are_recorded(config, tmp_path):
+    given = {
+        "optimizer": "adamw", "weight_decay": 0.05, "layer_decay": 0.7, "schedule": "cosine", "clip": 1.0,
+        "label_smoothing": 0.1, "ema": 0.5, "augment": "flip", "halving": 2, "hours": 100.0, "warmup_epochs": 0.1,
+    }  # fmt: skip
+    config.finetune.update(given)
+    config.finetune.steps, config.finetune.epochs, config.finetune.seeds = "", "0.2,0.3", "0"
+    config.finetune.learning_rates, config.finetune.save = "0.01,0.001", True
+    config.models = "tiny/head"
+    assert runner.run(config, tmp_path) == 0
+    record = only(tmp_path)
+    assert given.items() <= record["settings"].items()
+    assert record["settings"]["epochs"] == [0.2, 0.3] and record["settings"]["steps"] == []
+    chosen = record["chosen"]
+    assert [(p["epochs"], p["steps"]) for p in chosen["grid"]] == [(0.2, 5), (0.3, 8)] * 2  # of 32 of 800
+    assert [p["left_out"] for p in chosen["grid"]].count("halving") == 2
+    assert all(0 <= p["early_val_accuracy"] <= 1 for p in chosen["grid"])
+    assert chosen["epochs"] in (0.2, 0.3) and chosen["seeds"][0]["steps"] in (6, 9)  # of 1,000
+    parts = model.load_parts(tmp_path / "models" / next(os.walk(tmp_path / "models"))[1][0])
+    features = parts.graph.select({"features": "features"}).variables
+    own = sum(np.prod(v.shape) for v in features.values() if v.kind == "parameter")
+    assert chosen["trainable_parameters"] == own + 10 * (parts.info["num_features"] + 1)
+    assert "layers below the head" in record["notes"]["layer_decay"]
+    # What was kept is what was tested: the averages of the weights.
+    from vtabjax import data
+
+    examples_of_test = data.load("digits", "test", image_size=16)
+    opened = model.load(tmp_path / chosen["models"][0])
+    logits = opened.outputs(examples_of_test.images.astype(np.float32) / 255)["logits"]
+    correct = np.argmax(logits, 1) == examples_of_test.labels
+    assert np.sum(correct != results.unpack(record["correct"])) <= 2  # an example may sit on the fence
+
+
+def test_a_grid_that_time_did_not_suffice_for_is_told(config, tmp_path, capsys):
+    config.finetune.steps, config.finetune.seeds, config.finetune.hours = "3", "0", 1e-6
+    config.finetune.scope = "head"
+    assert runner.run(config, tmp_path) == 0
+    record = only(tmp_path)
+    assert [p["left_out"] for p in record["chosen"]["grid"]] == ["", "hours"]
+    assert record["notes"]["hours"] == "1 of 2 grid points left out: finetune.hours=1e-06"
+    assert "left out, finetune.hours=1e-06 would not suffice" in capsys.readouterr().err
 
 
 def test_head_only_is_a_linear_model_on_the_features(config, tmp_path):
@@ -143,8 +187,15 @@ def test_a_broken_test_split_is_told(config, tmp_path, monkeypatch):
         ("steps", "10,2.5", "config.finetune.steps='10,2.5'"),
         ("batch_size", 0, "config.finetune.batch_size=0"),
         ("micro_batch", 5, "config.finetune.micro_batch=5"),
-        ("scope", "trunk", "all or head"),
+        ("scope", "trunk", "choose all, head, bias"),
         ("sampling", "shuffle", "epoch or replacement"),
+        ("optimizer", "adagrad", "config.finetune.optimizer='adagrad' is not known; choose sgd, adam"),
+        ("schedule", "linear", "choose piecewise, cosine or constant"),
+        ("augment", "mixup", "choose none, flip, crop"),
+        ("layer_decay", 1.5, "config.finetune.layer_decay=1.5 is too large: it must be at most 1"),
+        ("halving", 1, "config.finetune.halving=1: it must be 2 to 100, or 0 for none"),
+        ("epochs", "3", "config.finetune.steps=.*epochs are given, too: leave one of them empty"),
+        ("steps", "", "config.finetune.steps=.*give numbers of at least 1"),
     ],
 )
 def test_bad_settings_are_told_before_anything_runs(config, tmp_path, field, value, message):
@@ -178,14 +229,26 @@ def test_the_suite_vtab_is_the_published_sweep():
         assert chosen[name] == getattr(defaults, name), name
 
 
+def test_the_suite_peft_is_what_papers_on_adapters_do():
+    chosen = config_file.get_config("peft")
+    assert chosen.suite == "vtab" and len(chosen.tasks.split(",")) == 19 and chosen.image_size == 224
+    wanted = {
+        "scope": "lora", "optimizer": "adamw", "weight_decay": 1e-4, "batch_size": 64, "epochs": [100.0], "steps": [],
+        "warmup_epochs": 10.0, "schedule": "cosine", "learning_rates": [0.001, 0.005, 0.0005],
+    }  # fmt: skip
+    assert wanted.items() <= adapter.settings(chosen).items()
+    with pytest.raises(ValueError, match="'adapters' is not known; choose from mini, vtab, vtab_full, peft"):
+        config_file.get_config("adapters")
+
+
 # The artefact.
 
 
-def trained(parts, classes=4):
-    """A model after a few steps on random pictures: (trainer, state, artefact)."""
+def trained(parts, scope, classes=4):
+    """A model after a few steps on random pictures: (trainer, state, artefact, images)."""
     import jax
 
-    own = finetune.Settings(learning_rates=(0.05,), steps=(3,), batch_size=8)
+    own = finetune.Settings(learning_rates=(0.05,), steps=(3,), batch_size=8, scope=scope)
     made = finetune.Trainer(finetune.trainable(parts, own), own, classes=classes, capacity=20, eval_batch=8)
     channels, height, width = parts.graph.input_size
     rng = np.random.default_rng(0)
@@ -195,22 +258,29 @@ def trained(parts, classes=4):
         made.initial_state(), made.data(images, (np.arange(20) % classes).astype(np.int32)), run, 3
     )
     values = jax.device_get(state)
-    artefact = head.with_head(
-        parts, {**values.backbone, **values.buffers}, values.head["weight"], values.head["bias"]
-    )
+    whole = finetune.finished(parts, own, values.backbone)
+    artefact = head.with_head(whole, values.buffers, values.head["weight"], values.head["bias"])
     return made, state, artefact, images
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "options"),
-    [("test_resnet", 32, {}), ("test_vit", 32, {"img_size": 32}), ("test_convnext", 32, {})],
+    ("name", "size", "options", "scope"),
+    [
+        ("test_resnet", 32, {}, "all"),
+        ("test_resnet", 32, {}, "lora"),
+        ("test_vit", 32, {"img_size": 32}, "all"),
+        ("test_vit", 32, {"img_size": 32}, "lora"),
+        ("test_vit", 32, {"img_size": 32}, "bias"),
+        ("test_convnext", 32, {}, "all"),
+        ("test_convnext", 32, {}, "norm"),
+    ],
 )
-def test_pytorch_loads_the_fine_tuned_model(name, size, options, tmp_path):
+def test_pytorch_loads_the_fine_tuned_model(name, size, options, scope, tmp_path):
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=7, **options)
     graph, variables = converters.from_torch(module, (3, size, size))
     info = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, size, size], "spec": f"timm/{name}@random"}
-    made, state, artefact, images = trained(model.SavedModel(graph, variables, info))
+    made, state, artefact, images = trained(model.SavedModel(graph, variables, info), scope)
     model.save(tmp_path / "tuned", *artefact)
     assert command_line.main(["export", str(tmp_path / "tuned"), str(tmp_path / "tuned.safetensors")]) == 0
     again = timm.create_model(name, num_classes=4, **options).eval()
@@ -220,6 +290,28 @@ def test_pytorch_loads_the_fine_tuned_model(name, size, options, tmp_path):
     ours = model.load(tmp_path / "tuned").outputs(images.astype(np.float32) / 255)["logits"]
     np.testing.assert_allclose(ours, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(made.predict(state, images, 4), logits.argmax(1))
+
+
+def test_a_model_with_prompt_tokens_is_kept(tmp_path):
+    """PyTorch's class has no place for them; here it opens like any other."""
+    torch.manual_seed(0)
+    module = timm.create_model("test_vit", num_classes=7, img_size=32, depth=2)
+    graph, variables = converters.from_torch(module, (3, 32, 32))
+    info = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32], "spec": "timm/test_vit@random"}
+    made, state, artefact, images = trained(model.SavedModel(graph, variables, info), "prompt_deep")
+    model.save(tmp_path / "tuned", *artefact)
+    opened = model.load(tmp_path / "tuned")
+    logits = np.asarray(opened.outputs(images.astype(np.float32) / 255)["logits"])
+    assert logits.shape == (20, 4) and opened.info["feature_choices"]["blocks"] == 0
+    np.testing.assert_array_equal(made.predict(state, images, 4), logits.argmax(1))
+    assert set(opened.graph.variables) - set(graph.variables) == {"prompt_tokens.0", "prompt_tokens.1"}
+
+
+def test_a_model_that_a_scope_does_not_fit_is_told(config, tmp_path):
+    config.finetune.scope = "norm"
+    assert runner.run(config, tmp_path) == 1
+    ((_, record),) = results.errors(tmp_path)
+    assert "config.finetune.scope='norm': this model has no normalisation layers" in record["message"]
 
 
 def test_a_head_where_there_was_none():

@@ -9,7 +9,7 @@ import report_data
 from report_data import finetuned, gathered, make, rows
 
 from vtabjax import results, tasks
-from vtabjax.report import analysis, boards, gather, proxies, published
+from vtabjax.report import analysis, boards, gather, prose, proxies, published
 from vtabjax.results import Cell
 
 TASKS = tasks.EMBEDDED
@@ -135,6 +135,20 @@ def test_published_beside_ours(tmp_path):
         len(own.models) == 3
         and proxies.compare_proxies(found, analysis.Options(resamples=100)).finetuned is None
     )
+
+
+def test_what_is_trained_is_in_the_title_and_only_whole_models_are_beside_published_ones(tmp_path):
+    for i in range(3):
+        for task in tasks.VTAB[:4]:
+            finetuned(tmp_path, i, task, 0.5 + 0.1 * i, changes={"scope": "lora"})
+            finetuned(tmp_path, i, task, 0.4 + 0.1 * i, changes={"scope": "bias"})
+    found = gathered(tmp_path, [published.read("vtab")])
+    titles = {b.title for b in found.boards}
+    assert {"Fine-tuning (LoRA)", "Fine-tuning (biases only)"} <= titles
+    assert not any(b.beside_published for b in found.boards)
+    said = [m["what"] for m in prose.methods(found)]
+    assert any(what.startswith("Updates of low rank to the weights") for what in said)
+    assert any(what.startswith("All biases and a linear layer on the features are trained") for what in said)
 
 
 def test_epp_of_the_official_table():

@@ -43,6 +43,10 @@ SCORES = (
     "parc",
     "sfda",
 )
+OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lion")
+SCHEDULES = ("piecewise", "cosine", "constant")
+AUGMENTATIONS = ("none", "flip", "crop", "crop+flip", "crop+flip+jitter")
+SCOPES = ("all", "head", "bias", "norm", "lora", "prompt", "prompt_deep")
 MAX_IMAGE_SIZE = 2048
 _MAX_SEED = 2**31 - 1
 
@@ -139,14 +143,30 @@ class FinetuneOptions:
     """The fields of configs/finetune.py under ``finetune``."""
 
     learning_rates: Annotated[tuple[float, ...], Each(Range(1e-12, 1e6))]
-    steps: Annotated[tuple[int, ...], Each(Range(1, 100_000_000))]
+    steps: Annotated[tuple[int, ...], Each(Range(1, 100_000_000), empty=True)]
+    epochs: Annotated[tuple[float, ...], Each(Range(0.001, 10_000), empty=True)]
     batch_size: Annotated[int, Range(1, 65_536, "examples")]
-    momentum: Annotated[float, Range(0, 0.999999)]
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)]
+    momentum: Annotated[float, Range(0, 0.999999)]  # of sgd
+    weight_decay: Annotated[float, Range(0, 1_000)]
+    layer_decay: Annotated[float, Range(0.001, 1)]
+    clip: Annotated[float, Range(0, 1e9)]  # norm of the gradient; 0: any
+    label_smoothing: Annotated[float, Range(0, 0.999999)]
+    ema: Annotated[float, Range(0, 0.999999)]
+    schedule: Annotated[str, OneOf(SCHEDULES)]
     decay_at: Annotated[tuple[float, ...], Each(Range(1e-6, 0.999999), empty=True)]  # fractions of the steps
     decay_factor: Annotated[float, Range(1e-9, 1)]
     warmup: Annotated[int, Range(0, 100_000_000)]  # steps
+    warmup_epochs: Annotated[float, Range(0, 10_000, "epochs")]
+    augment: Annotated[str, OneOf(AUGMENTATIONS)]
     sampling: Annotated[str, OneOf(("epoch", "replacement"))]
-    scope: Annotated[str, OneOf(("all", "head"))]
+    scope: Annotated[str, OneOf(SCOPES)]
+    lora_rank: Annotated[int, Range(1, 65_536)]
+    lora_alpha: Annotated[float, Range(1e-6, 1e6)]
+    lora_layers: _Line
+    prompt_tokens: Annotated[int, Range(1, 10_000, "tokens")]
+    halving: Annotated[int, Range(2, 100, "", 0, "none")]
+    hours: Annotated[float, Range(0, 100_000, "hours")]  # 0: no limit
     seeds: Annotated[tuple[int, ...], Each(Range(0, _MAX_SEED), distinct=True)]
     save: _Flag
     micro_batch: Annotated[int, Range(1, 65_536, "examples", 0, "the whole batch")]

@@ -20,6 +20,16 @@ PROTOCOLS = {
     "transferability": "Transferability scores",
 }
 
+# What is trained in fine-tuning, where that is not everything.
+SCOPES = {
+    "head": "head only",
+    "bias": "biases only",
+    "norm": "norms only",
+    "lora": "LoRA",
+    "prompt": "prompt tokens",
+    "prompt_deep": "prompt tokens in every block",
+}
+
 
 # The mean of the accuracies on each class, as results call it.
 BALANCED = "balanced_accuracy"

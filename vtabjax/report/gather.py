@@ -18,10 +18,10 @@ import numpy as np
 from vtabjax import results, specs
 from vtabjax.data import copies
 from vtabjax.report import filtered
-from vtabjax.report import records as records_of
 from vtabjax.report.boards import (
     BALANCED,
     PROTOCOLS,
+    SCOPES,
     Board,
     Model,
     ReportData,
@@ -296,8 +296,8 @@ def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: I
         first = (settings.get("metric") or ["euclidean"])[0]
         distance = metric.removeprefix("accuracy_") if metric not in ("accuracy", BALANCED) else first
         title += f" ({distance})"
-    elif protocol == "finetune" and settings.get("scope") == "head":
-        title += " (head only)"
+    elif protocol == "finetune" and (scope := SCOPES.get(str(settings.get("scope")))):
+        title += f" ({scope})"
     elif metric not in ("accuracy", BALANCED):
         title += f" ({metric})"
     title += ", balanced accuracy" if metric == BALANCED else ""

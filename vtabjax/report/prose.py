@@ -18,7 +18,7 @@ from vtabjax.tables import text
 
 # What a protocol is, in a sentence.
 _WHAT = {
-    "finetune": "All weights are trained: a grid of learning rates and durations is tried on {train}, and the choice "
+    "finetune": "{trained} trained: a grid of learning rates and durations is tried on {train}, and the choice "
     "made on {val} is trained again on both and tested once (VTAB-1k, arXiv 1910.04867).",
     "linear": "L2-regularised softmax regression on frozen features; the regularisation strength is chosen on {val}, "
     "and the classifier is then refitted on all training examples and tested once.",
@@ -27,6 +27,17 @@ _WHAT = {
     "transferability": "Scores computed from one pass over the training examples (docs/scores.md). They have no common "
     "scale, so they are compared within a task only.",
     "published": "Numbers published by others, as they stand. Their settings differ from ours and from one another.",
+}
+
+
+_TRAINED = {
+    "all": "All weights are",
+    "head": "A linear layer on the features is",
+    "bias": "All biases and a linear layer on the features are",
+    "norm": "All weights of norms and a linear layer on the features are",
+    "lora": "Updates of low rank to the weights (LoRA, arXiv 2106.09685) and a linear layer on the features are",
+    "prompt": "Tokens before the first block (VPT-shallow, arXiv 2203.12119) and a linear layer on the features are",
+    "prompt_deep": "Tokens before every block (VPT-deep, arXiv 2203.12119) and a linear layer on the features are",
 }
 
 
@@ -206,7 +217,11 @@ def _what(board: Board) -> str:
     """What a board's protocol is, with the splits that it used."""
     splits = board.settings.get("splits") or []
     train, val = splits[:2] if len(splits) > 2 else ("train800", "val200")
-    what = _WHAT.get(board.protocol, "").format(train=train, val=val)
+    what = _WHAT.get(board.protocol, "").format(
+        train=train,
+        val=val,
+        trained=_TRAINED.get(str(board.settings.get("scope")), _TRAINED["all"]),
+    )
     if folds := board.settings.get("folds"):
         what += (
             f" Every example was tested once: the pictures were divided into {folds} folds, each of which was tested "

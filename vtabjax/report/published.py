@@ -280,7 +280,7 @@ def beside(own: Sequence[Board], other: Board) -> Board | None:
     """Our fine-tuning with the published rows of as many training examples, on our tasks; None where there is none."""
     for board in own:
         said = "full" if "trainval" in (board.settings.get("splits") or []) else "1,000"
-        if board.protocol != "finetune" or board.settings.get("scope") == "head":
+        if board.protocol != "finetune" or board.settings.get("scope", "all") != "all":
             continue
         if said not in other.settings.get("training examples", said):
             continue

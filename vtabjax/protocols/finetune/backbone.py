@@ -11,6 +11,8 @@ import numpy as np
 
 from vtabjax import model
 from vtabjax.model import compiling
+from vtabjax.protocols.finetune.adaptation import adapt
+from vtabjax.protocols.finetune.layers import layers_above
 from vtabjax.protocols.finetune.settings import Settings
 
 
@@ -18,22 +20,26 @@ class Backbone(NamedTuple):
     """What lies below the head.
 
     Attributes:
-      forward: (parameters, buffers, inputs [B, ...], train) -> (features [B, D], new buffers).
+      forward: (parameters, buffers, inputs [B, ...], train, frozen) -> (features [B, D], new buffers).
       parameters: what is trained, {name: array}.
       buffers: running statistics and the like.
       width: D.
       input_shape: shape of one input.
       input_dtype: its dtype.
       compiler_options: for `jax.jit`.
+      frozen: weights that are neither trained nor have an optimizer's state, {name: array}.
+      layers_above: of what is trained, {name: layers up to the head}; see `optimizers.Optimizer`.
     """
 
-    forward: Callable[[Mapping, Mapping, jax.Array, bool], tuple[jax.Array, dict]]
+    forward: Callable[[Mapping, Mapping, jax.Array, bool, Mapping], tuple[jax.Array, dict]]
     parameters: dict[str, np.ndarray]
     buffers: dict[str, np.ndarray]
     width: int
     input_shape: tuple[int, ...]
     input_dtype: Any
     compiler_options: Mapping[str, str] = {}
+    frozen: Mapping[str, np.ndarray] = {}
+    layers_above: Mapping[str, int] = {}
 
 
 def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
@@ -43,30 +49,45 @@ def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
     return primitive.name == "conv_general_dilated"
 
 
-def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
-    """A converted model whose weights are all trained. Inputs are uint8 images [B, S, S, C]."""
-    graph = parts.graph.select({"features": "features"})  # the source's classifier is not trained
+def trainable(
+    parts: model.SavedModel, settings: Settings, layers: Mapping[str, int] | None = None
+) -> Backbone:
+    """A converted model of which the scope's part is trained. Inputs are images [B, S, S, C] from 0 to 255.
+
+    Batch norm uses and updates the batch's statistics where all weights are trained; in the other scopes it is part of
+    the frozen model and uses the running ones.
+
+    Args:
+      parts: the model.
+      settings: see `Settings`.
+      layers: for ``layer_decay``, the number of layers above each weight; by default `layers_above` of the graph.
+
+    Raises:
+      scopes.ScopeError: the model has nothing that the scope trains.
+    """
+    if layers is None:
+        layers = layers_above(parts.graph) if settings.layer_decay != 1 else {}
+    adapted = adapt(parts, settings)
+    graph, trained = adapted.graph, set(adapted.trained)
+    places = {name: adapted.beside.get(name, name) for name in adapted.trained}
     param_dtype, compute_dtype = settings.param_dtype, jnp.dtype(settings.dtype)
-
-    def cast(name: str) -> np.ndarray:
-        value = np.asarray(parts.variables[name])
-        floating = jnp.issubdtype(value.dtype, jnp.floating)
-        return value.astype(param_dtype if floating else jax.dtypes.canonicalize_dtype(value.dtype))
-
-    trained = [k for k, v in graph.variables.items() if v.kind == "parameter"]
-    others = [k for k in graph.variables if k not in trained and k in parts.variables]
     kinds = {k: v.kind for k, v in graph.variables.items()}
 
+    def cast(name: str, dtype: Any = param_dtype) -> np.ndarray:
+        value = np.asarray(adapted.added[name] if name in adapted.added else parts.variables[name])
+        floating = jnp.issubdtype(value.dtype, jnp.floating)
+        return value.astype(dtype if floating else jax.dtypes.canonicalize_dtype(value.dtype))
+
     def forward(
-        parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool
+        parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool, frozen: Mapping
     ) -> tuple[jax.Array, dict]:
         inputs = model.normalise(images.astype(param_dtype) / 255, parts.info).astype(compute_dtype)
         # Running statistics stay wide: a bfloat16 average would stop moving.
-        variables = {**buffers, **{k: v.astype(compute_dtype) for k, v in parameters.items()}}
+        variables = {**frozen, **buffers, **{k: v.astype(compute_dtype) for k, v in parameters.items()}}
         for name, value in buffers.items():
             if kinds[name] == "buffer" and jnp.issubdtype(value.dtype, jnp.floating):
                 variables[name] = value.astype(compute_dtype)
-        outputs, updates = model.apply(graph, variables, inputs, train=train)
+        outputs, updates = model.apply(graph, variables, inputs, train=train and settings.scope == "all")
         return outputs["features"].astype(param_dtype), {**buffers, **updates}
 
     if settings.remat:
@@ -74,12 +95,17 @@ def trainable(parts: model.SavedModel, settings: Settings) -> Backbone:
     channels, height, width = graph.input_size
     return Backbone(
         forward,
-        {k: cast(k) for k in trained},
-        {k: cast(k) for k in others},
+        {k: cast(k) for k in adapted.trained},
+        {k: cast(k) for k, kind in kinds.items() if kind != "parameter" and k in parts.variables},
         _features(parts),
         (height, width, channels),
         np.uint8,
         compiling.compiler_options(graph),
+        # Nothing updates them, so that they need not be wider than what is computed in.
+        frozen={
+            k: cast(k, compute_dtype) for k, kind in kinds.items() if kind == "parameter" and k not in trained
+        },
+        layers_above={name: layers[place] for name, place in places.items() if place in layers},
     )
 
 
@@ -95,7 +121,7 @@ def precomputed(width: int, settings: Settings) -> Backbone:
     """Nothing to train below the head: inputs are features [B, D] that were computed once."""
 
     def forward(
-        parameters: Mapping, buffers: Mapping, inputs: jax.Array, train: bool
+        parameters: Mapping, buffers: Mapping, inputs: jax.Array, train: bool, frozen: Mapping
     ) -> tuple[jax.Array, dict]:
         return inputs.astype(settings.param_dtype), {}
 

@@ -27,11 +27,12 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Progress(NamedTuple):
-    """Where a run stands: the state after so many steps, and what was measured in each."""
+    """Where a run stands: the state after so many steps, what was measured in each, how long they took."""
 
     state: State
     losses: list[float]
     hits: list[float]
+    seconds: float = 0.0
 
 
 class Journal:
@@ -132,7 +133,7 @@ class Journal:
             return None
         if current["micro_batch"] < trainer.micro_batch and trainer.can_use(current["micro_batch"]):
             trainer.use_micro_batch(current["micro_batch"])
-        return Progress(state, list(current["losses"]), list(current["hits"]))
+        return Progress(state, list(current["losses"]), list(current["hits"]), current["seconds"])
 
     def _restored(self, current: Mapping[str, Any], trainer: Trainer) -> State | None:
         import orbax.checkpoint as ocp
@@ -180,6 +181,7 @@ class Journal:
             "micro_batch": trainer.micro_batch,
             "losses": position.losses,
             "hits": position.hits,
+            "seconds": position.seconds,
         }
         self._write()
         if before is not None and before["state"] != name:

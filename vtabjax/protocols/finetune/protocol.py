@@ -1,8 +1,8 @@
 """Fine-tuning on 1,000 examples: VTAB-1k's protocol (Zhai et al., arXiv 1910.04867).
 
 A small grid is trained on train800, the point that is best on val200 is retrained on train800val200 and evaluated
-once on the whole test split. SGD with momentum 0.9, no weight decay, no augmentation; a head of zeros on the
-features; batch norm in training mode. docs/finetune.md has the whole story.
+once on the whole test split. By default SGD with momentum 0.9, no weight decay, no augmentation; a head of zeros on
+the features; batch norm in training mode. docs/finetune.md has the whole story.
 """
 
 from __future__ import annotations
@@ -10,26 +10,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from vtabjax import results
 from vtabjax.protocols import measures
-from vtabjax.protocols.finetune.journal import Journal, Progress
+from vtabjax.protocols.finetune.journal import Journal, Progress, any_process
 from vtabjax.protocols.finetune.meter import Meter
 from vtabjax.protocols.finetune.result import DivergedError, Final, GridPoint, Result
-from vtabjax.protocols.finetune.settings import Settings, schedule
-from vtabjax.protocols.finetune.training import STEPS_PER_CALL, State, Trainer, TrainingSet, plan
-from vtabjax.runtime import devices
-
-# A call of the device is at most so long: what SIGTERM waits for, and progress.
-_SECONDS_PER_CALL = 5.0
-_CURVE_POINTS = 100
+from vtabjax.protocols.finetune.runs import Fitted, Run, curve, fit
+from vtabjax.protocols.finetune.settings import Settings
+from vtabjax.protocols.finetune.training import State, Trainer, TrainingSet, averaged
 
 Examples = tuple[np.ndarray, np.ndarray]
 
@@ -62,17 +59,19 @@ def evaluate(
       ValueError: labels out of range, too many examples.
       SystemExit: the journal was told to stop; progress is saved.
     """
-    settings = trainer.settings
+    settings, sizes = trainer.settings, (len(train[1]), len(train[1]) + len(val[1]))
+    longest = max(p.steps for p in _points(settings, sizes[1]))
     meter = Meter(
-        sum(steps for _, steps in _grid(settings)) + len(settings.seeds) * max(settings.steps),
+        sum(p.steps for p in _points(settings, sizes[0])) + len(settings.seeds) * longest,
         settings.batch_size,
         label,
     )
-    protocol = _Protocol(trainer, classes, Journal() if journal is None else journal, meter, keep)
+    journal = Journal() if journal is None else journal
+    protocol = _Protocol(trainer, classes, sizes, journal, meter, keep)
     with meter:
         grid = protocol.train_grid(train, val)
         ranked = _ranked(grid)
-        meter.expect(len(settings.seeds) * (ranked[0].steps - max(settings.steps)))
+        meter.expect(len(settings.seeds) * (protocol.final_steps(ranked[0]) - longest))
         finals = protocol.retrain(ranked, train, val, test)
     middle = statistics.median_low([f.accuracy for f in finals])
     return Result(
@@ -80,15 +79,23 @@ def evaluate(
         val_accuracy=max(p.val_accuracy for p in grid if p.val_accuracy is not None),
         learning_rate=ranked[0].learning_rate,
         steps=ranked[0].steps,
+        epochs=ranked[0].epochs,
         correct=next(f.correct for f in finals if f.accuracy == middle),
         grid=tuple(grid),
         finals=tuple(finals),
         curves=protocol.curves,
+        trainable_parameters=trainer.trainable_parameters(classes),
     )
 
 
-def _grid(settings: Settings) -> list[tuple[float, int]]:
-    return list(itertools.product(settings.learning_rates, settings.steps))
+def _points(settings: Settings, examples: int) -> list[GridPoint]:
+    """The grid for so many training examples, nothing of it trained yet."""
+    lengths: list[tuple[int, float | None]] = [(n, None) for n in settings.steps]
+    lengths = [(settings.steps_in(e, examples), e) for e in settings.epochs] or lengths
+    return [
+        GridPoint(learning_rate, steps, None, None, None, epochs)
+        for learning_rate, (steps, epochs) in itertools.product(settings.learning_rates, lengths)
+    ]
 
 
 def _ranked(grid: Sequence[GridPoint]) -> list[GridPoint]:
@@ -97,59 +104,155 @@ def _ranked(grid: Sequence[GridPoint]) -> list[GridPoint]:
     if not scored:
         raise DivergedError(
             "every grid point diverged ("
-            + "; ".join(f"learning rate {p.learning_rate:g} at step {p.diverged_at}" for p in grid)
+            + "; ".join(
+                f"learning rate {p.learning_rate:g} at step {p.diverged_at}"
+                for p in grid
+                if p.diverged_at is not None
+            )
             + "): give smaller finetune.learning_rates or a finetune.warmup"
         )
     # Stable: ties go to the point that comes first in the settings.
     return [p for _, p in sorted(scored, key=lambda pair: -pair[0])]
 
 
-class _Run(NamedTuple):
-    """One training run, of the grid or of a seed; its name is its key in the journal."""
-
-    name: str
-    learning_rate: float
-    steps: int
-    seed: int
+def _name(point: GridPoint) -> str:
+    """The key of a grid point's run in the journal."""
+    return f"grid learning_rate={float(point.learning_rate)!r} steps={point.steps}"
 
 
-class _Fitted(NamedTuple):
-    state: State | None  # None: diverged
-    losses: list[float]
-    hits: list[float]
-    diverged_at: int | None
+def _early_rank(point: GridPoint) -> float:
+    return math.inf if point.early_val_accuracy is None else -point.early_val_accuracy
+
+
+@dataclasses.dataclass
+class _Spent:
+    """Steps taken and the seconds that they took, as the journal has them."""
+
+    steps: int = 0
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class _Protocol:
-    """The protocol for one model on one task; see `evaluate` for the fields."""
+    """The protocol for one model on one task; see `evaluate` for the other fields.
+
+    Attributes:
+      examples: numbers of training examples, in the grid and in the retraining.
+      curves: of all runs so far.
+      spent: of all runs so far.
+      early: name of a run of the grid -> where it stood after its first part, on the host; of the best so far.
+    """
 
     trainer: Trainer
     classes: int
+    examples: tuple[int, int]
     journal: Journal
     meter: Meter
     keep: Callable[[int, State], None] | None
     curves: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    spent: _Spent = dataclasses.field(default_factory=_Spent)
+    early: dict[str, Progress] = dataclasses.field(default_factory=dict)
 
     def train_grid(self, train: Examples, val: Examples) -> list[GridPoint]:
-        """Every grid point, trained on `train` and evaluated on `val`."""
+        """Every grid point, trained on `train` and evaluated on `val`.
+
+        With ``halving`` only the best after their first part are trained to their end, the best of them first; with
+        ``hours`` only as many as there is time for. At least one is trained to its end unless all diverge.
+        """
+        settings = self.trainer.settings
         data = functools.cache(lambda: self.trainer.data(*train))
-        return [self.grid_point(data, val, rate, steps) for rate, steps in _grid(self.trainer.settings)]
+        points = order = _points(settings, self.examples[0])
+        wanted = len(points)
+        if settings.halving and len(points) > 1:
+            wanted = max(1, len(points) // settings.halving)
+            points = self._first_parts(points, data, val, wanted)
+            # Stable: ties go to the point that comes first in the settings.
+            order = sorted(points, key=_early_rank)
+        found: dict[GridPoint, GridPoint] = {}
+        for point in order:
+            ended = [p for p in found.values() if not p.left_out]
+            scored = any(p.val_accuracy is not None for p in ended)
+            if point.left_out:
+                found[point] = point
+            elif point.diverged_at is not None:
+                found[point] = point
+                self.meter.expect(-point.steps)
+            elif scored and len(ended) >= wanted:
+                found[point] = point._replace(left_out="halving")
+                self.meter.expect(-point.steps)
+            elif scored and not self._in_time(point.steps):
+                found[point] = self._too_late(point)
+            else:
+                found[point] = self.grid_point(data, val, point)
+        self.early.clear()
+        return [found[point] for point in points]
 
-    def grid_point(
-        self, data: Callable[[], TrainingSet], val: Examples, learning_rate: float, steps: int
-    ) -> GridPoint:
-        """One point of the grid."""
-        name = f"grid learning_rate={float(learning_rate)!r} steps={steps}"
-        run = _Run(name, learning_rate, steps, self.trainer.settings.seeds[0])
+    def _first_parts(
+        self, points: Sequence[GridPoint], data: Callable[[], TrainingSet], val: Examples, wanted: int
+    ) -> list[GridPoint]:
+        """The grid points after 1/halving of their steps; states of the best `wanted` stay in memory."""
+        found: list[GridPoint] = []
+        for point in points:
+            until = math.ceil(point.steps / self.trainer.settings.halving)
+            if any(p.early_val_accuracy is not None for p in found) and not self._in_time(until):
+                found.append(self._too_late(point))
+                continue
+            self.meter.expect(until)
 
-        def val_accuracy(state: State) -> float:
-            return float(np.mean(self.trainer.predict(state, val[0], self.classes) == val[1]))
+            def val_accuracy(fitted: Fitted, name: str = _name(point)) -> float:
+                assert fitted.state is not None
+                self.early[name] = Progress(jax.device_get(fitted.state), fitted.losses, fitted.hits)
+                return self._accuracy(fitted, val)
 
-        record = self._recorded(run, data, "val_accuracy", val_accuracy)
-        return GridPoint(
-            learning_rate, steps, record["val_accuracy"], record["diverged_at"], record["micro_batch"]
+            run = self._run(point, f"{_name(point)} until={until}", until)
+            record = self._recorded(run, data, "val_accuracy", val_accuracy)
+            found.append(
+                point._replace(
+                    early_val_accuracy=record["val_accuracy"],
+                    diverged_at=record["diverged_at"],
+                    micro_batch=record["micro_batch"],
+                )
+            )
+            best = {_name(p) for p in sorted(found, key=_early_rank)[:wanted]}
+            for name in self.early.keys() - best:
+                del self.early[name]
+        return found
+
+    def grid_point(self, data: Callable[[], TrainingSet], val: Examples, point: GridPoint) -> GridPoint:
+        """One point of the grid, trained to its end."""
+        run = self._run(point, _name(point), point.steps)
+        record = self._recorded(
+            run, data, "val_accuracy", lambda fitted: self._accuracy(fitted, val), self.early.get(run.name)
         )
+        return point._replace(
+            val_accuracy=record["val_accuracy"],
+            diverged_at=record["diverged_at"],
+            micro_batch=record["micro_batch"],
+        )
+
+    def _run(self, point: GridPoint, name: str, until: int) -> Run:
+        settings = self.trainer.settings
+        warmup = settings.warmup_steps(self.examples[0])
+        return Run(name, point.learning_rate, point.steps, settings.seeds[0], self.classes, warmup, until)
+
+    def _accuracy(self, fitted: Fitted, examples: Examples) -> float:
+        assert fitted.state is not None
+        return float(np.mean(self.trainer.predict(fitted.state, examples[0], self.classes) == examples[1]))
+
+    def _too_late(self, point: GridPoint) -> GridPoint:
+        hours = self.trainer.settings.hours
+        self.meter.say(f"{_name(point)}: left out, finetune.hours={hours:g} would not suffice")
+        self.meter.expect(-point.steps)
+        return point._replace(left_out="hours")
+
+    def _in_time(self, steps: int) -> bool:
+        """Whether there is time for so many steps and the retraining, by the speed so far."""
+        settings, spent = self.trainer.settings, self.spent
+        if not settings.hours or not spent.steps:
+            return True
+        steps += len(settings.seeds) * max(p.steps for p in _points(settings, self.examples[1]))
+        fits = spent.seconds * (1 + steps / spent.steps) <= 3600 * settings.hours
+        return not any_process(not fits, False)[0]
 
     def retrain(
         self,
@@ -164,6 +267,12 @@ class _Protocol:
         test_data = functools.cache(test if callable(test) else lambda: test)
         return [self.final(data, test_data, ranked, seed) for seed in self.trainer.settings.seeds]
 
+    def final_steps(self, point: GridPoint) -> int:
+        """How many steps the retraining at a grid point takes."""
+        if point.epochs is None:
+            return point.steps
+        return self.trainer.settings.steps_in(point.epochs, self.examples[1])
+
     def final(
         self,
         data: Callable[[], TrainingSet],
@@ -173,11 +282,14 @@ class _Protocol:
     ) -> Final:
         """The best grid point with one seed; the next best where that diverges."""
         for point in ranked:
-            name = f"final learning_rate={float(point.learning_rate)!r} steps={point.steps} seed={seed}"
+            steps = self.final_steps(point)
+            name = f"final learning_rate={float(point.learning_rate)!r} steps={steps} seed={seed}"
 
-            def tested(state: State, name: str = name) -> dict[str, Any]:
+            def tested(fitted: Fitted, name: str = name) -> dict[str, Any]:
+                state = fitted.state
+                assert state is not None
                 if self.keep is not None:
-                    self.keep(seed, state)
+                    self.keep(seed, averaged(state))
                 self.meter.say(f"{name}: testing")
                 inputs, labels = test()
                 predictions, confidence = self.trainer.classify(state, inputs, self.classes)
@@ -190,14 +302,15 @@ class _Protocol:
                     "calibration_error": measures.expected_calibration_error(confidence, correct),
                 }
 
-            run = _Run(name, point.learning_rate, point.steps, seed)
+            warmup = self.trainer.settings.warmup_steps(self.examples[1])
+            run = Run(name, point.learning_rate, steps, seed, self.classes, warmup, steps)
             record = self._recorded(run, data, "test", tested)
             if record["test"] is not None:
                 correct = results.unpack(record["test"]["correct"])
                 return Final(
                     seed=seed,
                     learning_rate=point.learning_rate,
-                    steps=point.steps,
+                    steps=steps,
                     accuracy=float(correct.mean()),
                     correct=correct,
                     confusion=results.unpack_confusion(record["test"]["confusion"]),
@@ -209,7 +322,12 @@ class _Protocol:
         )
 
     def _recorded(
-        self, run: _Run, data: Callable[[], TrainingSet], measure: str, measured: Callable[[State], Any]
+        self,
+        run: Run,
+        data: Callable[[], TrainingSet],
+        measure: str,
+        measured: Callable[[Fitted], Any],
+        start: Progress | None = None,
     ) -> dict[str, Any]:
         """The journal's record of a run, which is trained and measured first where there is none.
 
@@ -217,93 +335,25 @@ class _Protocol:
           run: the run.
           data: its training examples.
           measure: what the record calls the measurement; None where the run diverged.
-          measured: trained state -> the measurement, JSON-able.
+          measured: a run that has ended -> the measurement, JSON-able.
+          start: where it begins, on the host; None for the model as it came.
         """
         record = self.journal.finished(run.name)
         if record is None:
-            fitted = self._fit(run, data())
+            fitted = fit(run, data(), self.trainer, self.journal, self.meter, start)
+            since = time.monotonic()
             record = {
-                measure: None if fitted.state is None else measured(fitted.state),
+                measure: None if fitted.state is None else measured(fitted),
                 "diverged_at": fitted.diverged_at,
                 "micro_batch": self.trainer.micro_batch,
-                "curve": _curve(run, fitted, self.trainer.settings),
+                "steps": len(fitted.losses) - (len(start.losses) if start else 0),
+                "curve": curve(run, fitted, self.trainer.settings),
             }
+            record["seconds"] = fitted.seconds + time.monotonic() - since
             self.journal.finish(run.name, record)
         else:
-            self.meter.skip(run.steps)
+            self.meter.skip(run.until)
         self.curves.extend(record["curve"])
+        self.spent.steps += record["steps"]
+        self.spent.seconds += record["seconds"]
         return record
-
-    def _fit(self, run: _Run, data: TrainingSet) -> _Fitted:
-        """Trains from the model as it came, or from where the journal says."""
-        trainer, name = self.trainer, run.name
-        run_plan = plan(
-            trainer.settings,
-            learning_rate=run.learning_rate,
-            steps=run.steps,
-            classes=self.classes,
-            seed=run.seed,
-        )
-        n = 1  # the first call compiles
-        while True:
-            try:
-                position = self.journal.restore(name, trainer)
-                if position is None:
-                    position = Progress(trainer.initial_state(), [], [])
-                self.meter.run(name, len(position.losses))
-                state, losses, hits = position
-                del position  # the state is used up by the next call
-                while len(losses) < run.steps:
-                    since = time.monotonic()
-                    n = min(n, run.steps - len(losses))
-                    state, new_losses, new_hits = trainer.train_steps(state, data, run_plan, n)
-                    losses += new_losses.tolist()
-                    hits += new_hits.tolist()
-                    self.meter.step(len(new_losses), losses[-1])
-                    bad = np.flatnonzero(~np.isfinite(new_losses))
-                    if len(bad):
-                        first = len(losses) - len(new_losses) + int(bad[0])
-                        self.meter.say(f"{name}: diverged at step {first}")
-                        self.meter.skip(run.steps - len(losses))
-                        return _Fitted(None, losses[:first], hits[:first], first)
-                    if len(losses) < run.steps:
-                        self.journal.checkpoint_if_due(name, Progress(state, losses, hits), trainer)
-                    n = _pace(n, time.monotonic() - since)
-                return _Fitted(state, losses, hits, None)
-            except (jax.errors.JaxRuntimeError, MemoryError) as e:
-                if not devices.out_of_memory(e):
-                    raise
-                before = trainer.micro_batch
-                trainer.halve_micro_batch()
-                self.meter.say(
-                    f"out of memory with {before} examples at once: continuing with {trainer.micro_batch}; batch "
-                    "statistics are then those of each micro-batch"
-                )
-
-
-def _pace(n: int, seconds: float) -> int:
-    """How many steps the next call takes. All processes must agree: with several it does not depend on clocks."""
-    if jax.process_count() > 1:
-        return 10
-    return int(min(STEPS_PER_CALL, 4 * n, max(1, n * _SECONDS_PER_CALL / max(seconds, 1e-3))))
-
-
-def _curve(run: _Run, fitted: _Fitted, settings: Settings) -> list[dict[str, Any]]:
-    n = len(fitted.losses)
-    ends = np.unique(np.linspace(0, n, min(n, _CURVE_POINTS) + 1).round().astype(int))
-    boundaries = settings.boundaries(run.steps)
-
-    def learning_rate(step: int) -> float:
-        rate = schedule(step, run.learning_rate, boundaries, settings.warmup, settings.decay_factor)
-        return float(f"{float(rate):.6g}")  # 0.1, not float32's 0.10000000149
-
-    return [
-        {
-            "run": run.name,
-            "step": int(end),
-            "learning_rate": learning_rate(end - 1),
-            "loss": float(np.mean(fitted.losses[begin:end])),
-            "accuracy": float(np.mean(fitted.hits[begin:end])),
-        }
-        for begin, end in itertools.pairwise(ends)
-    ]

@@ -19,14 +19,21 @@ class GridPoint(NamedTuple):
       steps: number of steps.
       val_accuracy: None where it diverged.
       diverged_at: first step whose loss was not finite, or None.
-      micro_batch: examples that passed through the model at once.
+      micro_batch: examples that passed through the model at once; None where it was not begun.
+      epochs: its length in epochs, where that is what was asked for.
+      early_val_accuracy: with ``halving``, the accuracy after the first part of the steps.
+      left_out: why it was not trained to its end: "halving" (others were better after the first part), "hours" (the
+        time would not have sufficed), "" where it was.
     """
 
     learning_rate: float
     steps: int
     val_accuracy: float | None
     diverged_at: int | None
-    micro_batch: int
+    micro_batch: int | None
+    epochs: float | None = None
+    early_val_accuracy: float | None = None
+    left_out: str = ""
 
 
 class Final(NamedTuple):
@@ -35,7 +42,7 @@ class Final(NamedTuple):
     Attributes:
       seed: of the order of the examples.
       learning_rate: initial learning rate.
-      steps: number of steps.
+      steps: number of steps; with a length in epochs more than in the grid, as there are more examples.
       accuracy: on the test examples.
       correct: whether each was classified correctly, bool [N].
       confusion: how many of class i were taken for class j, int [K, K].
@@ -65,6 +72,8 @@ class Result(NamedTuple):
       correct: bool [N], of the median run.
       grid: every grid point.
       finals: every seed.
+      trainable_parameters: number of weights that were trained, those of the task's head included.
+      epochs: chosen, where the length was asked for in epochs.
       curves: a dict per point of the learning curves: run, step, learning_rate, loss and accuracy (means over the
         steps since the point before).
     """
@@ -77,6 +86,8 @@ class Result(NamedTuple):
     grid: tuple[GridPoint, ...]
     finals: tuple[Final, ...]
     curves: list[dict[str, Any]]
+    trainable_parameters: int
+    epochs: float | None = None
 
     @property
     def median_run(self) -> Final:

@@ -1,4 +1,4 @@
-"""Fine-tuning on the device: sampling, normalisation, many steps of SGD, in one compiled program.
+"""Fine-tuning on the device: sampling, augmentation, normalisation, many steps, in one compiled program.
 
 Learning rate, schedule, number of steps, examples, labels and number of classes are inputs of that program, so
 that one compilation serves every task, grid point, stage and seed of a model.
@@ -16,8 +16,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from vtabjax.protocols.finetune.augmentation import augment
 from vtabjax.protocols.finetune.backbone import Backbone
-from vtabjax.protocols.finetune.settings import Settings, schedule
+from vtabjax.protocols.finetune.optimizers import Optimizer
+from vtabjax.protocols.finetune.plans import Schedule, rate, sample
+from vtabjax.protocols.finetune.settings import Settings
 from vtabjax.runtime import devices
 
 Tree = Any
@@ -25,13 +28,29 @@ STEPS_PER_CALL = 100  # the most steps that one call of the compiled program tak
 
 
 class State(NamedTuple):
-    """A training run between two steps."""
+    """A training run between two steps.
+
+    Attributes:
+      step: number of steps taken.
+      backbone: its trained weights.
+      head: weight [K, D], bias [K].
+      optimizer: optax's state of both.
+      buffers: running statistics and the like.
+      average: with ``ema``, averages under the names "backbone", "head" and "buffers"; empty without.
+    """
 
     step: jax.Array
     backbone: dict[str, jax.Array]
-    head: dict[str, jax.Array]  # weight [K, D], bias [K]
-    momentum: tuple[dict[str, jax.Array], dict[str, jax.Array]]  # of backbone and head
+    head: dict[str, jax.Array]
+    optimizer: Tree
     buffers: dict[str, jax.Array]
+    average: dict[str, dict[str, jax.Array]]
+
+
+def averaged(state: State) -> State:
+    """The state with the averaged weights in place of the latest ones, where there are averages."""
+    named: dict[str, Any] = state.average
+    return state._replace(**named)
 
 
 _Carry = tuple[jax.Array, State, jax.Array, jax.Array]  # steps taken, state, losses, hits
@@ -43,69 +62,6 @@ class TrainingSet(NamedTuple):
     inputs: jax.Array
     labels: jax.Array
     n_examples: jax.Array
-
-
-class Schedule(NamedTuple):
-    """What distinguishes one run from another; see `plan`."""
-
-    learning_rate: ArrayLike
-    boundaries: ArrayLike
-    warmup: ArrayLike
-    classes: ArrayLike
-    key: ArrayLike  # raw, uint32 [2]
-
-
-def plan(settings: Settings, *, learning_rate: float, steps: int, classes: int, seed: int) -> Schedule:
-    """The inputs of a run of `steps` steps.
-
-    Args:
-      settings: for the schedule's shape and the dtype.
-      learning_rate: before warm-up and decay.
-      steps: length of the run, which places the decays.
-      classes: of the task; logits beyond are masked.
-      seed: of the order of the examples.
-    """
-    return Schedule(
-        settings.param_dtype.type(learning_rate),
-        settings.boundaries(steps),
-        np.int32(settings.warmup),
-        np.int32(classes),
-        np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))),
-    )
-
-
-def sample(
-    raw_key: ArrayLike, step: jax.Array, count: jax.Array, *, size: int, batch: int, sampling: str
-) -> jax.Array:
-    """Which examples make up the batch of a step, int32 [batch]: a function of the key and the step alone.
-
-    "epoch" cuts an endless sequence of permutations of the examples into batches, so that a batch may hold the end
-    of one epoch and the beginning of the next.
-
-    Args:
-      raw_key: uint32 [2].
-      step: number of the step.
-      count: number of examples N.
-      size: an upper bound of N; it is static and does not change the result.
-      batch: size of the batch.
-      sampling: "epoch" or "replacement".
-    """
-    key = jax.random.wrap_key_data(jnp.asarray(raw_key), impl="threefry2x32")
-    if sampling == "replacement":
-        return jax.random.randint(jax.random.fold_in(key, step), (batch,), 0, count)
-    position = step * batch + jnp.arange(batch, dtype=jnp.int32)
-    epoch, offset = position // count, position % count
-    place = jnp.arange(size, dtype=jnp.uint32)
-
-    def fill(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        e, index = carry
-        noise = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(jax.random.fold_in(key, e), i)))(place)
-        # Whatever is beyond the examples sorts last.
-        order = jnp.lexsort((noise, place >= count.astype(jnp.uint32)))
-        return e + 1, jnp.where(epoch == e, order[offset].astype(jnp.int32), index)
-
-    # A loop over the epochs in the batch: usually two, more when the batch is larger than the data set.
-    return jax.lax.while_loop(lambda c: c[0] <= epoch[-1], fill, (epoch[0], jnp.zeros(batch, jnp.int32)))[1]
 
 
 class Trainer:
@@ -145,6 +101,8 @@ class Trainer:
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._split = NamedSharding(self.mesh, PartitionSpec("data"))
         self._eval_batch = devices.BatchSize(eval_batch, self.mesh)
+        self._optimizer = Optimizer(settings, backbone.layers_above)
+        self._frozen = self.put(dict(backbone.frozen))
         self.traces = self.seen = 0
         self.micro_batch = 0
         self.use_micro_batch(settings.micro_batch or settings.batch_size)
@@ -218,14 +176,23 @@ class Trainer:
             "bias": np.zeros(self.classes, param_dtype),
         }
         trained = dict(self.backbone.parameters)
-        momentum = jax.tree.map(np.zeros_like, (trained, head))
+        buffers = dict(self.backbone.buffers)
+        optimizer = jax.eval_shape(self._optimizer.initial_state, (trained, head))
+        # Each of its own: the compiled program takes over the memory of every array.
+        average = {"backbone": trained, "head": head, "buffers": buffers} if self.settings.ema else {}
         return State(
             step=self.put(np.int32(0)),
             backbone=self.put(trained),
             head=self.put(head),
-            momentum=self.put(momentum),
-            buffers=self.put(dict(self.backbone.buffers)),
+            optimizer=self.put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), optimizer)),
+            buffers=self.put(buffers),
+            average=self.put(average),
         )
+
+    def trainable_parameters(self, classes: int) -> int:
+        """How many numbers are trained for a task with so many classes."""
+        own = sum(np.size(value) for value in self.backbone.parameters.values())
+        return own + classes * (self.backbone.width + 1)
 
     # Training.
 
@@ -246,11 +213,11 @@ class Trainer:
         self.seen += n * self.settings.batch_size
         with jax.default_matmul_precision("float32"):
             if self._loop:
-                state, losses, hits = self._train(state, data, plan, np.int32(n))
+                state, losses, hits = self._train(state, self._frozen, data, plan, np.int32(n))
                 return state, np.asarray(losses)[:n], np.asarray(hits)[:n]
             done = []
             for _ in range(n):
-                state, *measured = self._train(state, data, plan)
+                state, *measured = self._train(state, self._frozen, data, plan)
                 done.append(measured)
                 if len(done) % 8 == 0 and not np.isfinite(done[-8][0]):
                     break  # 8 steps behind: reading the newest would keep the device waiting
@@ -258,7 +225,7 @@ class Trainer:
             return state, losses, hits
 
     def _steps(
-        self, state: State, data: TrainingSet, plan: Schedule, n: jax.Array
+        self, state: State, frozen: Mapping, data: TrainingSet, plan: Schedule, n: jax.Array
     ) -> tuple[State, jax.Array, jax.Array]:
         nothing = jnp.full(STEPS_PER_CALL, jnp.nan, self.settings.param_dtype)
 
@@ -268,7 +235,7 @@ class Trainer:
 
         def body(carry: _Carry) -> _Carry:
             i, state, losses, hits = carry
-            state, loss, hit = self._step(state, data, plan)
+            state, loss, hit = self._step(state, frozen, data, plan)
             return i + 1, state, losses.at[i].set(loss), hits.at[i].set(hit)
 
         self.traces += 1
@@ -276,52 +243,66 @@ class Trainer:
         return state, losses, hits
 
     def _one_step(
-        self, state: State, data: TrainingSet, plan: Schedule
+        self, state: State, frozen: Mapping, data: TrainingSet, plan: Schedule
     ) -> tuple[State, jax.Array, jax.Array]:
         self.traces += 1
-        return self._step(state, data, plan)
+        return self._step(state, frozen, data, plan)
 
-    def _step(self, state: State, data: TrainingSet, plan: Schedule) -> tuple[State, jax.Array, jax.Array]:
+    def _step(
+        self, state: State, frozen: Mapping, data: TrainingSet, plan: Schedule
+    ) -> tuple[State, jax.Array, jax.Array]:
         s = self.settings
         index = sample(
             plan.key, state.step, data.n_examples, size=self.capacity, batch=s.batch_size, sampling=s.sampling
         )
         parts = s.batch_size // self.micro_batch
-        index = index.reshape(parts, self.micro_batch)
+        places = jnp.arange(s.batch_size, dtype=jnp.int32)
+        drawn = tuple(a.reshape(parts, self.micro_batch) for a in (index, places))
 
-        def micro(carry: tuple[Tree, ...], index: jax.Array) -> tuple[tuple[Tree, ...], None]:
+        def micro(carry: tuple[Tree, ...], drawn: tuple[jax.Array, ...]) -> tuple[tuple[Tree, ...], None]:
             buffers, total, loss, hits = carry
-            index = jax.lax.with_sharding_constraint(index, self._split)
+            index, places = (jax.lax.with_sharding_constraint(a, self._split) for a in drawn)
             inputs, labels = data.inputs[index], data.labels[index]
+            if s.augment != "none":
+                inputs = augment(inputs, plan.key, state.step, places, s.augment)
             (here, (buffers, hit)), gradient = jax.value_and_grad(self._loss, has_aux=True)(
-                (state.backbone, state.head), buffers, inputs, labels, plan.classes
+                (state.backbone, state.head), frozen, buffers, inputs, labels, plan.classes
             )
             return (buffers, jax.tree.map(jnp.add, total, gradient), loss + here, hits + hit), None
 
         weights = (state.backbone, state.head)
         zero = jnp.zeros((), s.param_dtype)
-        start = (state.buffers, jax.tree.map(jnp.zeros_like, weights), zero, zero)
+        start: tuple[Tree, ...] = (state.buffers, jax.tree.map(jnp.zeros_like, weights), zero, zero)
         if parts == 1:
-            carry, _ = micro(start, index[0])
+            carry, _ = micro(start, (drawn[0][0], drawn[1][0]))
         else:
-            carry, _ = jax.lax.scan(micro, start, index, unroll=parts if self._unroll else 1)
+            carry, _ = jax.lax.scan(micro, start, drawn, unroll=parts if self._unroll else 1)
         buffers, gradient, loss, hits = carry
-        rate = schedule(state.step, plan.learning_rate, plan.boundaries, plan.warmup, s.decay_factor)
-        momentum = jax.tree.map(lambda m, g: s.momentum * m + g / parts, state.momentum, gradient)
-        backbone, head = jax.tree.map(lambda w, m: w - rate * m, weights, momentum)
-        return State(state.step + 1, backbone, head, momentum, buffers), loss / parts, hits / parts
+        gradient = jax.tree.map(lambda g: g / parts, gradient)
+        now = rate(s, plan, state.step)
+        (backbone, head), optimizer = self._optimizer.update(gradient, state.optimizer, weights, now)
+        average = {"backbone": backbone, "head": head, "buffers": buffers}
+        average = {k: _average(old, average[k], s.ema) for k, old in state.average.items()}
+        state = State(state.step + 1, backbone, head, optimizer, buffers, average)
+        return state, loss / parts, hits / parts
 
     def _loss(
         self,
         weights: tuple[Mapping, Mapping],
+        frozen: Mapping,
         buffers: Mapping,
         inputs: jax.Array,
         labels: jax.Array,
         classes: ArrayLike,
     ) -> tuple[jax.Array, tuple[Mapping, jax.Array]]:
-        features, buffers = self.backbone.forward(weights[0], buffers, inputs, True)
+        features, buffers = self.backbone.forward(weights[0], buffers, inputs, True, frozen)
         logits = self._logits(weights[1], features, classes)
-        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1).mean()
+        likelihood = jax.nn.log_softmax(logits)
+        loss = -jnp.take_along_axis(likelihood, labels[:, None], axis=1).mean()
+        if smoothing := self.settings.label_smoothing:
+            # Over the classes that the task has: the others are impossible.
+            uniform = -jnp.where(jnp.isfinite(logits), likelihood, 0).sum(1).mean() / classes
+            loss = (1 - smoothing) * loss + smoothing * uniform
         hits = (logits.argmax(1) == labels).mean().astype(loss.dtype)
         return loss, (buffers, hits)
 
@@ -337,10 +318,13 @@ class Trainer:
 
     def classify(self, state: State, inputs: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Predicted labels int32 [N], as `predict`, and the probability of each, [N]."""
+        tested = averaged(state)
 
         def run(start: int, size: int) -> tuple[jax.Array, jax.Array]:
             batch = devices.put_batch(inputs, start, size, self._split, self.backbone.input_dtype)
-            return self._predict(state.backbone, state.head, state.buffers, batch, np.int32(classes))
+            return self._predict(
+                tested.backbone, tested.head, tested.buffers, self._frozen, batch, np.int32(classes)
+            )
 
         with jax.default_matmul_precision("float32"):
             found = self._eval_batch.map_batches(run, len(inputs))
@@ -348,9 +332,15 @@ class Trainer:
         return found
 
     def _predictions(
-        self, backbone: Mapping, head: Mapping, buffers: Mapping, inputs: jax.Array, classes: ArrayLike
+        self,
+        backbone: Mapping,
+        head: Mapping,
+        buffers: Mapping,
+        frozen: Mapping,
+        inputs: jax.Array,
+        classes: ArrayLike,
     ) -> tuple[jax.Array, jax.Array]:
-        features, _ = self.backbone.forward(backbone, buffers, inputs, False)
+        features, _ = self.backbone.forward(backbone, buffers, inputs, False, frozen)
         logits = self._logits(head, features, classes)
         return logits.argmax(1).astype(jnp.int32), jax.nn.softmax(logits).max(1)
 
@@ -367,6 +357,12 @@ class Trainer:
                 "can share; choose a smaller image_size, finetune.remat=true or dtype=bfloat16"
             )
         self.use_micro_batch(half)
+
+
+def _average(old: Mapping, new: Mapping, decay: float) -> dict:
+    """A moving average of arrays; of counters the latest."""
+    floating = {k: jnp.issubdtype(v.dtype, jnp.floating) for k, v in new.items()}
+    return {k: decay * old[k] + (1 - decay) * v if floating[k] else v for k, v in new.items()}
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:

@@ -19,7 +19,7 @@ import numpy as np
 
 from vtabjax import __version__, model, options, tasks
 from vtabjax.protocols import Outcome, finetune
-from vtabjax.protocols.finetune import head
+from vtabjax.protocols.finetune import head, layers
 from vtabjax.runtime import files, processes
 from vtabjax.specs import pooling
 from vtabjax.sweep.adapters import _classified
@@ -103,7 +103,7 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
         tested.confusion,
         tested.calibration_error,
         chosen=chosen,
-        notes=_notes(own, trainer),
+        notes=_notes(own, trainer, result),
     )
 
 
@@ -119,7 +119,7 @@ def _examples(
     inputs: CellContext, own: finetune.Settings, splits: Sequence[str]
 ) -> tuple[_Examples, _Examples, Callable[[], _Examples]]:
     """Training, validation and test examples (those when they are needed): images, or features for a head alone."""
-    if own.scope == "all":
+    if own.scope != "head":
         train, val = (inputs.examples(name) for name in splits[:2])
         return (train.images, train.labels), (val.images, val.labels), _Ahead(inputs)
 
@@ -138,7 +138,7 @@ def _identity(inputs: CellContext, settings: Mapping[str, Any]) -> dict[str, Any
         "graph": inputs.loaded.info["graph_hash"],
         "data": dict(inputs.fingerprints),
         "version": __version__,
-        "record": 2,  # what the journal keeps of a test
+        "record": 3,  # what the journal keeps of a run
         **({"features": inputs.output} if inputs.output != pooling.NATIVE else {}),
     }
 
@@ -149,6 +149,8 @@ def _chosen(result: finetune.Result, micro_batch: int, folder: Path, save: bool)
     return {
         "learning_rate": result.learning_rate,
         "steps": result.steps,
+        **({} if result.epochs is None else {"epochs": result.epochs}),
+        "trainable_parameters": result.trainable_parameters,
         "grid": [point._asdict() for point in result.grid],
         "seeds": [
             {k: v for k, v in f._asdict().items() if k not in ("correct", "confusion")} for f in result.finals
@@ -159,14 +161,19 @@ def _chosen(result: finetune.Result, micro_batch: int, folder: Path, save: bool)
     }
 
 
-def _notes(own: finetune.Settings, trainer: finetune.Trainer) -> dict[str, str]:
-    wanted = own.micro_batch or own.batch_size
-    if trainer.micro_batch == wanted:
-        return {}
-    return {
-        "micro_batch": f"out of memory with {wanted} examples at once: continued with {trainer.micro_batch}, and batch "
-        "statistics are those of each micro-batch"
-    }
+def _notes(own: finetune.Settings, trainer: finetune.Trainer, result: finetune.Result) -> dict[str, str]:
+    """What differs from what was asked for, and what had to be guessed."""
+    notes, wanted = {}, own.micro_batch or own.batch_size
+    if trainer.micro_batch != wanted:
+        notes["micro_batch"] = (
+            f"out of memory with {wanted} examples at once: continued with {trainer.micro_batch}, and batch "
+            "statistics are those of each micro-batch"
+        )
+    if left := sum(point.left_out == "hours" for point in result.grid):
+        notes["hours"] = f"{left} of {len(result.grid)} grid points left out: finetune.hours={own.hours:g}"
+    if own.layer_decay != 1 and own.scope != "head":
+        notes["layer_decay"] = layers.describe(trainer.backbone.layers_above)
+    return notes
 
 
 def _trainer(
@@ -177,8 +184,8 @@ def _trainer(
     sweep = converted.sweep
 
     def make() -> finetune.Trainer:
-        if own.scope == "all":
-            backbone = finetune.trainable(inputs.parts, own)
+        if own.scope != "head":
+            backbone = finetune.trainable(inputs.parts, own, _layers_above(inputs, own))
         else:
             backbone = finetune.precomputed(pooling.width(inputs.output, converted.info), own)
         return finetune.Trainer(
@@ -191,6 +198,11 @@ def _trainer(
         )
 
     return converted.memo(("finetune", inputs.output, own, width, capacity), make)
+
+
+def _layers_above(inputs: CellContext, own: finetune.Settings) -> dict[str, int] | None:
+    """By the graph as it was converted: that of other features (``#pool=avg``) no longer knows its blocks."""
+    return layers.layers_above(inputs.loaded.parts.graph, inputs.output) if own.layer_decay != 1 else None
 
 
 def _head_width(task: tasks.Task) -> int:
@@ -212,14 +224,14 @@ def _save(
     if not processes.is_first():
         return
     state = jax.device_get(state)
-    trained = {name: np.asarray(value) for name, value in {**state.backbone, **state.buffers}.items()}
+    trained, buffers = ({k: np.asarray(v) for k, v in of.items()} for of in (state.backbone, state.buffers))
     weight, bias = (np.asarray(state.head[k])[: task.num_classes] for k in ("weight", "bias"))
     info = {
         "finetuned": {"task": inputs.task, "settings": dataclasses.asdict(own)},
         "pretrained_weight_hash": parts.info["weight_hash"],
         "parity": None,
     }
-    model.save(path, *head.with_head(parts, trained, weight, bias, info))
+    model.save(path, *head.with_head(finetune.finished(parts, own, trained), buffers, weight, bias, info))
 
 
 class _Ahead:
