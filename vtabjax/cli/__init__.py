@@ -113,6 +113,10 @@ def _run(config: Any) -> int:
         from vtabjax.sweep import slurm as cluster
 
         return cluster.submit(config, workdir)
+    if protocol == "select":
+        from vtabjax.sweep.select import run as selection
+
+        return selection.run(config, workdir, _CELLS.value)
     from vtabjax.sweep import runner
 
     return runner.run(config, workdir, _CELLS.value)

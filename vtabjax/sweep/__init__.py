@@ -11,6 +11,7 @@ __all__ = [
     "plan",
     "progress",
     "runner",
+    "select",
     "slurm",
     "status",
     "tables",

@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,14 +89,43 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     asked = plan.read(config)
     workdir = files.as_path(workdir)
     connect(asked.run.distributed)
-    own_share = shares.which_share(share, _share_environment())
-    state = assess(asked, workdir, own_share)
+    state = work(asked, workdir, own_share(share))
+    return conclude(state, asked.run, workdir)
+
+
+def own_share(flag: str) -> shares.Share | None:
+    """This worker's share, by --cells or by what started it (see `shares.which_share`)."""
+    return shares.which_share(flag, _share_environment())
+
+
+def work(
+    asked: plan.SweepPlan,
+    workdir: Path,
+    share: shares.Share | None,
+    only: Collection[tuple[str, str]] | None = None,
+    may_start: Callable[[Cell], bool] | None = None,
+) -> WorkerShare:
+    """Runs what is missing of a share.
+
+    Args:
+      asked: the sweep.
+      workdir: where everything goes.
+      share: which worker this is; None: everything.
+      only: (model, task) of the cells that this call is about; None: all of the share's.
+      may_start: asked before each cell (see `worker.run`).
+
+    Raises:
+      UsageError: before any long work.
+    """
+    state = assess(asked, workdir, share)
+    if only is not None:
+        state = state._replace(pending=[c for c in state.pending if (c.model, c.task) in only])
     if state.pending and not asked.run.dry_run:
         preflight(state.pending, asked.run, workdir)
-        _run(state, asked.run, workdir, own_share)
+        _run(state, asked.run, workdir, share, may_start)
     elif not asked.run.dry_run:
         _say("nothing to do: every cell has a result" if not state.n_failed else "nothing to do")
-    return conclude(state, asked.run, workdir)
+    return state
 
 
 def conclude(state: WorkerShare, run: RunOptions, workdir: Path) -> int:
@@ -254,7 +283,13 @@ def _check_tasks(pending: Sequence[Cell], data_dir: str) -> None:
         )
 
 
-def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: shares.Share | None) -> None:
+def _run(
+    state: WorkerShare,
+    run: RunOptions,
+    workdir: Path,
+    share: shares.Share | None,
+    may_start: Callable[[Cell], bool] | None,
+) -> None:
     from vtabjax.runtime import devices
 
     first = processes.is_first()
@@ -265,7 +300,7 @@ def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: shares.Share
     me = heartbeat.Worker(state.folder, about, enabled=first)
     status = "interrupted"
     try:
-        worker.run(state.pending, run, workdir, me)
+        worker.run(state.pending, run, workdir, me, may_start)
         status = "ended"
     finally:
         me.close(status)

@@ -1,0 +1,223 @@
+"""The experiment: stage after stage, each an ordinary sweep over the models that are left."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtabjax.options import UsageError
+from vtabjax.results import Cell
+from vtabjax.runtime import files, processes
+from vtabjax.sweep import plan, runner, shares
+from vtabjax.sweep.select import keep, record, scores, settings, shown, stages, together, verdict
+from vtabjax.sweep.select.scores import StageScores
+from vtabjax.sweep.select.settings import SelectOptions
+from vtabjax.sweep.select.stages import Stage
+
+
+def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
+    """Runs the whole experiment.
+
+    Args:
+      config: see configs/select.py.
+      workdir: where everything goes.
+      share: "i/n" for the i-th of n workers that pass the stages together; "": what an array job says, or else alone.
+
+    Returns:
+      The exit status: 0 if every cell of every stage is done.
+
+    Raises:
+      UsageError: before any long work.
+    """
+    return conduct(config, workdir, share)[1]
+
+
+def conduct(config: Any, workdir: str | os.PathLike, share: str = "") -> tuple[dict[str, Any], int]:
+    """`run`, with what selection.json holds."""
+    own, chain = settings.read(config), stages.parse(config.stages)
+    workdir = files.as_path(workdir)
+    runner.connect(config.distributed)
+    experiment = Experiment(config, own, chain, workdir, runner.own_share(share))
+    experiment.check()
+    if config.dry_run:
+        return experiment.foretell(), 0
+    beat = together.worker(workdir, experiment.share)
+    status = "interrupted"
+    try:
+        found = experiment.run()
+        status = "ended"
+        return found
+    finally:
+        beat.close(status)
+
+
+@dataclasses.dataclass
+class Experiment:
+    """One experiment as one worker runs it.
+
+    Attributes:
+      config: see configs/select.py.
+      own: its fields that no other sweep has.
+      chain: the stages.
+      workdir: where everything goes.
+      share: which worker this is; None: the only one.
+      began: time.time() at its start.
+      failed: whether a cell has failed.
+    """
+
+    config: Any
+    own: SelectOptions
+    chain: Sequence[Stage]
+    workdir: Path
+    share: shares.Share | None
+    began: float = dataclasses.field(default_factory=time.time)
+    failed: bool = False
+    models: list[str] = dataclasses.field(default_factory=list)
+
+    def check(self) -> None:
+        """Reads every stage's config, and finds out which models there are.
+
+        Raises:
+          UsageError: something is wrong with any of the stages.
+        """
+        own = self.own.never_dropped
+        given = ",".join([self.config.models, *own])
+        for number, stage in enumerate(self.chain):
+            config = settings.stage_config(self.config, stage.protocol, self.models or None)
+            if not self.models:
+                config.models = given
+            cells = plan.all_cells(plan.read(config), self.workdir)
+            self.models = self.models or list(dict.fromkeys(cell.model for cell in cells))
+            if (
+                number and not config.dry_run
+            ):  # its data sets are prepared, before the stages ahead of it take hours
+                runner.preflight(
+                    [c for c in cells if c.model == cells[0].model], plan.read(config).run, self.workdir
+                )
+        lost = [model for model in own if model not in self.models]
+        if lost:
+            raise UsageError(
+                f"config.always={self.own.always!r}: {lost[0]} is left out by config.filter; change one of them"
+            )
+
+    def run(self) -> tuple[dict[str, Any], int]:
+        """All stages, the audit, the verdict, the winner; what selection.json holds, and the exit status."""
+        selection = self._empty()
+        models, found = self.models, None
+        for stage in self.chain[:-1]:
+            found = self._measure(stage.protocol, models)
+            n = stage.keeps(len(models))
+            kept = self._choose(found, n)
+            selection["stages"].append(record.stage(stage.protocol, str(stage), n, found, kept))
+            self._write(selection)
+            models = selection["stages"][-1]["kept"]
+            shown.say(shown.stage(selection["stages"][-1], len(found.models)))
+            if not models:
+                raise UsageError(
+                    f"no model has a score in the stage {stage}, so that none goes on; the failures are listed above"
+                )
+        last = self.chain[-1]
+        found = self._measure(last.protocol, models)
+        selection["stages"].append(record.stage(last.protocol, str(last), None, found, None))
+        self._write(selection)
+        self._conclude(selection, found)
+        return selection, int(self.failed)
+
+    def _conclude(self, selection: dict[str, Any], found: StageScores) -> None:
+        audited = self._audit(selection)
+        finalists = [m for m, scored in zip(found.models, found.scored, strict=True) if scored]
+        if not finalists:
+            selection["verdict"] = "no model has a score in the last stage"
+            self._write(selection)
+            shown.say(selection["verdict"])
+            return
+        best = found.of(finalists)
+        judged = verdict.judge(best.scores, best.correct, seed=self.config.seed)
+        names = [best.models[i] for i in judged.contenders]
+        selection |= {
+            "winner": names[0] if judged.clear else None,
+            "leader": names[0],
+            "contenders": names,
+            "verdict": shown.verdict(best, judged),
+            "method": judged.method,
+            "ranking": record.ranking(best, judged),
+        }
+        if audited is not None:
+            selection["audit"]["stage"] = record.stage(self.chain[-1].protocol, "audit", None, audited, None)
+        selection["finished"] = True
+        self._write(selection)
+        shown.answer(shown.ranking(selection))
+        shown.answer(selection["verdict"])
+
+    def _measure(self, protocol: str, models: Sequence[str]) -> StageScores:
+        """A stage's cells, done by all workers together; what they found."""
+        asked = plan.read(settings.stage_config(self.config, protocol, models))
+        state = together.run_stage(asked, self.workdir, self.share)
+        # Tables and failures, as of any sweep; the results of other workers are read again.
+        whole = state._replace(own=state.cells)
+        self.failed |= runner.conclude(whole, asked.run, self.workdir) != 0
+        return self._read(state.cells)
+
+    def _read(self, cells: Sequence[Cell]) -> StageScores:
+        return processes.broadcast_from_first(lambda: scores.read(cells, self.workdir))
+
+    def _choose(self, found: StageScores, n: int) -> keep.Kept:
+        never = set(self.own.never_dropped)
+        return keep.choose(
+            found.scores,
+            n,
+            correct=found.correct,
+            keep_chance=self.own.keep_chance,
+            keep_at_most=self.own.keep_at_most,
+            always=np.array([model in never for model in found.models]),
+            seed=self.config.seed,
+        )
+
+    def _audit(self, selection: dict[str, Any]) -> StageScores | None:
+        """Measures, by the last stage, models drawn at random from those that were left out on the way."""
+        left_out = [
+            row["model"]
+            for stage in selection["stages"][:-1]
+            for row in stage["models"]
+            if row["reason"] in ("behind", "capped")
+        ]
+        selection["left_out"] = left_out
+        if not (self.own.audit and left_out):
+            return None
+        rng = np.random.default_rng([self.config.seed, 20])
+        n = min(self.own.audit, len(left_out))
+        drawn = [left_out[i] for i in sorted(rng.choice(len(left_out), n, replace=False))]
+        selection["audit"] = {"drawn": drawn, "of": len(left_out), "seed": self.config.seed}
+        shown.say(f"audit: {n} of {len(left_out)} models that were left out: {', '.join(drawn)}")
+        return self._measure(self.chain[-1].protocol, drawn)
+
+    def foretell(self) -> dict[str, Any]:
+        """A dry run: what the stages would be."""
+        first = plan.read(settings.stage_config(self.config, self.chain[0].protocol, self.models))
+        runner.conclude(runner.work(first, self.workdir, self.share), first.run, self.workdir)
+        n = len(self.models)
+        for stage in self.chain:
+            shown.say(f"{stage}: {n} models, of which {stage.keeps(n)} go on")
+            n = stage.keeps(n)
+        return self._empty()
+
+    def _empty(self) -> dict[str, Any]:
+        return {
+            "finished": False,
+            "settings": {**dataclasses.asdict(self.own), "models": self.models, "seed": self.config.seed},
+            "stages": [],
+            "winner": None,
+            "chance_missed": None,
+            "expected_regret": None,
+            "hours": {"planned": self.own.hours or None, "taken": None},
+        }
+
+    def _write(self, selection: dict[str, Any]) -> None:
+        if processes.is_first():
+            record.write(self.workdir, selection)
