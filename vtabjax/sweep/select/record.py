@@ -146,7 +146,12 @@ def read(workdir: Path) -> dict[str, Any] | None:
 
 
 def write(workdir: Path, selection: Mapping[str, Any]) -> None:
-    """Writes the selection, unless the same is there."""
+    """Writes the selection, unless the same is there, or what became of it later."""
+    there = read(workdir) or {}
+    if not selection["finished"] and there.get("finished") and there.get("settings") == selection["settings"]:
+        n = len(selection["stages"])
+        if there["stages"][:n] == json.loads(json.dumps(selection["stages"])):
+            return
     text = json.dumps({"format": FORMAT, **selection}, indent=1, allow_nan=False) + "\n"
     path = folder(workdir) / FILE
     if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -15,7 +15,18 @@ from vtabjax.options import UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner, shares
-from vtabjax.sweep.select import keep, record, scores, settings, shown, stages, together, verdict
+from vtabjax.sweep.select import (
+    card,
+    keep,
+    record,
+    scores,
+    settings,
+    shown,
+    stages,
+    together,
+    verdict,
+    winner,
+)
 from vtabjax.sweep.select.scores import StageScores
 from vtabjax.sweep.select.settings import SelectOptions
 from vtabjax.sweep.select.stages import Stage
@@ -154,6 +165,24 @@ class Experiment:
         self._write(selection)
         shown.answer(shown.ranking(selection))
         shown.answer(selection["verdict"])
+        self._keep_winner(selection, found)
+
+    def _keep_winner(self, selection: dict[str, Any], found: StageScores) -> None:
+        """The fine-tuned winner with its card, made by the first of the workers that are there."""
+        if self.chain[-1].protocol != "finetune" or not together.is_first(self.workdir, self.share):
+            return
+        model = selection["leader"]
+        records = {task: r for task in found.tasks if (r := found.records[model, task]) is not None}
+        about = winner.about(model, self.own.winner_on, records)
+        if winner.is_there(self.workdir, about):
+            return
+        trained = [winner.train(self.config, self.workdir, model, record) for record in records.values()]
+        if processes.is_first():
+            text = card.write(selection, trained, self.own.winner_on)
+            winner.finish(self.workdir, about, text)
+            shown.say(
+                f"the fine-tuned model, as safetensors, too, and its card: {winner.folder(self.workdir)}"
+            )
 
     def _measure(self, protocol: str, models: Sequence[str]) -> StageScores:
         """A stage's cells, done by all workers together; what they found."""

@@ -20,7 +20,19 @@ POLL = 2.0  # seconds between two looks at the others' files
 
 def worker(workdir: Path, share: Share | None) -> heartbeat.Worker:
     """This worker's sign of life for the whole experiment, in ``WORKDIR/select/workers``."""
-    return heartbeat.Worker(_workers(workdir), {"share": str(share or "")}, enabled=processes.is_first())
+    return heartbeat.Worker(_workers(workdir), {"share": str(share or "")}, enabled=processes.is_first() and share is not None)
+
+
+def is_first(workdir: Path, share: Share | None) -> bool:
+    """Whether this worker has the lowest number among those that are at work."""
+    if share is None or share.number == 0:
+        return True
+
+    def look() -> bool:
+        records = [r for r in _records(_workers(workdir)) if _lives(r)]
+        return not any(f"{n}/{share.total}" == r.get("share") for r in records for n in range(share.number))
+
+    return processes.broadcast_from_first(look)
 
 
 def run_stage(

@@ -59,8 +59,8 @@ def judge(
 
     Several tasks: by Elo-based Predictive Power (`vtabjax.ranking.epp`), whose rounds are resamples of each task's
     examples, clustered by task; a model contends with the leader unless the 95 % interval of its strength's distance
-    lies below 0, or it never won or tied a round against the leader's group. One task leaves no other task to generalise to, so
-    that EPP has no interval: the paired bootstrap of its examples stands in.
+    lies below 0, or it never won or tied a round against the leader's group. One task leaves no other task to
+    generalise to, so that EPP has no interval: the paired bootstrap of its examples stands in.
 
     Args:
       scores: [M, T], all finite, M >= 1.
