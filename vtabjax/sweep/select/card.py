@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vtabjax import __version__, specs, tasks
+from vtabjax.sweep.select import shown
 from vtabjax.sweep.select.winner import Trained
 
 _HEAD = "finetuned_head.weight"
@@ -154,22 +155,8 @@ def _choice(selection: Mapping[str, Any]) -> str:
         ("chance_missed", "The chance that a model that was left out would have done better"),
         ("expected_regret", "How much better the best of them would be on average"),
     ):
-        lines += ["", f"{what}: {said(key, selection.get(key))}."]
+        lines += ["", f"{what}: {shown.estimate(key, selection.get(key))}."]
     return "\n".join(lines)
-
-
-def said(key: str, estimate: Mapping[str, Any] | None) -> str:
-    """An estimate of what may have been missed, in words."""
-    if not estimate or (estimate["value"] is None and estimate["high"] is None):
-        return f"cannot be said ({(estimate or {}).get('reason') or 'not estimated'})"
-    unit, scale = ("%", 100) if key == "chance_missed" else ("points of accuracy", 100)
-    interval = ""
-    if estimate["low"] is not None and estimate["high"] is not None:
-        low, high = scale * estimate["low"], scale * estimate["high"]
-        interval = f"{100 * estimate['level']:.0f} % interval {low:.2f} to {high:.2f}"
-    if estimate["value"] is None:
-        return f"not known to a number; {interval}, by {estimate['method']} ({estimate['reason']})"
-    return f"{scale * estimate['value']:.2f} {unit} ({interval}, by {estimate['method']})"
 
 
 def _training(models: Sequence[Trained], winner_on: str) -> str:
@@ -210,9 +197,9 @@ def _torch(spec: str, first: Trained) -> str:
     )
     if _HEAD in first.names:
         return (
-            f"`{first.weights}` holds the architecture's weights under their own names and those of a new linear layer on "
-            f"its features ({_HEAD}, finetuned_head.bias), because the source has no linear classifier of its own to take "
-            "its place:\n\n```python\nfrom safetensors.torch import load_file\n\n"
+            f"`{first.weights}` holds the architecture's weights under their own names and those of a new linear "
+            f"layer on its features ({_HEAD}, finetuned_head.bias), because the source has no linear classifier of its "
+            "own to take its place:\n\n```python\nfrom safetensors.torch import load_file\n\n"
             f'state = load_file("{first.weights}")\n'
             f'weight, bias = state.pop("{_HEAD}"), state.pop("finetuned_head.bias")\n```\n\n'
             f"The rest loads into the module that `{spec}` names; logits are its features times weight.T, plus bias. "

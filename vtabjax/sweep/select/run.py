@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from vtabjax.options import UsageError
-from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner, shares
 from vtabjax.sweep.select import (
     card,
     keep,
+    missed,
     record,
     scores,
     settings,
@@ -120,52 +120,63 @@ class Experiment:
     def run(self) -> tuple[dict[str, Any], int]:
         """All stages, the audit, the verdict, the winner; what selection.json holds, and the exit status."""
         selection = self._empty()
-        models, found = self.models, None
+        models, found = self.models, []
         for stage in self.chain[:-1]:
-            found = self._measure(stage.protocol, models)
+            found.append(self._measure(stage.protocol, models))
             n = stage.keeps(len(models))
-            kept = self._choose(found, n)
-            selection["stages"].append(record.stage(stage.protocol, str(stage), n, found, kept))
+            kept = self._choose(found[-1], n)
+            selection["stages"].append(record.stage(stage.protocol, str(stage), n, found[-1], kept))
             self._write(selection)
             models = selection["stages"][-1]["kept"]
-            shown.say(shown.stage(selection["stages"][-1], len(found.models)))
+            shown.say(shown.stage(selection["stages"][-1], len(found[-1].models)))
             if not models:
                 raise UsageError(
                     f"no model has a score in the stage {stage}, so that none goes on; the failures are listed above"
                 )
         last = self.chain[-1]
-        found = self._measure(last.protocol, models)
-        selection["stages"].append(record.stage(last.protocol, str(last), None, found, None))
+        finalists = self._measure(last.protocol, models)
+        selection["stages"].append(record.stage(last.protocol, str(last), None, finalists, None))
         self._write(selection)
-        self._conclude(selection, found)
+        audited = self._audit(selection)
+        measured = self._read(last.protocol, [*models, *audited]) if audited else finalists
+        self._conclude(selection, found, measured, audited)
         return selection, int(self.failed)
 
-    def _conclude(self, selection: dict[str, Any], found: StageScores) -> None:
-        audited = self._audit(selection)
-        finalists = [m for m, scored in zip(found.models, found.scored, strict=True) if scored]
-        if not finalists:
+    def _conclude(
+        self,
+        selection: dict[str, Any],
+        before: Sequence[StageScores],
+        last: StageScores,
+        audited: Sequence[str],
+    ) -> None:
+        """The verdict over all that the last stage measured, and what may have been missed."""
+        scored = [m for m, well in zip(last.models, last.scored, strict=True) if well]
+        if not scored:
             selection["verdict"] = "no model has a score in the last stage"
             self._write(selection)
-            shown.say(selection["verdict"])
+            shown.answer(selection["verdict"])
             return
-        best = found.of(finalists)
+        best = last.of(scored)
         judged = verdict.judge(best.scores, best.correct, seed=self.config.seed)
         names = [best.models[i] for i in judged.contenders]
+        missing = missed.estimate(self.models, before, last, audited, names[0], self.config.seed)
+        if audited:
+            selection["audit"]["bounds"] = missing.pop("audit_bounds")
         selection |= {
             "winner": names[0] if judged.clear else None,
             "leader": names[0],
             "contenders": names,
             "verdict": shown.verdict(best, judged),
             "method": judged.method,
-            "ranking": record.ranking(best, judged),
+            "ranking": record.ranking(best, judged, audited),
+            "chance_missed": missing["chance_missed"],
+            "expected_regret": missing["expected_regret"],
+            "finished": True,
         }
-        if audited is not None:
-            selection["audit"]["stage"] = record.stage(self.chain[-1].protocol, "audit", None, audited, None)
-        selection["finished"] = True
         self._write(selection)
-        shown.answer(shown.ranking(selection))
-        shown.answer(selection["verdict"])
-        self._keep_winner(selection, found)
+        for text in (shown.ranking(selection), selection["verdict"], shown.missed(selection)):
+            shown.answer(text)
+        self._keep_winner(selection, last)
 
     def _keep_winner(self, selection: dict[str, Any], found: StageScores) -> None:
         """The fine-tuned winner with its card, made by the first of the workers that are there."""
@@ -174,12 +185,11 @@ class Experiment:
         model = selection["leader"]
         records = {task: r for task in found.tasks if (r := found.records[model, task]) is not None}
         about = winner.about(model, self.own.winner_on, records)
-        if winner.is_there(self.workdir, about):
-            return
-        trained = [winner.train(self.config, self.workdir, model, record) for record in records.values()]
+        trained = processes.broadcast_from_first(lambda: winner.there(self.workdir, about, records))
+        trained = trained or [winner.train(self.config, self.workdir, model, r) for r in records.values()]
         if processes.is_first():
             text = card.write(selection, trained, self.own.winner_on)
-            winner.finish(self.workdir, about, text)
+            winner.finish(self.workdir, about, trained, text)
             shown.say(
                 f"the fine-tuned model, as safetensors, too, and its card: {winner.folder(self.workdir)}"
             )
@@ -191,9 +201,11 @@ class Experiment:
         # Tables and failures, as of any sweep; the results of other workers are read again.
         whole = state._replace(own=state.cells)
         self.failed |= runner.conclude(whole, asked.run, self.workdir) != 0
-        return self._read(state.cells)
+        return processes.broadcast_from_first(lambda: scores.read(state.cells, self.workdir))
 
-    def _read(self, cells: Sequence[Cell]) -> StageScores:
+    def _read(self, protocol: str, models: Sequence[str]) -> StageScores:
+        """What is there of a stage."""
+        cells = plan.all_cells(plan.read(settings.stage_config(self.config, protocol, models)), self.workdir)
         return processes.broadcast_from_first(lambda: scores.read(cells, self.workdir))
 
     def _choose(self, found: StageScores, n: int) -> keep.Kept:
@@ -208,7 +220,7 @@ class Experiment:
             seed=self.config.seed,
         )
 
-    def _audit(self, selection: dict[str, Any]) -> StageScores | None:
+    def _audit(self, selection: dict[str, Any]) -> list[str]:
         """Measures, by the last stage, models drawn at random from those that were left out on the way."""
         left_out = [
             row["model"]
@@ -218,13 +230,15 @@ class Experiment:
         ]
         selection["left_out"] = left_out
         if not (self.own.audit and left_out):
-            return None
-        rng = np.random.default_rng([self.config.seed, 20])
-        n = min(self.own.audit, len(left_out))
-        drawn = [left_out[i] for i in sorted(rng.choice(len(left_out), n, replace=False))]
+            return []
+        drawn = drawn_for_audit(left_out, self.own.audit, self.config.seed)
         selection["audit"] = {"drawn": drawn, "of": len(left_out), "seed": self.config.seed}
-        shown.say(f"audit: {n} of {len(left_out)} models that were left out: {', '.join(drawn)}")
-        return self._measure(self.chain[-1].protocol, drawn)
+        self._write(selection)
+        shown.say(f"audit: {len(drawn)} of {len(left_out)} models that were left out: {', '.join(drawn)}")
+        last = self.chain[-1]
+        found = self._measure(last.protocol, drawn)
+        selection["audit"]["stage"] = record.stage(last.protocol, f"{last} (audit)", None, found, None)
+        return drawn
 
     def foretell(self) -> dict[str, Any]:
         """A dry run: what the stages would be."""
@@ -250,3 +264,10 @@ class Experiment:
     def _write(self, selection: dict[str, Any]) -> None:
         if processes.is_first():
             record.write(self.workdir, selection)
+
+
+def drawn_for_audit(left_out: Sequence[str], n: int, seed: int) -> list[str]:
+    """`n` of the models that were left out, or all of them, drawn at random; their order does not matter."""
+    names = sorted(left_out)
+    rng = np.random.default_rng([seed, len(names)])
+    return [names[i] for i in sorted(rng.choice(len(names), min(n, len(names)), replace=False))]

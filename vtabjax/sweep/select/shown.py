@@ -94,3 +94,34 @@ def ranking(selection: Mapping[str, Any]) -> str:
     return to_terminal(
         Table(columns, rows, ["behind: points of the mean behind the first", selection["method"]])
     )
+
+
+def estimate(key: str, found: Mapping[str, Any] | None) -> str:
+    """An estimate of what may have been missed, in words.
+
+    Args:
+      key: "chance_missed" or "expected_regret".
+      found: the entry of that name.
+    """
+    if not found or (found["value"] is None and not found["interval"]):
+        return f"cannot be said ({(found or {}).get('reason') or 'not estimated'})"
+    if found["method"] == "nothing was left out":
+        return "none, nothing was left out"
+    unit = "%" if key == "chance_missed" else "points"
+    interval = ""
+    if found["interval"]:
+        low, high = (100 * end for end in found["interval"])
+        interval = f"{100 * found['level']:.0f} % interval {low:.2f} to {high:.2f}, "
+    if found["value"] is None:
+        return f"no value ({interval}by {found['method']}; {found['reason']})"
+    return f"{100 * found['value']:.2f} {unit} ({interval}by {found['method']})"
+
+
+def missed(selection: Mapping[str, Any]) -> str:
+    """What may have been missed, in two lines."""
+    return (
+        f"chance that a model left out would have beaten {selection['leader']}: "
+        f"{estimate('chance_missed', selection['chance_missed'])}\n"
+        f"how much better the best of them would be, on average: "
+        f"{estimate('expected_regret', selection['expected_regret'])}"
+    )

@@ -20,7 +20,8 @@ POLL = 2.0  # seconds between two looks at the others' files
 
 def worker(workdir: Path, share: Share | None) -> heartbeat.Worker:
     """This worker's sign of life for the whole experiment, in ``WORKDIR/select/workers``."""
-    return heartbeat.Worker(_workers(workdir), {"share": str(share or "")}, enabled=processes.is_first() and share is not None)
+    enabled = share is not None and processes.is_first()
+    return heartbeat.Worker(_workers(workdir), {"share": str(share or "")}, enabled=enabled)
 
 
 def is_first(workdir: Path, share: Share | None) -> bool:

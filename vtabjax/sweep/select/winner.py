@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import results
+from vtabjax import integrity, results
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner, worker
@@ -48,12 +48,36 @@ def folder(workdir: Path) -> Path:
     return workdir / "select" / "winner"
 
 
-def is_there(workdir: Path, about: Mapping[str, Any]) -> bool:
-    """Whether the winner's folder is complete, and of this winner as it was measured."""
+def there(workdir: Path, on: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> list[Trained]:
+    """The winner that is in its folder; [] where that is another one, or not complete.
+
+    Args:
+      workdir: the experiment's folder.
+      on: see `about`.
+      records: task -> the winner's result.
+    """
     try:
-        return json.loads((folder(workdir) / FILE).read_text(encoding="utf-8"))["about"] == about
+        written = json.loads((folder(workdir) / FILE).read_text(encoding="utf-8"))
+        if written["about"] != on:
+            return []
+        accuracies = written["accuracy"]
+        return [_there(workdir, record, accuracies[task]) for task, record in records.items()]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return []
+
+
+def _there(workdir: Path, record: Mapping[str, Any], accuracy: float | None) -> Trained:
+    from vtabjax.graph import Graph
+
+    name = results.file_name(record["task"])
+    graph, info = integrity.read(folder(workdir) / name)
+    names = (*Graph.from_json(graph.decode("utf-8")).variables,)
+    return Trained(record["task"], record, final(record), accuracy, f"{name}.safetensors", name, info, names)
+
+
+def final(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The training run that gave a result its accuracy: its seed, learning rate and steps."""
+    return next(f for f in record["chosen"]["seeds"] if f["accuracy"] == record["metrics"]["accuracy"])
 
 
 def about(model: str, winner_on: str, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -81,10 +105,10 @@ def train(config: Any, workdir: Path, model: str, record: Mapping[str, Any]) -> 
       RuntimeError: training has failed.
     """
     task = record["task"]
-    final = next(f for f in record["chosen"]["seeds"] if f["accuracy"] == record["metrics"]["accuracy"])
-    kept = [Path(p) for p in record["chosen"].get("models", ()) if Path(p).name == f"seed{final['seed']}"]
+    chosen = final(record)
+    kept = [Path(p) for p in record["chosen"].get("models", ()) if Path(p).name == f"seed{chosen['seed']}"]
     if kept and (workdir / kept[0] / "model.json").exists():
-        return _kept(workdir, workdir / kept[0], record, final, record["metrics"]["accuracy"])
+        return _kept(workdir, workdir / kept[0], record, record["metrics"]["accuracy"])
     place = workdir / _TRAINING
     _share_cache(workdir, place)
     again = settings.stage_config(config, "finetune", [model])
@@ -92,7 +116,11 @@ def train(config: Any, workdir: Path, model: str, record: Mapping[str, Any]) -> 
     again.models_dir = str(worker.models_dir(_options(again), workdir).absolute())
     again.cache_dir = str(Path(worker.image_cache(_options(again), workdir)).absolute())
     f = again.finetune
-    f.learning_rates, f.steps, f.seeds = repr(final["learning_rate"]), str(final["steps"]), str(final["seed"])
+    f.learning_rates, f.steps, f.seeds = (
+        repr(chosen["learning_rate"]),
+        str(chosen["steps"]),
+        str(chosen["seed"]),
+    )
     f.save = True
     state = runner.work(plan.read(again), place, None)
     cell: Cell = state.cells[0]
@@ -101,7 +129,7 @@ def train(config: Any, workdir: Path, model: str, record: Mapping[str, Any]) -> 
         failure = results.read(cell.error_path(place)) or {"message": "it was interrupted"}
         raise RuntimeError(f"{model} could not be trained again on {task}: {failure['message']}")
     made = place / found["chosen"]["models"][0]
-    return _kept(workdir, made, record, final, found["metrics"]["accuracy"])
+    return _kept(workdir, made, record, found["metrics"]["accuracy"])
 
 
 def _options(config: Any) -> Any:
@@ -115,29 +143,17 @@ def _share_cache(workdir: Path, place: Path) -> None:
         (place / "cache").symlink_to(os.path.relpath(workdir / "cache", place), target_is_directory=True)
 
 
-def _kept(
-    workdir: Path, made: Path, record: Mapping[str, Any], final: Mapping[str, Any], accuracy: float
-) -> Trained:
+def _kept(workdir: Path, made: Path, record: Mapping[str, Any], accuracy: float | None) -> Trained:
     """Puts a fine-tuned model into the winner's folder, as an artefact and as safetensors."""
     from vtabjax import model
 
-    parts = model.load_parts(made)
-    name = results.file_name(record["task"])
-    target = folder(workdir)
     if processes.is_first():
+        name, target = results.file_name(record["task"]), folder(workdir)
         with files.replacing_folder(target / name) as temporary:
             shutil.copytree(made, temporary, dirs_exist_ok=True)
-        _export(parts, target / f"{name}.safetensors")
-    return Trained(
-        record["task"],
-        record,
-        final,
-        accuracy,
-        f"{name}.safetensors",
-        name,
-        parts.info,
-        (*parts.graph.variables,),
-    )
+        _export(model.load_parts(made), target / f"{name}.safetensors")
+    processes.gather(None)  # the others wait until it is there
+    return _there(workdir, record, accuracy)
 
 
 def _export(parts: Any, path: Path) -> None:
@@ -150,15 +166,19 @@ def _export(parts: Any, path: Path) -> None:
         save_file(model.to_state_dict(parts), temporary, metadata={"format": "pt"})
 
 
-def finish(workdir: Path, on: Mapping[str, Any], card: str) -> None:
+def finish(workdir: Path, on: Mapping[str, Any], models: Sequence[Trained], card: str) -> None:
     """Writes the card and, last, what says that the folder is complete; removes what other winners left."""
     target = folder(workdir)
-    files.write_text(target / "README.md", card)
-    names = {results.file_name(task) for task in on["results"]}
-    keep = {"README.md", FILE, *names, *(f"{name}.safetensors" for name in names)}
+    names = [m.artefact for m in models] + [m.weights for m in models]
     for path in target.iterdir():
-        if path.name not in keep:
+        if path.name not in {"README.md", FILE, *names}:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    text = json.dumps({"about": dict(on), "files": sorted(keep)}, indent=1) + "\n"
-    files.write_text(target / FILE, text)
+    _write(target / "README.md", card)
+    about = {"about": dict(on), "accuracy": {m.task: m.accuracy for m in models}, "files": sorted(names)}
+    _write(target / FILE, json.dumps(about, indent=1) + "\n")
     shutil.rmtree(workdir / _TRAINING, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        files.write_text(path, text)
