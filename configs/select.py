@@ -48,6 +48,9 @@ def get_config(suite: str = "mini") -> ConfigDict:
     mini = suite == "mini"
     if mini:
         c.models = ",".join(_MINI)
+        c.finetune.steps = (
+            "60"  # a quarter of what configs/finetune.py takes: it ends in minutes on two cores
+        )
 
     # PROTOCOL:N keeps the N best models, PROTOCOL:P% that share of them; the last one ranks all that reach it.
     c.stages = "knn:50%,linear:3,finetune" if mini else "knn:25%,linear:20,finetune"

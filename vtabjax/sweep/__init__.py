@@ -8,6 +8,7 @@ __all__ = [
     "folders",
     "heartbeat",
     "inputs",
+    "people",
     "plan",
     "progress",
     "runner",
