@@ -90,7 +90,9 @@ def _assign(made: ConfigDict, field: str, value: Any) -> None:
         owner[name] = value
     except (TypeError, ValueError) as e:
         kind = type(owner[name]).__name__
-        raise ValueError(f"{field}={value!r} is of type {type(value).__name__}; it must be of type {kind}") from e
+        raise ValueError(
+            f"{field}={value!r} is of type {type(value).__name__}; it must be of type {kind}"
+        ) from e
 
 
 def _listed(given: Names, what: str) -> list[str | os.PathLike]:

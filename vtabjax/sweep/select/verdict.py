@@ -92,7 +92,9 @@ def judge(
             *common, None, None, None, tied, "by the score alone: this protocol classifies nothing"
         )
     if m == 1:
-        return Verdict(*common, None, None, None, order, "a single finalist, so that there is nothing to compare")
+        return Verdict(
+            *common, None, None, None, order, "a single finalist, so that there is nothing to compare"
+        )
     method = (
         "one task, so that EPP has no other task to tell its uncertainty by: 95 % intervals of the differences by a "
         "paired bootstrap of the examples"

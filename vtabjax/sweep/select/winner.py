@@ -139,7 +139,8 @@ def _options(config: Any) -> Any:
 def _share_cache(workdir: Path, place: Path) -> None:
     """Lets the workdir within the workdir use the programs that are compiled already."""
     if processes.is_first() and not files.is_remote(workdir) and not os.path.lexists(place / "cache"):
-        place.mkdir(parents=True, exist_ok=True)
+        for needed in (place, workdir / "cache"):
+            needed.mkdir(parents=True, exist_ok=True)
         (place / "cache").symlink_to(os.path.relpath(workdir / "cache", place), target_is_directory=True)
 
 
