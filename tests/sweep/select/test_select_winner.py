@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import converters  # noqa: F401  (before timm is imported)
 import vtabjax
 from vtabjax import data, model, results
 from vtabjax.sweep.select import run, winner

@@ -158,6 +158,15 @@ def write(workdir: Path, selection: Mapping[str, Any]) -> None:
         files.write_text(path, text)
 
 
+def hours_taken(workdir: Path, settings: Mapping[str, Any]) -> float:
+    """What earlier runs of an experiment took, whatever hours they had."""
+    there = read(workdir) or {}
+    if {**there.get("settings", {}), "hours": 0} != {**settings, "hours": 0}:
+        return 0.0
+    taken = (there.get("hours") or {}).get("taken")
+    return float(taken) if isinstance(taken, int | float) else 0.0
+
+
 def digest(about: Any) -> str:
     """A short name for what a decision depends on."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

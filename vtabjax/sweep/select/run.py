@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vtabjax import specs
 from vtabjax.options import UsageError
+from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner, shares
+from vtabjax.sweep.progress import duration
 from vtabjax.sweep.select import (
     card,
+    hours,
     keep,
     missed,
     record,
@@ -54,8 +58,12 @@ def conduct(config: Any, workdir: str | os.PathLike, share: str = "") -> tuple[d
     own, chain = settings.read(config), stages.parse(config.stages)
     workdir = files.as_path(workdir)
     runner.connect(config.distributed)
-    experiment = Experiment(config, own, chain, workdir, runner.own_share(share))
+    own_share = runner.own_share(share)
+    workers = own_share.total if own_share else 1
+    budget = hours.Budget(own.hours, workers)
+    experiment = Experiment(config, own, chain, workdir, own_share, budget)
     experiment.check()
+    budget.before = record.hours_taken(workdir, experiment.settings)
     if config.dry_run:
         return experiment.foretell(), 0
     beat = together.worker(workdir, experiment.share)
@@ -78,8 +86,10 @@ class Experiment:
       chain: the stages.
       workdir: where everything goes.
       share: which worker this is; None: the only one.
-      began: time.time() at its start.
+      budget: the hours it has.
       failed: whether a cell has failed.
+      worked: whether a cell was run.
+      models: all that take part.
     """
 
     config: Any
@@ -87,8 +97,9 @@ class Experiment:
     chain: Sequence[Stage]
     workdir: Path
     share: shares.Share | None
-    began: float = dataclasses.field(default_factory=time.time)
+    budget: hours.Budget
     failed: bool = False
+    worked: bool = False
     models: list[str] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:
@@ -117,13 +128,20 @@ class Experiment:
                 f"config.always={self.own.always!r}: {lost[0]} is left out by config.filter; change one of them"
             )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, for the file."""
+        return {**dataclasses.asdict(self.own), "models": self.models, "seed": self.config.seed}
+
     def run(self) -> tuple[dict[str, Any], int]:
         """All stages, the audit, the verdict, the winner; what selection.json holds, and the exit status."""
         selection = self._empty()
+        if self.budget.hours:
+            self.plan()
         models, found = self.models, []
-        for stage in self.chain[:-1]:
-            found.append(self._measure(stage.protocol, models))
-            n = stage.keeps(len(models))
+        for number, stage in enumerate(self.chain[:-1]):
+            found.append(self._measure(number, models, selection))
+            n = self._planned(number, found[-1], selection)
             kept = self._choose(found[-1], n)
             selection["stages"].append(record.stage(stage.protocol, str(stage), n, found[-1], kept))
             self._write(selection)
@@ -134,7 +152,7 @@ class Experiment:
                     f"no model has a score in the stage {stage}, so that none goes on; the failures are listed above"
                 )
         last = self.chain[-1]
-        finalists = self._measure(last.protocol, models)
+        finalists = self._measure(len(self.chain) - 1, models, selection)
         selection["stages"].append(record.stage(last.protocol, str(last), None, finalists, None))
         self._write(selection)
         audited = self._audit(selection)
@@ -150,6 +168,9 @@ class Experiment:
         audited: Sequence[str],
     ) -> None:
         """The verdict over all that the last stage measured, and what may have been missed."""
+        while not last.scored.any() and before:  # no time was left for it, or everything failed
+            before, last = before[:-1], before[-1].of([m for m in last.models if m in before[-1].models])
+            selection["judged_by"] = self.chain[len(before)].protocol
         scored = [m for m, well in zip(last.models, last.scored, strict=True) if well]
         if not scored:
             selection["verdict"] = "no model has a score in the last stage"
@@ -180,28 +201,82 @@ class Experiment:
 
     def _keep_winner(self, selection: dict[str, Any], found: StageScores) -> None:
         """The fine-tuned winner with its card, made by the first of the workers that are there."""
-        if self.chain[-1].protocol != "finetune" or not together.is_first(self.workdir, self.share):
+        if selection["judged_by"] != "finetune" or not together.is_first(self.workdir, self.share):
             return
         model = selection["leader"]
         records = {task: r for task in found.tasks if (r := found.records[model, task]) is not None}
         about = winner.about(model, self.own.winner_on, records)
         trained = processes.broadcast_from_first(lambda: winner.there(self.workdir, about, records))
+        self.worked |= not trained
         trained = trained or [winner.train(self.config, self.workdir, model, r) for r in records.values()]
         if processes.is_first():
             text = card.write(selection, trained, self.own.winner_on)
             winner.finish(self.workdir, about, trained, text)
+            self._write(selection)  # the hours
             shown.say(
                 f"the fine-tuned model, as safetensors, too, and its card: {winner.folder(self.workdir)}"
             )
 
-    def _measure(self, protocol: str, models: Sequence[str]) -> StageScores:
+    def _measure(self, number: int, models: Sequence[str], selection: dict[str, Any]) -> StageScores:
         """A stage's cells, done by all workers together; what they found."""
+        protocol = self.chain[number].protocol
         asked = plan.read(settings.stage_config(self.config, protocol, models))
-        state = together.run_stage(asked, self.workdir, self.share)
+        may_start = self._deadline(number, models)
+        state = together.run_stage(asked, self.workdir, self.share, may_start)
+        self.worked |= bool(state.pending)
+        found = processes.broadcast_from_first(lambda: scores.read(state.cells, self.workdir))
         # Tables and failures, as of any sweep; the results of other workers are read again.
-        whole = state._replace(own=state.cells)
-        self.failed |= runner.conclude(whole, asked.run, self.workdir) != 0
-        return processes.broadcast_from_first(lambda: scores.read(state.cells, self.workdir))
+        reached = [
+            c for c in state.cells if found.records[c.model, c.task] or c.error_path(self.workdir).exists()
+        ]
+        self.failed |= runner.conclude(state._replace(own=reached), asked.run, self.workdir) != 0
+        late = [f"{c.model} {c.task}" for c in state.cells if c not in reached]
+        if late:
+            selection["hours"]["not_run"] += [f"{protocol} {name}" for name in late]
+            shown.say(f"{protocol}: no time was left for {specs.listed(late, 8)}")
+        return found
+
+    def _deadline(self, number: int, models: Sequence[str]) -> Callable[[Cell], bool] | None:
+        """Which cells of a stage may start, so that the ones after it have their time."""
+        if not self.budget.hours:
+            return None
+        known = self._costs(models)
+        after = [hours.FEWEST * (cost or 0.0) for cost in known.per_model[number + 1 :]]
+        reserved = sum(after) / self.budget.workers + known.winner * (known.per_model[-1] or 0.0)
+        return self.budget.may_start(known.cell[number], reserved)
+
+    def _costs(self, models: Sequence[str]) -> hours.Measured:
+        return processes.broadcast_from_first(
+            lambda: hours.measured(self.config, self.chain, models, self.workdir)
+        )
+
+    def _planned(self, number: int, found: StageScores, selection: dict[str, Any]) -> int:
+        """How many models go on after a stage: as `stages` says, or as many as there is time for."""
+        stage, entered = self.chain[number], len(found.models)
+        if not self.budget.hours:
+            return stage.keeps(entered)
+
+        def decide() -> int:
+            known = self._costs(found.models)
+            after = [cost or 0.0 for cost in known.per_model[number + 1 :]]
+            left = self.budget.seconds_left - known.winner * after[-1]
+            # This stage is over; the ones behind it share the time that is left.
+            ahead = hours.forecast(self.chain[number:], entered, [0.0, *after], self.budget.workers * left)
+            return ahead.keeps[0]
+
+        on = {
+            "stage": number,
+            "settings": selection["settings"],
+            "models": found.models,
+            "scored": found.scored.tolist(),
+        }
+        n = processes.broadcast_from_first(lambda: record.agree(self.workdir, on, decide))
+        selection["hours"]["stages"].append({"stage": str(stage), "keep": n, "asked": stage.keeps(entered)})
+        if n < stage.keeps(entered):
+            shown.say(
+                f"{stage}: there is time for {n} models instead of {stage.keeps(entered)} (config.hours)"
+            )
+        return n
 
     def _read(self, protocol: str, models: Sequence[str]) -> StageScores:
         """What is there of a stage."""
@@ -236,32 +311,66 @@ class Experiment:
         self._write(selection)
         shown.say(f"audit: {len(drawn)} of {len(left_out)} models that were left out: {', '.join(drawn)}")
         last = self.chain[-1]
-        found = self._measure(last.protocol, drawn)
+        found = self._measure(len(self.chain) - 1, drawn, selection)
         selection["audit"]["stage"] = record.stage(last.protocol, f"{last} (audit)", None, found, None)
         return drawn
 
     def foretell(self) -> dict[str, Any]:
-        """A dry run: what the stages would be."""
+        """A dry run: what the stages would be, and how long they would take."""
         first = plan.read(settings.stage_config(self.config, self.chain[0].protocol, self.models))
         runner.conclude(runner.work(first, self.workdir, self.share), first.run, self.workdir)
-        n = len(self.models)
-        for stage in self.chain:
-            shown.say(f"{stage}: {n} models, of which {stage.keeps(n)} go on")
-            n = stage.keeps(n)
+        self.plan()
         return self._empty()
+
+    def plan(self) -> None:
+        """Tells how many models each stage will have and, where costs are known, when it ends.
+
+        With config.hours, costs that are not known are measured first, but for a dry run.
+        """
+        known = self._costs(self.models)
+        if self.budget.hours and not self.config.dry_run and self.budget.seconds_left > 0:
+            for stage, cost in zip(self.chain, known.per_model, strict=True):
+                if cost is None:
+                    shown.say(
+                        f"{stage.protocol}: nothing like it has run here; a few models show what it costs"
+                    )
+                    hours.probe(self.config, stage.protocol, self.models, self.workdir, self.share)
+                    self.worked = True
+            known = self._costs(self.models)
+        costs = [cost or 0.0 for cost in known.per_model]
+        left = self.budget.workers * (self.budget.seconds_left - known.winner * costs[-1])
+        found = hours.forecast(self.chain, len(self.models), costs, left, known.convert)
+        n = len(self.models)
+        for stage, kept, seconds, cost in zip(
+            self.chain, found.keeps, found.seconds, known.per_model, strict=True
+        ):
+            going_on = "" if stage is self.chain[-1] else f", of which {kept} go on"
+            taken = "" if cost is None else f"; about {duration(seconds / self.budget.workers)}"
+            shown.say(f"{stage}: {n} models{going_on}{taken}")
+            n = kept
+        if None not in known.per_model:
+            total = sum(found.seconds) / self.budget.workers + known.winner * costs[-1]
+            end = time.strftime("%H:%M", time.localtime(time.time() + total))
+            shown.say(
+                f"expected: {duration(total)}, until {end}"
+                + (f"; config.hours={self.own.hours:g}" if self.budget.hours else "")
+            )
 
     def _empty(self) -> dict[str, Any]:
         return {
             "finished": False,
-            "settings": {**dataclasses.asdict(self.own), "models": self.models, "seed": self.config.seed},
+            "settings": self.settings,
             "stages": [],
             "winner": None,
             "chance_missed": None,
             "expected_regret": None,
-            "hours": {"planned": self.own.hours or None, "taken": None},
+            "judged_by": self.chain[-1].protocol,
+            "hours": {"planned": self.own.hours or None, "taken": None, "stages": [], "not_run": []},
         }
 
     def _write(self, selection: dict[str, Any]) -> None:
+        taken = self.budget.taken if self.worked else self.budget.before
+        selection["hours"]["taken"] = round(taken, 4)
         if processes.is_first():
             record.write(self.workdir, selection)
 
