@@ -5,6 +5,7 @@ __all__ = [
     "artefacts",
     "conversions",
     "costs",
+    "failures",
     "folders",
     "heartbeat",
     "inputs",

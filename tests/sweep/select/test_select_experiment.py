@@ -210,3 +210,27 @@ def test_who_is_at_work(tmp_path):
     for gone in ({"ended": one["seen"]}, {"seen": one["seen"] - 2 * together.GONE}, {"pid": 2**30}):
         other.write_text(json.dumps(one | gone))
         assert together.is_first(tmp_path, Share(2, 3, ""))
+
+
+def test_slurm_gets_the_whole_experiment_once(select_config, fake_converters, tmp_path, monkeypatch, capsys):
+    """A stand-in for sbatch: the array's jobs are shares of the experiment."""
+    import submitit  # noqa: F401  (its log goes to the standard error of the moment it is imported)
+
+    from vtabjax.sweep import slurm
+
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in ("sbatch", "srun", "scontrol"):
+        (commands / name).write_text("#!/bin/sh\necho Submitted batch job 7\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+    calls = []
+    submit = slurm._submit
+    monkeypatch.setattr(slurm, "_submit", lambda jobs, *rest: calls.extend(jobs) or submit(jobs, *rest))
+    select_config.slurm.jobs = 3
+    assert slurm.submit(select_config, tmp_path / "w") == 0
+    assert [job.share for job in calls] == ["0/3", "1/3", "2/3"]
+    assert "submitted job 7: 3 share(s) of 4 models" in capsys.readouterr().out
+    select_config.models, select_config.stages = "baseline/pixels", "knn"
+    assert slurm.Job(select_config, str(tmp_path / "w"), "0/1")() == 0
+    assert selection(tmp_path / "w")["winner"] == "baseline/pixels"

@@ -55,18 +55,11 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
 
 def conduct(config: Any, workdir: str | os.PathLike, share: str = "") -> tuple[dict[str, Any], int]:
     """`run`, with what selection.json holds."""
-    own, chain = settings.read(config), stages.parse(config.stages)
-    workdir = files.as_path(workdir)
     runner.connect(config.distributed)
-    own_share = runner.own_share(share)
-    workers = own_share.total if own_share else 1
-    budget = hours.Budget(own.hours, workers)
-    experiment = Experiment(config, own, chain, workdir, own_share, budget)
-    experiment.check()
-    budget.before = record.hours_taken(workdir, experiment.settings)
+    experiment = prepared(config, files.as_path(workdir), share)
     if config.dry_run:
         return experiment.foretell(), 0
-    beat = together.worker(workdir, experiment.share)
+    beat = together.worker(experiment.workdir, experiment.share)
     status = "interrupted"
     try:
         found = experiment.run()
@@ -74,6 +67,17 @@ def conduct(config: Any, workdir: str | os.PathLike, share: str = "") -> tuple[d
         return found
     finally:
         beat.close(status)
+
+
+def prepared(config: Any, workdir: Path, share: str = "") -> Experiment:
+    """An experiment that was checked and may run. Raises UsageError."""
+    own, chain = settings.read(config), stages.parse(config.stages)
+    own_share = runner.own_share(share)
+    budget = hours.Budget(own.hours, own_share.total if own_share else 1)
+    experiment = Experiment(config, own, chain, workdir, own_share, budget)
+    experiment.check()
+    budget.before = record.hours_taken(workdir, experiment.settings)
+    return experiment
 
 
 @dataclasses.dataclass
@@ -148,9 +152,10 @@ class Experiment:
             models = selection["stages"][-1]["kept"]
             shown.say(shown.stage(selection["stages"][-1], len(found[-1].models)))
             if not models:
-                raise UsageError(
-                    f"no model has a score in the stage {stage}, so that none goes on; the failures are listed above"
-                )
+                why = "the failures are listed above"
+                if selection["hours"]["not_run"]:
+                    why = f"config.hours={self.own.hours:g} is too short for it"
+                raise UsageError(f"no model has a score in the stage {stage}, so that none goes on; {why}")
         last = self.chain[-1]
         finalists = self._measure(len(self.chain) - 1, models, selection)
         selection["stages"].append(record.stage(last.protocol, str(last), None, finalists, None))
