@@ -2,7 +2,7 @@
 
     python main.py --config=configs/select.py        # embedded tasks, eight tiny models: minutes on two cores
     python main.py --config=configs/select.py:vtab --config.models='timm/resnet*' --config.tasks=dtd,svhn
-    python main.py --config=configs/select.py:vtab --config.models='timm/vit*' --config.tasks=folder:/pictures
+    python main.py --config=configs/select.py:vtab --config.models='timm/vit*' --config.tasks=folder:/path/to/pictures
 
 Stages are ordinary sweeps over the models that are left, in one workdir: their results are those of configs/knn.py,
 configs/linear.py and configs/finetune.py, so what was run by hand is not run again. WORKDIR/select holds
