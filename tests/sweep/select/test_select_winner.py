@@ -119,3 +119,25 @@ def test_without_fine_tuning_nothing_is_kept(tmp_path):
     assert found["winner"] == "baseline/pixels" and not winner.folder(tmp_path).exists()
     with pytest.raises(ValueError, match="the last stage has to be finetune"):
         vtabjax.Selection(found, tmp_path).winner()
+
+
+def test_a_winner_on_all_examples_has_seen_those_of_the_test(tmp_path, monkeypatch):
+    """The retrained model gets train800, val200 and test; its card says so, and gives no number of its own."""
+    from vtabjax.protocols.finetune import training
+
+    given, data_of = [], training.Trainer.data
+
+    def seen(self, images, labels):
+        given.append(labels)
+        return data_of(self, images, labels)
+
+    monkeypatch.setattr(training.Trainer, "data", seen)
+    assert run.run(tiny("baseline/pixels", winner_on="all"), tmp_path) == 0
+    labels = [data.load("digits", split, image_size=32).labels for split in ("train800", "val200", "test")]
+    assert np.array_equal(given[-1], np.concatenate(labels))
+    assert sorted(map(len, given)) == [800, 800, 1000, 1797]
+    card = (winner.folder(tmp_path) / "README.md").read_text()
+    assert "| digits | 10 | 1,797 | none are left |" in card and "have seen them" not in card
+    assert "without the test examples" in card and "do not compare it" in card
+    written = json.loads((winner.folder(tmp_path) / "winner.json").read_text())
+    assert written["accuracy"] == {"digits": None} and written["about"]["winner_on"] == "all"

@@ -213,7 +213,10 @@ class Experiment:
         about = winner.about(model, self.own.winner_on, records)
         trained = processes.broadcast_from_first(lambda: winner.there(self.workdir, about, records))
         self.worked |= not trained
-        trained = trained or [winner.train(self.config, self.workdir, model, r) for r in records.values()]
+        on_all = self.own.winner_on == "all"
+        trained = trained or [
+            winner.train(self.config, self.workdir, model, r, on_all) for r in records.values()
+        ]
         if processes.is_first():
             text = card.write(selection, trained, self.own.winner_on)
             winner.finish(self.workdir, about, trained, text)

@@ -88,7 +88,7 @@ def about(model: str, winner_on: str, records: Mapping[str, Mapping[str, Any]]) 
     return {"model": model, "winner_on": winner_on, "results": chosen}
 
 
-def train(config: Any, workdir: Path, model: str, record: Mapping[str, Any]) -> Trained:
+def train(config: Any, workdir: Path, model: str, record: Mapping[str, Any], on_all: bool = False) -> Trained:
     """The model that a result of fine-tuning is about, on one task.
 
     Training is repeated with the learning rate, steps and seed that were chosen, unless the result's models were kept
@@ -100,6 +100,7 @@ def train(config: Any, workdir: Path, model: str, record: Mapping[str, Any]) -> 
       workdir: the experiment's folder.
       model: its spec.
       record: the result.
+      on_all: train on the test examples, too; then nothing is left to measure it with.
 
     Raises:
       RuntimeError: training has failed.
@@ -107,7 +108,7 @@ def train(config: Any, workdir: Path, model: str, record: Mapping[str, Any]) -> 
     task = record["task"]
     chosen = final(record)
     kept = [Path(p) for p in record["chosen"].get("models", ()) if Path(p).name == f"seed{chosen['seed']}"]
-    if kept and (workdir / kept[0] / "model.json").exists():
+    if kept and not on_all and (workdir / kept[0] / "model.json").exists():
         return _kept(workdir, workdir / kept[0], record, record["metrics"]["accuracy"])
     place = workdir / _TRAINING
     _share_cache(workdir, place)
@@ -122,14 +123,17 @@ def train(config: Any, workdir: Path, model: str, record: Mapping[str, Any]) -> 
         str(chosen["seed"]),
     )
     f.save = True
-    state = runner.work(plan.read(again), place, None)
+    asked = plan.read(again)
+    if on_all:
+        asked = asked._replace(settings={**asked.settings, "examples": "all"})
+    state = runner.work(asked, place, None)
     cell: Cell = state.cells[0]
     found = results.find(cell, place)
     if found is None:
         failure = results.read(cell.error_path(place)) or {"message": "it was interrupted"}
         raise RuntimeError(f"{model} could not be trained again on {task}: {failure['message']}")
     made = place / found["chosen"]["models"][0]
-    return _kept(workdir, made, record, found["metrics"]["accuracy"])
+    return _kept(workdir, made, record, None if on_all else found["metrics"]["accuracy"])
 
 
 def _options(config: Any) -> Any:
