@@ -154,6 +154,15 @@ def test_one_task_is_judged_by_paired_intervals():
     assert alone.behind_low[0] > 0 and alone.behind_low[1] == alone.behind_high[1] == 0
 
 
+def test_few_tasks_are_judged_by_their_mean():
+    """Far behind on one of three tasks, a little on the others: told apart, whatever EPP's three clusters leave open."""
+    rng = np.random.default_rng(5)
+    correct = [rng.random((2, 2000)) < np.array([[0.7], [p]]) for p in (0.5, 0.69, 0.68)]
+    found = verdict.judge(np.array([c.mean(1) for c in correct]).T, correct)
+    assert found.clear and found.order == [0, 1] and "3 tasks cannot tell" in found.method
+    assert found.strength is not None and found.behind_low[1] > 0
+
+
 def test_several_tasks_are_judged_by_epp():
     rng = np.random.default_rng(3)
     skill = np.array([0.9, 0.6, 0.6])

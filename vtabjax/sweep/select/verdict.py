@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from vtabjax.ranking import resampling
 
 _RIDGE = 0.1  # of the fit that is shown where the maximum-likelihood estimate is not finite, as in the report
 _ROUNDS = 20  # resamples of each task's examples, each a round of EPP
+# With fewer tasks EPP's intervals, of as many clusters, tell nothing apart.
+FEWEST_TASKS = 5
 
 
 class Verdict(NamedTuple):
@@ -57,10 +60,11 @@ def judge(
 ) -> Verdict:
     """Ranks the finalists.
 
-    Several tasks: by Elo-based Predictive Power (`vtabjax.ranking.epp`), whose rounds are resamples of each task's
+    Five tasks or more: by Elo-based Predictive Power (`vtabjax.ranking.epp`), whose rounds are resamples of each task's
     examples, clustered by task; a model contends with the leader unless the 95 % interval of its strength's distance
-    lies below 0, or it never won or tied a round against the leader's group. One task leaves no other task to
-    generalise to, so that EPP has no interval: the paired bootstrap of its examples stands in.
+    lies below 0, or it never won or tied a round against the leader's group. Fewer tasks say next to nothing about
+    others, so that EPP's intervals are of no use; there the mean accuracy on these tasks decides, and a model contends
+    unless the 95 % interval of its distance, by a paired bootstrap of the examples, lies above 0.
 
     Args:
       scores: [M, T], all finite, M >= 1.
@@ -72,35 +76,38 @@ def judge(
     m, t = scores.shape
     mean = scores.mean(1)
     strength = None if t == 1 or m == 1 else _strengths(scores, correct, seed)
-    # Equal strengths, and one task: by the mean.
-    first = mean if strength is None else strength.shown
+    by_epp = strength is not None and (t >= FEWEST_TASKS or correct is None)
+    # Equal strengths, and few tasks: by the mean.
+    first = strength.shown if strength is not None and by_epp else mean
     order = [int(i) for i in np.lexsort((np.arange(m), -mean, -np.round(first, 9)))]
     leader = order[0]
     low = high = np.full(m, np.nan)
     if correct is not None:
         drawn = resampling.paired_means(correct, n_resamples=resamples, seed=seed)
         low, high = resampling.interval(drawn[:, [leader]] - drawn)
-    common = (order, mean, mean[leader] - mean, low, high)
+    relative = below = above = None
     if strength is not None:
         relative, below, above = strength.relative_to(leader)
+    made = functools.partial(Verdict, order, mean, mean[leader] - mean, low, high, relative, below, above)
+    if strength is not None and above is not None and by_epp:
         contending = ~strength.apart[leader] & ~(above < 0)
         contending[leader] = True
-        return Verdict(*common, relative, below, above, [i for i in order if contending[i]], strength.method)
+        return made([i for i in order if contending[i]], strength.method)
+    if m == 1:
+        return made(order, "a single finalist, so that there is nothing to compare")
     if correct is None:
         tied = [i for i in order if mean[i] == mean[leader]]
-        return Verdict(
-            *common, None, None, None, tied, "by the score alone: this protocol classifies nothing"
-        )
-    if m == 1:
-        return Verdict(
-            *common, None, None, None, order, "a single finalist, so that there is nothing to compare"
-        )
-    method = (
-        "one task, so that EPP has no other task to tell its uncertainty by: 95 % intervals of the differences by a "
-        "paired bootstrap of the examples"
-    )
+        return made(tied, "by the score alone: this protocol classifies nothing")
     near = [i for i in order if i == leader or not low[i] > 0]
-    return Verdict(*common, None, None, None, near, method)
+    return made(near, _few_tasks(t))
+
+
+def _few_tasks(t: int) -> str:
+    tasks = "one task" if t == 1 else f"{t} tasks"
+    return (
+        f"95 % intervals of the differences of mean accuracy by a paired bootstrap of the examples: {tasks} cannot "
+        f"tell how far EPP would hold on others (it judges from {FEWEST_TASKS} tasks on)"
+    )
 
 
 class _Strengths(NamedTuple):
