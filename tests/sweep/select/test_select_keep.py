@@ -155,7 +155,7 @@ def test_one_task_is_judged_by_paired_intervals():
 
 
 def test_few_tasks_are_judged_by_their_mean():
-    """Far behind on one of three tasks, a little on the others: told apart, whatever EPP's three clusters leave open."""
+    """Far behind on one of three tasks, a little on the others: told apart, whatever EPP's clusters leave open."""
     rng = np.random.default_rng(5)
     correct = [rng.random((2, 2000)) < np.array([[0.7], [p]]) for p in (0.5, 0.69, 0.68)]
     found = verdict.judge(np.array([c.mean(1) for c in correct]).T, correct)
