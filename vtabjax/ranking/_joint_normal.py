@@ -31,10 +31,16 @@ class JointNormal(NamedTuple):
     Attributes:
       mean: [D, K].
       covariance: [D, K, K].
+      residual: variance of the last column given all others, [D].
     """
 
     mean: np.ndarray
     covariance: np.ndarray
+    residual: np.ndarray
+
+    def take(self, draws: np.ndarray) -> JointNormal:
+        """Some of the draws."""
+        return JointNormal(*(values[draws] for values in self))
 
 
 def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator) -> JointNormal:
@@ -59,7 +65,7 @@ def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator) -> JointNorm
         _fill(filled, gaps, reached, joint, rng)
         if i >= _BURN_IN:
             draws.append(joint)
-    return JointNormal(np.concatenate([d.mean for d in draws]), np.concatenate([d.covariance for d in draws]))
+    return JointNormal(*(np.concatenate(parts) for parts in zip(*draws, strict=True)))
 
 
 def degrees(values: np.ndarray) -> np.ndarray:
@@ -127,7 +133,7 @@ def _joint(chain: list[tuple[np.ndarray, np.ndarray]]) -> JointNormal:
         shared = np.einsum("dik,dk->di", covariance[:, :j, :j], slope)
         covariance[:, j, :j] = covariance[:, :j, j] = shared
         covariance[:, j, j] = variance + (shared * slope).sum(1)
-    return JointNormal(mean, covariance)
+    return JointNormal(mean, covariance, chain[-1][1])
 
 
 def _condition(

@@ -20,6 +20,11 @@ The value is the mean over the draws of theta: the predictive probability, to be
 interval has the draws' quantiles: it is for the chance that somebody would state who knew theta. That finalists were
 chosen by their scores does no harm: the regressions are conditional on these scores.
 
+Two priors, of n fine-tuned models and p coefficients: Jeffreys' rule (s^2 = SSE / chi^2_n), whose mean is nearly
+unbiased here, for the value and the lower end; the reference prior (s^2 = SSE / chi^2_{n - p}), whose upper quantiles
+are, for the upper end. The former's draws are the latter's with weights s^-p. Draws in which accuracy falls with a
+stage's score are left out, unless the data speak for it (fewer than a tenth would remain).
+
 `auditing.audit` assumes nothing but a random draw: of m models drawn among the L left out, k beat the winner.
 """
 
@@ -173,9 +178,11 @@ def estimate(
     if reason:
         return LeftOut(*_without_regression(found, counts, reason, level), found, by_model)
     rng = np.random.default_rng(seed)
-    chances, regrets, by_model[left] = _simulate(columns, best, test_error, ceiling, n_draws, rng)
+    joint = _plausible(jn.fit(columns, n_draws, rng))
+    weights = _jeffreys(joint)
+    chances, regrets, by_model[left] = _simulate(joint, weights, columns, best, test_error, ceiling)
     said = (*ASSUMPTIONS, AS_TRUE if test_error else AS_MEASURED)
-    values = [_summary(draws, level, said, counts) for draws in (chances, regrets)]
+    values = [_summary(draws, weights, level, said, counts) for draws in (chances, regrets)]
     return LeftOut(values[0], values[1], found, by_model)
 
 
@@ -269,11 +276,29 @@ def _without_regression(
     return Estimate(None, 0.0, bound, level, "audit", AUDIT_ASSUMPTIONS, counts, reason), nothing
 
 
+def _plausible(joint: jn.JointNormal) -> jn.JointNormal:
+    """The draws in which accuracy rises with every stage's score, if these are a tenth or more."""
+    rising = np.all(joint.covariance[:, :-1, -1] >= 0, axis=1)
+    return joint.take(np.flatnonzero(rising)) if rising.mean() >= 0.1 else joint
+
+
+def _jeffreys(joint: jn.JointNormal) -> np.ndarray:
+    """Weights that turn draws under the reference prior into draws under Jeffreys' rule, [D], of sum 1."""
+    n_coefficients = joint.mean.shape[1]
+    typical = np.median(joint.residual)
+    if not typical > 0:
+        return np.full(len(joint.residual), 1 / len(joint.residual))
+    weights = (joint.residual / typical) ** (-n_coefficients / 2)
+    return weights / weights.sum()
+
+
 def _summary(
-    draws: np.ndarray, level: float, assumptions: tuple[str, ...], counts: dict[str, int]
+    draws: np.ndarray, weights: np.ndarray, level: float, assumptions: tuple[str, ...], counts: dict[str, int]
 ) -> Estimate:
-    value = float(draws.mean())
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    """The value and the lower end from weighted draws, the upper end from the draws as they are."""
+    value = float(weights @ draws)
+    low = np.quantile(draws, (1 - level) / 2, weights=weights, method="inverted_cdf")
+    high = np.quantile(draws, (1 + level) / 2)
     # The mean of draws of which nearly all are zero can exceed their quantile.
     return Estimate(
         value, min(float(low), value), max(float(high), value), level, "regression", assumptions, counts, ""
@@ -281,16 +306,16 @@ def _summary(
 
 
 def _simulate(
+    joint: jn.JointNormal,
+    draw_weights: np.ndarray,
     columns: np.ndarray,
     winner: int,
     test_error: float,
     ceiling: float,
-    n_draws: int,
-    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Chance and regret for each draw of the parameters, [D] each, and each left-out model's own chance, [L]."""
     left = np.isnan(columns[:, -1])
-    joint = jn.fit(columns, n_draws, rng)
+    n_draws = len(draw_weights)
     mean, spread = jn.conditional(joint, columns[left, :-1])
     bars, weights = columns[winner : winner + 1, -1], np.ones(1)
     if test_error:
@@ -309,7 +334,7 @@ def _simulate(
         here = slice(i, i + step)
         for bar, weight in zip(bars[here].T, weights, strict=True):
             own, some, excess = _exceeding(mean[here], spread[here], bar, ceiling)
-            by_model += weight * own.sum(0) / n_draws
+            by_model += weight * (draw_weights[here] @ own)
             chance[here] += weight * some
             regret[here] += weight * excess
     return chance, regret, by_model
