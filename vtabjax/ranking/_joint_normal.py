@@ -97,7 +97,9 @@ def conditional(joint: JointNormal, rows: np.ndarray) -> tuple[np.ndarray, np.nd
             - (coefficients[:, 0] * joint.mean[:, given]).sum(1, keepdims=True)
         )
         variance[:, here] = residual[:, 0]
-    return mean, np.sqrt(np.maximum(variance, 0.0))
+    # Below this is what is left of subtracting equal numbers.
+    variance[variance < 1e-12 * joint.covariance[:, -1, -1:]] = 0.0
+    return mean, np.sqrt(variance)
 
 
 def _reached(values: np.ndarray) -> np.ndarray:
