@@ -130,7 +130,7 @@ def test_useless_scores_make_models_exchangeable():
     """The best of 30 is among the 15 that were not fine-tuned in half of the cases, and that is what is said."""
     rng = np.random.default_rng(0)
     said = []
-    for seed in range(60):
+    for seed in range(40):
         accuracy = np.where(np.arange(30) < 15, 0.6 + 0.05 * rng.standard_normal(30), np.nan)
         said.append(left_out.chance_missed(accuracy, [rng.standard_normal(30)], n_draws=200, seed=seed).value)
     assert np.mean(said) == pytest.approx(0.5, abs=0.1)
@@ -298,7 +298,7 @@ def test_the_simulations_truth_by_drawing():
     population = _populations.named("published", 19)
     rng = np.random.default_rng(0)
     said, happened, regret, short = [], [], [], []
-    for _ in range(300):
+    for _ in range(150):
         drawn = _populations.draw(population, 6, 1.0, rng)
         left, second = np.arange(6) < 4, np.arange(6) < 2
         mean = drawn.accuracy.mean(1)
@@ -307,7 +307,7 @@ def test_the_simulations_truth_by_drawing():
         regret.append(found.regret)
         happened.append(mean[left].max() > 0.65)
         short.append(max(0.0, mean[left].max() - 0.65))
-    assert np.mean(said) == pytest.approx(np.mean(happened), abs=0.06)
+    assert np.mean(said) == pytest.approx(np.mean(happened), abs=0.08)
     assert np.mean(regret) == pytest.approx(np.mean(short), abs=0.006)
 
 
@@ -323,7 +323,7 @@ def test_funnel_by_mean_rank_with_ties():
 @pytest.mark.parametrize("audited", [0, 6])
 def test_calibrated_in_small(audited):
     setting = select_simulation.Setting("normal", 1, 0.6, audited, 80)
-    draws = [select_simulation.simulate(setting, seed, n_parameters=200) for seed in range(30)]
+    draws = [select_simulation.simulate(setting, seed, n_parameters=200) for seed in range(20)]
     found = select_simulation.summary(draws)
     assert found["chance"]["coverage"] >= 0.75
     assert found["chance"]["said"] == pytest.approx(found["chance"]["true"], abs=0.15)

@@ -42,14 +42,11 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from vtabjax.ranking import _joint_normal as jn
+from vtabjax.ranking import _tails as tails
 from vtabjax.ranking.auditing import Audit, audit
 
 # Fewer degrees of freedom leave a spread that is known to no more than a factor of three.
 FEWEST_DEGREES = 4
-# Differences of accuracy below this are rounding.
-_TIE = 1e-9
-# Where distribution functions of standardised residuals are tabulated.
-_GRID = np.linspace(-6.0, 8.0, 281)
 _AT_ONCE = 2_000_000  # numbers in a block of draws x models
 ASSUMPTIONS = (
     "mean accuracy follows the mean scores in a straight line, with deviations from it that are the same "
@@ -252,7 +249,7 @@ def _audited(means: np.ndarray, tuned: np.ndarray, was_audited: np.ndarray, leve
     drawn, selected = tuned & was_audited, tuned & ~was_audited
     if not drawn.any() or not selected.any():
         return None
-    better = int((means[drawn] > means[selected].max() + _TIE).sum())
+    better = int((means[drawn] > means[selected].max() + tails.TIE).sum())
     return audit(int((~selected).sum()), int(drawn.sum()), better, level=level)
 
 
@@ -337,57 +334,14 @@ def _simulate(
         bars = expected + share * (bars - expected) + np.sqrt(share) * test_error * nodes
         spread = np.sqrt(np.maximum(spread**2 - test_error**2, 0.0))
     bars = np.broadcast_to(bars, (n_draws, len(weights)))
-    shape = _residual_shapes(joint, columns, rng)
+    shape = tails.residual_shapes(joint, columns, rng)
     chance, regret, by_model = np.zeros(n_draws), np.zeros(n_draws), np.zeros(left.sum())
     step = max(1, _AT_ONCE // left.sum())
     for i in range(0, n_draws, step):
         here = slice(i, i + step)
         for bar, weight in zip(bars[here].T, weights, strict=True):
-            own, some, excess = _exceeding(mean[here], spread[here], shape[here], bar, ceiling)
+            own, some, excess = tails.exceeding(mean[here], spread[here], shape[here], bar, ceiling)
             by_model += weight * (draw_weights[here] @ own)
             chance[here] += weight * some
             regret[here] += weight * excess
     return chance, regret, by_model
-
-
-def _residual_shapes(joint: jn.JointNormal, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Log distribution functions of standardised residuals on `_GRID`, [D, G]: resampled ones, normal ones, in turn."""
-    from scipy import special
-
-    tuned = ~np.isnan(columns[:, -1])
-    mean, spread = jn.conditional(joint, columns[tuned, :-1])
-    residual = np.where(spread > 0, (columns[tuned, -1] - mean) / np.where(spread > 0, spread, 1.0), 0.0)
-    n = residual.shape[1]
-    width = 0.9 * n**-0.2
-    shares = rng.dirichlet(np.ones(n), len(residual))
-    centres = np.sqrt(1 - width**2) * residual
-    shapes = np.empty((len(residual), len(_GRID)))
-    for i, (centre, share) in enumerate(zip(centres, shares, strict=True)):
-        shapes[i] = (
-            special.ndtr((_GRID[:, None] - centre) / width) @ share if i % 2 == 0 else special.ndtr(_GRID)
-        )
-    return np.where(shapes > 1 - 1e-13, 0.0, np.log(np.maximum(shapes, 1e-300)))
-
-
-def _exceeding(
-    mean: np.ndarray, spread: np.ndarray, shape: np.ndarray, bar: np.ndarray, ceiling: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of normal values: each one's chance to exceed a bar [D, L], that of any [D], the best's expected excess [D]."""
-
-    def log_below(level: np.ndarray) -> np.ndarray:
-        gap = level[:, None] + _TIE - mean
-        z = np.where(spread > 0, gap / np.where(spread > 0, spread, 1.0), np.copysign(np.inf, gap))
-        return np.array([np.interp(row, _GRID, values) for row, values in zip(z, shape, strict=True)])
-
-    room = ceiling - bar
-    possible = room > _TIE
-    below = log_below(bar)
-    own = np.where(possible[:, None], -np.expm1(below), 0.0)
-    some = np.where(possible, -np.expm1(below.sum(1)), 0.0)
-    # Above 6 standard deviations nothing is left to integrate.
-    width = np.clip((mean + 6 * spread - bar[:, None]).max(1), 0.0, np.maximum(room, 0.0))
-    nodes, weights = np.polynomial.legendre.leggauss(16)
-    excess = np.zeros(len(bar))
-    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-        excess += weight * -np.expm1(log_below(bar + node * width).sum(1))
-    return own, some, excess * width
