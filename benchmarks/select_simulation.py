@@ -28,6 +28,7 @@ DEFAULT = (0.25, 20)
 HALF = (0.5, 20)
 # What the stages keep at most where the examples leave open who belongs to the first N: N and half as many again.
 CLOSE = (0.375, 30)
+HALF_CLOSE = (0.75, 30)
 
 
 class Setting(NamedTuple):
@@ -78,18 +79,39 @@ def funnel(scores: np.ndarray, stages: tuple[float, int]) -> list[np.ndarray]:
     return kept
 
 
-def simulate(setting: Setting, seed: int, n_parameters: int = 400) -> dict[str, Any]:
-    """One draw: what is said, what somebody would say who knew the population, what is."""
+def _drawn(
+    setting: Setting, seed: int
+) -> tuple[_populations.Population, _populations.Drawn, np.random.Generator]:
     rng = np.random.default_rng([seed, SETTINGS.index(setting) if setting in SETTINGS else 99])
     sixteen = setting.population == "sixteen"
-    name = "published" if sixteen else setting.population
-    population = _populations.named(name, setting.n_tasks)
+    population = _populations.named("published" if sixteen else setting.population, setting.n_tasks)
     noise = _populations.noise_for(setting.population, setting.kendall)
-    if sixteen:
-        scores = _populations.scores_of(population.centres, noise, rng)
-        drawn = _populations.Drawn(_populations.published_table(), scores, noise)
-    else:
-        drawn = _populations.draw(population, setting.n_models, noise, rng)
+    if not sixteen:
+        return population, _populations.draw(population, setting.n_models, noise, rng), rng
+    scores = _populations.scores_of(population.centres, noise, rng)
+    return population, _populations.Drawn(_populations.published_table(), scores, noise), rng
+
+
+def regret_of_stages(setting: Setting, n_draws: int) -> dict[str, dict[str, float]]:
+    """How far the best of the finalists is from the best of all, without and with those that are close."""
+    found: dict[str, list[float]] = {"funnel": [], "funnel_with_close": []}
+    for seed in range(n_draws):
+        drawn = _drawn(setting, seed)[1]
+        mean = drawn.accuracy.mean(1)
+        both = (HALF, HALF_CLOSE) if setting.population == "sixteen" else (DEFAULT, CLOSE)
+        for name, stages in zip(found, both, strict=True):
+            found[name].append(mean.max() - mean[funnel(drawn.scores, stages)[1]].max())
+    return {
+        name: {f"within_{points}": float((np.array(short) <= points / 100).mean()) for points in (1, 2)}
+        | {"mean_regret": float(np.mean(short)), "draws": n_draws}
+        for name, short in found.items()
+    }
+
+
+def simulate(setting: Setting, seed: int, n_parameters: int = 400) -> dict[str, Any]:
+    """One draw: what is said, what somebody would say who knew the population, what is."""
+    population, drawn, rng = _drawn(setting, seed)
+    sixteen = setting.population == "sixteen"
     second, selected = funnel(drawn.scores, HALF if sixteen else DEFAULT)
     audited = np.zeros(len(selected), bool)
     audited[rng.choice(np.flatnonzero(~selected), setting.audit, replace=False)] = True
@@ -112,8 +134,6 @@ def simulate(setting: Setting, seed: int, n_parameters: int = 400) -> dict[str, 
         "true_regret": true and true.regret,
         "missed": bool(mean[~tuned].max() > mean[best]),
         "short": max(0.0, float(mean[~tuned].max() - mean[best])),
-        "short_without_audit": float(mean.max() - mean[selected].max()),
-        "short_with_close": float(mean.max() - mean[funnel(drawn.scores, CLOSE)[1]].max()),
         # Enough of them to see that it is what was asked for.
         "kendall": _populations.weighted_kendall(drawn.accuracy, drawn.scores[0]) if seed < 20 else None,
     }
@@ -132,10 +152,6 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
             found["true_above_interval"] = (known > values[:, 2] + 1e-12).mean()
             found["coverage"] = 1 - found["true_below_interval"] - found["true_above_interval"]
         out[said] = {k: float(v) for k, v in found.items()}
-    for name, key in (("funnel", "short_without_audit"), ("funnel_with_close", "short_with_close")):
-        short = np.array([d[key] for d in draws])
-        within = {f"within_{points}": float((short <= points / 100).mean()) for points in (1, 2)}
-        out[name] = {**within, "mean_regret": float(short.mean())}
     return out
 
 
@@ -202,6 +218,35 @@ def plot(record: dict[str, Any], path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
+def table(record: dict[str, Any]) -> str:
+    """The settings as rows of Markdown."""
+    head = "population | tasks | weighted Kendall | audit | chance: truth in 90 % interval | said | true | happened"
+    head += " | regret: truth in 90 % interval | winner within a point | with close ones"
+    lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
+    for r in sorted(
+        record["settings"], key=lambda r: (r["audit"] == 0, -r["n_models"], r["population"], r["n_tasks"])
+    ):
+        chance, regret = r["chance"], r["regret"]
+        cells = [
+            r["population"],
+            r["n_tasks"],
+            r["nominal_kendall"],
+            r["audit"],
+            _percent(chance.get("coverage")),
+        ]
+        cells += [_percent(chance["said"]), _percent(chance.get("true")), _percent(chance["happened"])]
+        cells += [
+            _percent(regret.get("coverage")),
+            *(_percent(r[f]["within_1"]) for f in ("funnel", "funnel_with_close")),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
 def summarise(draws: dict[Setting, list[dict[str, Any]]]) -> dict[str, Any]:
     record = {
         **_alternate.environment("numpy", "scipy"),
@@ -209,8 +254,13 @@ def summarise(draws: dict[Setting, list[dict[str, Any]]]) -> dict[str, Any]:
         "settings": [],
     }
     for setting, found in draws.items():
+        # Sixteen models can be too few to say anything.
         row = {**setting._asdict(), "nominal_kendall": setting.kendall}
-        record["settings"].append(row | summary([d for d in found if d["chance"][0] is not None]))
+        record["settings"].append(
+            row
+            | summary([d for d in found if d["chance"][0] is not None])
+            | regret_of_stages(setting, N_DRAWS)
+        )
     everything = [d for s, found in draws.items() if s.audit for d in found if d["chance"][0] is not None]
     return record | {"reliability": reliability(everything)}
 
@@ -240,10 +290,12 @@ def main() -> None:
                     f.write(json.dumps({"setting": setting, "seed": seed, "found": found}) + "\n")
                     f.flush()
             print(f"{seed + 1} of {args.n} draws, {time.perf_counter() - begun:.0f} s", flush=True)
-    draws = {setting: [done[setting, seed] for seed in range(args.n)] for setting in SETTINGS}
+    # Those of an earlier, longer run count as well.
+    draws = {setting: [found for (own, _), found in done.items() if own == setting] for setting in SETTINGS}
     record = summarise(draws)
     _alternate.write(args.out, record)
     plot(record, args.plot)
+    print(table(record))
 
 
 if __name__ == "__main__":
