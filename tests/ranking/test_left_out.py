@@ -1,5 +1,6 @@
 """What a selection may have missed: exact bounds, the regression, when it cannot be said, calibration in small."""
 
+import json
 import sys
 
 import conftest
@@ -328,3 +329,9 @@ def test_calibrated_in_small(audited):
     assert found["chance"]["coverage"] >= 0.75
     assert found["chance"]["said"] == pytest.approx(found["chance"]["true"], abs=0.15)
     assert found["chance"]["true"] == pytest.approx(found["chance"]["happened"], abs=0.2)
+
+
+def test_the_page_has_the_committed_figures():
+    text = (conftest.ROOT / "benchmarks" / "results" / "select_simulation.json").read_text(encoding="utf-8")
+    page = (conftest.ROOT / "docs" / "select.md").read_text(encoding="utf-8")
+    assert select_simulation.table(json.loads(text)) in page, "run: python benchmarks/select_simulation.py"
