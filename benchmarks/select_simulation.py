@@ -208,7 +208,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
         bins.plot(
             [r["said"] for r in rows], [r["happened"] for r in rows], "o-", color="#1f5fbf", ms=4, lw=0.8
         )
-        bins.set(xlabel="chance missed, as said", ylabel="share in which a better one was missed")
+        bins.set(xlabel="chance missed, as said", ylabel="a better one was missed")
         bins.set_title("Reliability", loc="left")
         regret.axhline(0.9, color="#c5ccd6", lw=0.8)
         regret.set(ylim=(0, 1.02), xlabel="weighted Kendall", ylabel="winner within a point of the best")
