@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Draws that are thrown away where missing values and parameters are drawn in turn.
-_BURN_IN = 100
+# Where missing values and parameters are drawn in turn: independent chains, and how many rounds of each come first.
+_CHAINS = 100
+_BURN_IN = 60
 
 
 class JointNormal(NamedTuple):
@@ -31,10 +32,16 @@ class JointNormal(NamedTuple):
     Attributes:
       mean: [D, K].
       covariance: [D, K, K].
+      residual: variance of the last column given all others, [D].
     """
 
     mean: np.ndarray
     covariance: np.ndarray
+    residual: np.ndarray
+
+    def take(self, draws: np.ndarray) -> JointNormal:
+        """Some of the draws."""
+        return JointNormal(*(values[draws] for values in self))
 
 
 def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator) -> JointNormal:
@@ -49,17 +56,25 @@ def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator) -> JointNorm
     reached = _reached(values)
     gaps = np.isnan(values) & (np.arange(n_columns) <= reached[:, None])
     if not gaps.any():
-        chain = [_regression(values[reached >= j], j, rng, n_draws) for j in range(n_columns)]
-        return _joint(chain)
-    filled = values.copy()
-    filled[gaps] = np.broadcast_to(np.nanmean(values, axis=0), values.shape)[gaps]
+        return _joint([_regression(values[None, reached >= j], j, rng, n_draws) for j in range(n_columns)])
+    filled = np.where(gaps, np.nanmean(values, axis=0), values)
+    filled = np.tile(filled, (min(n_draws, _CHAINS), 1, 1))
+    changing = [gaps[reached >= j, : j + 1].any() for j in range(n_columns)]
     draws = []
-    for i in range(_BURN_IN + n_draws):
-        joint = _joint([_regression(filled[reached >= j], j, rng, 1) for j in range(n_columns)])
+    for i in range(_BURN_IN + -(-n_draws // len(filled))):
+        joint = _joint(
+            [
+                _regression(filled[:, reached >= j], j, rng)
+                if changing[j]
+                else _regression(values[None, reached >= j], j, rng, len(filled))
+                for j in range(n_columns)
+            ]
+        )
         _fill(filled, gaps, reached, joint, rng)
         if i >= _BURN_IN:
             draws.append(joint)
-    return JointNormal(np.concatenate([d.mean for d in draws]), np.concatenate([d.covariance for d in draws]))
+    together = JointNormal(*(np.concatenate(parts) for parts in zip(*draws, strict=True)))
+    return together.take(np.arange(n_draws))
 
 
 def degrees(values: np.ndarray) -> np.ndarray:
@@ -91,7 +106,9 @@ def conditional(joint: JointNormal, rows: np.ndarray) -> tuple[np.ndarray, np.nd
             - (coefficients[:, 0] * joint.mean[:, given]).sum(1, keepdims=True)
         )
         variance[:, here] = residual[:, 0]
-    return mean, np.sqrt(np.maximum(variance, 0.0))
+    # Below this is what is left of subtracting equal numbers.
+    variance[variance < 1e-12 * joint.covariance[:, -1, -1:]] = 0.0
+    return mean, np.sqrt(variance)
 
 
 def _reached(values: np.ndarray) -> np.ndarray:
@@ -102,18 +119,30 @@ def _reached(values: np.ndarray) -> np.ndarray:
 
 
 def _regression(
-    rows: np.ndarray, j: int, rng: np.random.Generator, n_draws: int
+    rows: np.ndarray, j: int, rng: np.random.Generator, n_draws: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of column j's coefficients (the constant first), [D, j + 1], and of its residual variance, [D]."""
-    design, target = np.column_stack([np.ones(len(rows)), rows[:, :j]]), rows[:, j]
-    eigenvalues, vectors = np.linalg.eigh(design.T @ design)
+    """Draws of column j's coefficients (the constant first), [D, j + 1], and of its residual variance, [D].
+
+    Args:
+      rows: [C, N, K], filled in C ways.
+      j: the column.
+      rng: of the draws.
+      n_draws: for each way: D = C * n_draws.
+    """
+    design = np.concatenate([np.ones((*rows.shape[:2], 1)), rows[:, :, :j]], axis=2)
+    target = rows[:, :, j, None]
+    eigenvalues, vectors = np.linalg.eigh(design.transpose(0, 2, 1) @ design)
     # Stages that say the same (one direction without any spread) share a coefficient.
-    used = eigenvalues > 1e-10 * eigenvalues[-1]
-    half = vectors[:, used] / np.sqrt(eigenvalues[used])
-    estimate = half @ (half.T @ (design.T @ target))
-    error = target - design @ estimate
-    variance = (error @ error) / rng.chisquare(len(rows) - used.sum(), n_draws)
-    noise = rng.standard_normal((n_draws, used.sum())) @ half.T
+    used = eigenvalues > 1e-10 * eigenvalues[:, -1:]
+    half = vectors * np.where(used, 1 / np.sqrt(np.where(used, eigenvalues, 1.0)), 0.0)[:, None]
+    estimate = half @ (half.transpose(0, 2, 1) @ (design.transpose(0, 2, 1) @ target))
+    error = ((target - design @ estimate) ** 2).sum((1, 2))
+    freedom = rows.shape[1] - used.sum(1)
+    estimate, half, error, freedom = (
+        np.repeat(x, n_draws, axis=0) for x in (estimate[:, :, 0], half, error, freedom)
+    )
+    variance = error / rng.chisquare(freedom)
+    noise = np.einsum("dij,dj->di", half, rng.standard_normal(estimate.shape))
     return estimate + np.sqrt(variance)[:, None] * noise, variance
 
 
@@ -127,7 +156,7 @@ def _joint(chain: list[tuple[np.ndarray, np.ndarray]]) -> JointNormal:
         shared = np.einsum("dik,dk->di", covariance[:, :j, :j], slope)
         covariance[:, j, :j] = covariance[:, :j, j] = shared
         covariance[:, j, j] = variance + (shared * slope).sum(1)
-    return JointNormal(mean, covariance)
+    return JointNormal(mean, covariance, chain[-1][1])
 
 
 def _condition(
@@ -144,15 +173,16 @@ def _condition(
 def _fill(
     filled: np.ndarray, gaps: np.ndarray, reached: np.ndarray, joint: JointNormal, rng: np.random.Generator
 ) -> None:
-    """Draws the gaps of each row from their distribution given the rest of it, in place."""
+    """Draws the gaps of each row [C, N, K] from their distribution given the rest of it, in place, [C] parameters."""
     kinds = np.column_stack([gaps, reached])
     for kind in np.unique(kinds[gaps.any(1)], axis=0):
-        here = (kinds == kind).all(1)
+        here = np.flatnonzero((kinds == kind).all(1))
         missing = np.flatnonzero(kind[:-1])
         given = np.setdiff1d(np.arange(kind[-1] + 1), missing)
         coefficients, rest = _condition(joint.covariance, given, missing)
-        values, vectors = np.linalg.eigh(rest[0])
-        noise = rng.standard_normal((here.sum(), len(missing)))
-        noise = (noise * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-        centred = filled[np.ix_(here, given)] - joint.mean[0, given]
-        filled[np.ix_(here, missing)] = joint.mean[0, missing] + centred @ coefficients[0].T + noise
+        values, vectors = np.linalg.eigh(rest)
+        half = vectors * np.sqrt(np.maximum(values, 0.0))[:, None]
+        noise = rng.standard_normal((len(filled), len(here), len(missing))) @ half.transpose(0, 2, 1)
+        centred = filled[:, here[:, None], given] - joint.mean[:, None, given]
+        drawn = joint.mean[:, None, missing] + centred @ coefficients.transpose(0, 2, 1) + noise
+        filled[:, here[:, None], missing] = drawn

@@ -10,15 +10,24 @@ Two answers, which assume different things:
 
 `estimate` regresses accuracy on the stages' scores. With x_ms the mean over the tasks of model m's standardised score
 in stage s, (x_m1, ..., x_mS, a_m) is taken for jointly normal, and its parameters theta are drawn from their posterior
-(`_joint_normal`). Given theta the left-out models are independent, a_m ~ N(mu_m, s_m^2) with the mean and the standard
-deviation given those of their scores that are known, so that
+(`_joint_normal`). Given theta the left-out models are independent, with the mean mu_m and the standard deviation
+s_m that follow from those of their scores that are known, so that
 
-    chance(theta) = 1 - prod_m Phi((a_w - mu_m) / s_m),
-    regret(theta) = integral from 0 to 1 - a_w of [1 - prod_m Phi((a_w + r - mu_m) / s_m)] dr.
+    chance(theta) = 1 - prod_m F((a_w - mu_m) / s_m),
+    regret(theta) = integral from 0 to 1 - a_w of [1 - prod_m F((a_w + r - mu_m) / s_m)] dr,
+
+F the distribution of standardised residuals: the fine-tuned models', reweighted at random (Rubin's Bayesian bootstrap)
+and smoothed by a normal kernel (bandwidth 0.9 n^(-1/5), the variance preserved).
 
 The value is the mean over the draws of theta: the predictive probability, to be compared with how often it happens. The
 interval has the draws' quantiles: it is for the chance that somebody would state who knew theta. That finalists were
 chosen by their scores does no harm: the regressions are conditional on these scores.
+
+The upper end is more cautious than the value and the lower end. These take Jeffreys' rule as the prior (for n models
+and p coefficients s^2 = SSE / chi^2_n), whose mean is nearly unbiased here; the upper end takes the reference prior
+(s^2 = SSE / chi^2_{n - p}) and F = Phi, since a sample's tail may be too short. Each has every other draw; Jeffreys'
+draws are the reference prior's with weights s^-p. Draws in which accuracy falls with a
+stage's score are left out, unless the data speak for it (fewer than a tenth would remain).
 
 `auditing.audit` assumes nothing but a random draw: of m models drawn among the L left out, k beat the winner.
 """
@@ -33,15 +42,14 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from vtabjax.ranking import _joint_normal as jn
+from vtabjax.ranking import _tails as tails
 from vtabjax.ranking.auditing import Audit, audit
 
 # Fewer degrees of freedom leave a spread that is known to no more than a factor of three.
 FEWEST_DEGREES = 4
-# Differences of accuracy below this are rounding.
-_TIE = 1e-9
 _AT_ONCE = 2_000_000  # numbers in a block of draws x models
 ASSUMPTIONS = (
-    "mean score and mean accuracy are jointly normal: a straight line, with deviations of the same spread "
+    "mean accuracy follows the mean scores in a straight line, with deviations from it that are the same "
     "among the models left out as among those fine-tuned",
     "who was fine-tuned depended on these scores and on chance only",
     "models deviate from the line independently of each other; close relatives do not",
@@ -147,9 +155,9 @@ def estimate(
     """
     _check_level(level)
     a, stages, was_audited = _validated(accuracy, scores, audited)
-    if not (np.isfinite(test_error) and test_error >= 0) or n_draws < 1:
+    if not (np.isfinite(test_error) and test_error >= 0) or n_draws < 100:
         raise ValueError(
-            f"test_error={test_error} and n_draws={n_draws}: give one of 0 or more, and 1 or more"
+            f"test_error={test_error} and n_draws={n_draws}: give one of 0 or more, and 100 or more"
         )
     means = mean_over_tasks(a)
     tuned = ~np.isnan(means)
@@ -173,9 +181,11 @@ def estimate(
     if reason:
         return LeftOut(*_without_regression(found, counts, reason, level), found, by_model)
     rng = np.random.default_rng(seed)
-    chances, regrets, by_model[left] = _simulate(columns, best, test_error, ceiling, n_draws, rng)
+    joint = _plausible(jn.fit(columns, n_draws, rng))
+    weights = _jeffreys(joint)
+    chances, regrets, by_model[left] = _simulate(joint, weights, columns, best, test_error, ceiling, rng)
     said = (*ASSUMPTIONS, AS_TRUE if test_error else AS_MEASURED)
-    values = [_summary(draws, level, said, counts) for draws in (chances, regrets)]
+    values = [_summary(draws, weights, level, said, counts) for draws in (chances, regrets)]
     return LeftOut(values[0], values[1], found, by_model)
 
 
@@ -239,7 +249,7 @@ def _audited(means: np.ndarray, tuned: np.ndarray, was_audited: np.ndarray, leve
     drawn, selected = tuned & was_audited, tuned & ~was_audited
     if not drawn.any() or not selected.any():
         return None
-    better = int((means[drawn] > means[selected].max() + _TIE).sum())
+    better = int((means[drawn] > means[selected].max() + tails.TIE).sum())
     return audit(int((~selected).sum()), int(drawn.sum()), better, level=level)
 
 
@@ -269,11 +279,31 @@ def _without_regression(
     return Estimate(None, 0.0, bound, level, "audit", AUDIT_ASSUMPTIONS, counts, reason), nothing
 
 
+def _plausible(joint: jn.JointNormal) -> jn.JointNormal:
+    """The draws in which accuracy rises with every stage's score, if these are a tenth or more."""
+    rising = np.all(joint.covariance[:, :-1, -1] >= 0, axis=1)
+    return joint.take(np.flatnonzero(rising)) if rising.mean() >= 0.1 else joint
+
+
+def _jeffreys(joint: jn.JointNormal) -> np.ndarray:
+    """Weights that turn draws under the reference prior into draws under Jeffreys' rule, [D], of sum 1.
+
+    Only every other draw counts, those whose residuals are resampled.
+    """
+    n_coefficients = joint.mean.shape[1]
+    typical = np.median(joint.residual)
+    relative = joint.residual / typical if typical > 0 else np.ones(len(joint.residual))
+    weights = relative ** (-n_coefficients / 2) * (np.arange(len(relative)) % 2 == 0)
+    return weights / weights.sum()
+
+
 def _summary(
-    draws: np.ndarray, level: float, assumptions: tuple[str, ...], counts: dict[str, int]
+    draws: np.ndarray, weights: np.ndarray, level: float, assumptions: tuple[str, ...], counts: dict[str, int]
 ) -> Estimate:
-    value = float(draws.mean())
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    """The value and the lower end from weighted draws (`_jeffreys`), the upper end from the others as they are."""
+    value = float(weights @ draws)
+    low = np.quantile(draws, (1 - level) / 2, weights=weights, method="inverted_cdf")
+    high = np.quantile(draws[1::2], (1 + level) / 2)
     # The mean of draws of which nearly all are zero can exceed their quantile.
     return Estimate(
         value, min(float(low), value), max(float(high), value), level, "regression", assumptions, counts, ""
@@ -281,16 +311,17 @@ def _summary(
 
 
 def _simulate(
+    joint: jn.JointNormal,
+    draw_weights: np.ndarray,
     columns: np.ndarray,
     winner: int,
     test_error: float,
     ceiling: float,
-    n_draws: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Chance and regret for each draw of the parameters, [D] each, and each left-out model's own chance, [L]."""
     left = np.isnan(columns[:, -1])
-    joint = jn.fit(columns, n_draws, rng)
+    n_draws = len(draw_weights)
     mean, spread = jn.conditional(joint, columns[left, :-1])
     bars, weights = columns[winner : winner + 1, -1], np.ones(1)
     if test_error:
@@ -303,37 +334,14 @@ def _simulate(
         bars = expected + share * (bars - expected) + np.sqrt(share) * test_error * nodes
         spread = np.sqrt(np.maximum(spread**2 - test_error**2, 0.0))
     bars = np.broadcast_to(bars, (n_draws, len(weights)))
+    shape = tails.residual_shapes(joint, columns, rng)
     chance, regret, by_model = np.zeros(n_draws), np.zeros(n_draws), np.zeros(left.sum())
     step = max(1, _AT_ONCE // left.sum())
     for i in range(0, n_draws, step):
         here = slice(i, i + step)
         for bar, weight in zip(bars[here].T, weights, strict=True):
-            own, some, excess = _exceeding(mean[here], spread[here], bar, ceiling)
-            by_model += weight * own.sum(0) / n_draws
+            own, some, excess = tails.exceeding(mean[here], spread[here], shape[here], bar, ceiling)
+            by_model += weight * (draw_weights[here] @ own)
             chance[here] += weight * some
             regret[here] += weight * excess
     return chance, regret, by_model
-
-
-def _exceeding(
-    mean: np.ndarray, spread: np.ndarray, bar: np.ndarray, ceiling: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of normal values: each one's chance to exceed a bar [D, L], that of any [D], the best's expected excess [D]."""
-    from scipy import special
-
-    def z(level: np.ndarray) -> np.ndarray:
-        gap = level[:, None] + _TIE - mean
-        return np.where(spread > 0, gap / np.where(spread > 0, spread, 1.0), np.copysign(np.inf, gap))
-
-    room = ceiling - bar
-    possible = room > _TIE
-    below = special.log_ndtr(z(bar))
-    own = np.where(possible[:, None], -np.expm1(below), 0.0)
-    some = np.where(possible, -np.expm1(below.sum(1)), 0.0)
-    # Above 6 standard deviations nothing is left to integrate.
-    width = np.clip((mean + 6 * spread - bar[:, None]).max(1), 0.0, np.maximum(room, 0.0))
-    nodes, weights = np.polynomial.legendre.leggauss(24)
-    excess = np.zeros(len(bar))
-    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-        excess += weight * -np.expm1(special.log_ndtr(z(bar + node * width)).sum(1))
-    return own, some, excess * width
