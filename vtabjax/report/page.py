@@ -13,7 +13,7 @@ import markupsafe
 import numpy as np
 
 from vtabjax import __version__
-from vtabjax.report import charts, prose
+from vtabjax.report import charts, funnel, prose
 from vtabjax.report.analysis import Analysis, Options
 from vtabjax.report.boards import SIZES, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
@@ -68,6 +68,7 @@ def render(
     return environment.get_template("page.html").render(
         title=title,
         version=__version__,
+        funnel=funnel.section(workdir),
         boards=boards,
         drawn=drawn,
         notices=data.notices,
