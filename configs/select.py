@@ -50,6 +50,7 @@ def get_config(suite: str = "mini") -> ConfigDict:
         c.models = ",".join(_MINI)
         # Half of what configs/finetune.py takes: it ends in minutes on two cores.
         c.finetune.steps = "120"
+        c.finetune.save = True  # the models are tiny, so that the winner need not be trained again
 
     # PROTOCOL:N keeps the N best models, PROTOCOL:P% that share of them; the last one ranks all that reach it.
     c.stages = "knn:50%,linear:2,finetune" if mini else "knn:25%,linear:20,finetune"

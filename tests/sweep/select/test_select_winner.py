@@ -16,7 +16,7 @@ def tiny(models, **fields):
 
     c = select.get_config("mini")
     c.models, c.tasks, c.image_size, c.stages = models, "digits", 32, "finetune"
-    c.finetune.steps, c.finetune.learning_rates = "3,4", "0.01"
+    c.finetune.steps, c.finetune.learning_rates, c.finetune.save = "3,4", "0.01", False
     for name, value in fields.items():
         c[name] = value
     return c

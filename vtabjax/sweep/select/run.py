@@ -214,9 +214,7 @@ class Experiment:
         trained = processes.broadcast_from_first(lambda: winner.there(self.workdir, about, records))
         self.worked |= not trained
         on_all = self.own.winner_on == "all"
-        trained = trained or [
-            winner.train(self.config, self.workdir, model, r, on_all) for r in records.values()
-        ]
+        trained = trained or winner.train(self.config, self.workdir, model, records, on_all)
         if processes.is_first():
             text = card.write(selection, trained, self.own.winner_on)
             winner.finish(self.workdir, about, trained, text)

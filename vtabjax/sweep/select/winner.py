@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import integrity, results
-from vtabjax.results import Cell
+from vtabjax.options import UsageError
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner, worker
 from vtabjax.sweep.select import settings
@@ -88,52 +89,60 @@ def about(model: str, winner_on: str, records: Mapping[str, Mapping[str, Any]]) 
     return {"model": model, "winner_on": winner_on, "results": chosen}
 
 
-def train(config: Any, workdir: Path, model: str, record: Mapping[str, Any], on_all: bool = False) -> Trained:
-    """The model that a result of fine-tuning is about, on one task.
+def train(
+    config: Any,
+    workdir: Path,
+    model: str,
+    records: Mapping[str, Mapping[str, Any]],
+    on_all: bool = False,
+) -> list[Trained]:
+    """The models that results of fine-tuning are about.
 
-    Training is repeated with the learning rate, steps and seed that were chosen, unless the result's models were kept
-    (config.finetune.save). It is a cell in a workdir of its own, ``select/training``, so that the experiment's results
-    stay what they are.
+    Training is repeated with the learning rate, steps and seed that were chosen, unless the results' models were kept
+    (config.finetune.save). These are cells in a workdir of its own, ``select/training``, so that the experiment's
+    results stay what they are; tasks with the same choice share a compiled program.
 
     Args:
       config: see configs/select.py.
       workdir: the experiment's folder.
       model: its spec.
-      record: the result.
+      records: task -> the result.
       on_all: train on the test examples, too; then nothing is left to measure it with.
 
     Raises:
-      RuntimeError: training has failed.
+      UsageError: training has failed.
     """
-    task = record["task"]
-    chosen = final(record)
-    kept = [Path(p) for p in record["chosen"].get("models", ()) if Path(p).name == f"seed{chosen['seed']}"]
-    if kept and not on_all and (workdir / kept[0] / "model.json").exists():
-        return _kept(workdir, workdir / kept[0], record, record["metrics"]["accuracy"])
+    made: dict[str, Trained] = {}
+    alike: dict[tuple[float, int, int], list[str]] = collections.defaultdict(list)
+    for task, record in records.items():
+        chosen = final(record)
+        kept = [p for p in record["chosen"].get("models", ()) if Path(p).name == f"seed{chosen['seed']}"]
+        if kept and not on_all and (workdir / kept[0] / "model.json").exists():
+            made[task] = _kept(workdir, workdir / kept[0], record, record["metrics"]["accuracy"])
+        else:
+            alike[chosen["learning_rate"], chosen["steps"], chosen["seed"]].append(task)
     place = workdir / _TRAINING
-    _share_cache(workdir, place)
-    again = settings.stage_config(config, "finetune", [model])
-    again.tasks, again.retry_failed = task, True
-    again.models_dir = str(worker.models_dir(_options(again), workdir).absolute())
-    again.cache_dir = str(Path(worker.image_cache(_options(again), workdir)).absolute())
-    f = again.finetune
-    f.learning_rates, f.steps, f.seeds = (
-        repr(chosen["learning_rate"]),
-        str(chosen["steps"]),
-        str(chosen["seed"]),
-    )
-    f.save = True
-    asked = plan.read(again)
-    if on_all:
-        asked = asked._replace(settings={**asked.settings, "examples": "all"})
-    state = runner.work(asked, place, None)
-    cell: Cell = state.cells[0]
-    found = results.find(cell, place)
-    if found is None:
-        failure = results.read(cell.error_path(place)) or {"message": "it was interrupted"}
-        raise RuntimeError(f"{model} could not be trained again on {task}: {failure['message']}")
-    made = place / found["chosen"]["models"][0]
-    return _kept(workdir, made, record, None if on_all else found["metrics"]["accuracy"])
+    for (rate, steps, seed), names in alike.items():
+        _share_cache(workdir, place)
+        again = settings.stage_config(config, "finetune", [model])
+        again.tasks, again.retry_failed = ",".join(names), True
+        again.models_dir = str(worker.models_dir(_options(again), workdir).absolute())
+        again.cache_dir = str(Path(worker.image_cache(_options(again), workdir)).absolute())
+        own = again.finetune
+        own.learning_rates, own.steps, own.seeds, own.save = repr(rate), str(steps), str(seed), True
+        asked = plan.read(again)
+        if on_all:
+            asked = asked._replace(settings={**asked.settings, "examples": "all"})
+        for cell in runner.work(asked, place, None).cells:
+            found = results.find(cell, place)
+            if found is None:
+                failure = results.read(cell.error_path(place)) or {"message": "it was interrupted"}
+                raise UsageError(f"{model} could not be trained again on {cell.task}: {failure['message']}")
+            accuracy = None if on_all else found["metrics"]["accuracy"]
+            made[cell.task] = _kept(
+                workdir, place / found["chosen"]["models"][0], records[cell.task], accuracy
+            )
+    return [made[task] for task in records]
 
 
 def _options(config: Any) -> Any:
