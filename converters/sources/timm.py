@@ -120,6 +120,8 @@ def build(spec: Spec, input_size: int | None) -> Source:
             module = _pretrained_model(spec, input_size, options)
     info["num_classes"] = module.num_classes or None
     info["pooling"] = pooling(module)
+    if options:  # what a state_dict of the converted model needs to be loaded
+        info["arguments"] = options
     return Source(module, info)
 
 

@@ -243,6 +243,7 @@ def repository(tmp_path_factory):
 def test_main(command, parse, pictures, repository, tmp_path, monkeypatch):
     from vtabjax import tasks
     from vtabjax.sweep import artefacts, runner, shares
+    from vtabjax.sweep.select import run as selection
 
     command = command.replace("/path/to/folder", repository)
     values = parse(shlex.split(command.removeprefix("python ")))
@@ -264,14 +265,17 @@ def test_main(command, parse, pictures, repository, tmp_path, monkeypatch):
     monkeypatch.setattr(artefacts, "expand", expand)
     config.tasks = config.tasks.replace("/path/to/pictures", str(pictures))
     config.dry_run = True
-    assert runner.run(config, tmp_path / "w", values.cells) == 0
+    program = selection if config.protocol == "select" else runner
+    assert program.run(config, tmp_path / "w", values.cells) == 0
 
 
 def test_flags_in_the_text_exist():
     """``--config.finetune.save=true`` in a sentence: some config has that field."""
-    from configs import common, data, finetune, knn, linear, prepare, report, transferability
+    from configs import common, data, finetune, knn, linear, prepare, report, select, transferability
 
-    configs = [m.get_config() for m in (data, finetune, knn, linear, prepare, report, transferability)]
+    configs = [
+        m.get_config() for m in (data, finetune, knn, linear, prepare, report, select, transferability)
+    ]
     assert common.SUITES[0] == "mini"
     for page in PAGES:
         for field in re.findall(r"--config\.([a-z_0-9.]*[a-z_0-9])", page.read_text(encoding="utf-8")):

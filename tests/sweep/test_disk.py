@@ -11,7 +11,7 @@ from vtabjax import report
 from vtabjax.options import UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files
-from vtabjax.sweep import runner
+from vtabjax.sweep import failures, runner
 
 
 def test_the_table_is_shown_before_it_is_written(config, fake_converters, tmp_path, capsys):
@@ -82,12 +82,12 @@ def test_failures_are_listed_in_the_width_of_the_terminal(monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     message = "12 image(s) cannot be decoded; repair or remove them:\n  a/1.png: truncated\n  a/2.png: not a picture"
     path = Path("/runs/w/results/knn/timm--resnet50.a1_in1k/folder-birds-73035fee.a4366a44.error.json")
-    failures = [
-        runner.FailedCell(Cell("knn", "timm/resnet50.a1_in1k", task, {}), "data", message, path)
+    lost = [
+        failures.FailedCell(Cell("knn", "timm/resnet50.a1_in1k", task, {}), "data", message, path)
         for task in ("digits", "folder:/data/birds")
     ]
-    failures.append(runner.FailedCell(Cell("knn", "tiny/bad", "digits", {}), "convert", "no operator", path))
-    lines = runner.failure_list(failures).splitlines()
+    lost.append(failures.FailedCell(Cell("knn", "tiny/bad", "digits", {}), "convert", "no operator", path))
+    lines = failures.listed(lost).splitlines()
     assert lines[0] == "3 cells failed:"
     assert all(len(line) <= width for line in lines if str(path) not in line)
     text = " ".join(" ".join(lines).split())

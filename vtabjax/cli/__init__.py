@@ -111,6 +111,11 @@ def _run(config: Any) -> int:
 
         return cluster.submit(config, workdir)
     from vtabjax.runtime import processes
+
+    if protocol == "select":
+        from vtabjax.sweep.select import run as selection
+
+        return selection.run(config, workdir, _CELLS.value)
     from vtabjax.sweep import runner
 
     status = runner.run(config, workdir, _CELLS.value)

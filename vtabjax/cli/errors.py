@@ -11,6 +11,7 @@ from typing import Any
 from vtabjax import installation, specs
 
 _OWN_FLAGS = ("config", "workdir", "cells", "executor")
+_EXPERIMENT = "configs/select.py"
 _NOT_RUN = ("common", "pretrain_sprites")  # files of configs/ that main.py does not run
 
 
@@ -86,6 +87,8 @@ def unknown_field(argv: Sequence[str], path: str, known: Sequence[str]) -> str |
         if within:
             return f"--config.{field}: give one of its fields: {', '.join(within)}"
         others = [other for other in configs() if other != path and field in fields(other, "")]
+        # The whole experiment has every field of its stages' own configs.
+        others = [other for other in others if other != _EXPERIMENT] or others
         near = _like(field, known)
         hint = f"did you mean {' or '.join(near)}? " if near and not others else ""
         hint += f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} it. " if others else ""

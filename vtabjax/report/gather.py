@@ -18,6 +18,7 @@ import numpy as np
 from vtabjax import results, specs
 from vtabjax.data import copies
 from vtabjax.report import filtered
+from vtabjax.report import records as records_of
 from vtabjax.report.boards import (
     BALANCED,
     PROTOCOLS,

@@ -11,7 +11,7 @@ import markupsafe
 import numpy as np
 
 from vtabjax import __version__
-from vtabjax.report import charts, prose, templates
+from vtabjax.report import charts, funnel, prose, templates
 from vtabjax.report.analysis import Analysis, Options
 from vtabjax.report.boards import SIZES, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
@@ -62,6 +62,7 @@ def render(
         .render(
             title=title,
             version=__version__,
+            funnel=funnel.section(workdir),
             boards=boards,
             drawn=drawn,
             notices=data.notices,

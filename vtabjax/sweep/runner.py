@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import collections
 import os
-import shutil
 import sys
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +26,7 @@ from vtabjax.sweep import (
     artefacts,
     converters_client,
     costs,
+    failures,
     folders,
     heartbeat,
     plan,
@@ -36,18 +35,6 @@ from vtabjax.sweep import (
     worker,
 )
 from vtabjax.sweep.progress import duration
-
-_MESSAGE_LINES = 5  # of a failure that are shown; the file has all
-_MESSAGE_WIDTH = 400
-
-
-class FailedCell(NamedTuple):
-    """A cell that failed, now or before."""
-
-    cell: Cell
-    stage: str
-    message: str
-    path: Path
 
 
 class WorkerShare(NamedTuple):
@@ -89,14 +76,43 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
     asked = plan.read(config)
     workdir = files.as_path(workdir)
     connect(asked.run.distributed)
-    own_share = shares.which_share(share, _share_environment())
-    state = assess(asked, workdir, own_share)
+    state = work(asked, workdir, own_share(share))
+    return conclude(state, asked.run, workdir)
+
+
+def own_share(flag: str) -> shares.Share | None:
+    """This worker's share, by --cells or by what started it (see `shares.which_share`)."""
+    return shares.which_share(flag, _share_environment())
+
+
+def work(
+    asked: plan.SweepPlan,
+    workdir: Path,
+    share: shares.Share | None,
+    only: Collection[tuple[str, str]] | None = None,
+    may_start: Callable[[Cell], bool] | None = None,
+) -> WorkerShare:
+    """Runs what is missing of a share.
+
+    Args:
+      asked: the sweep.
+      workdir: where everything goes.
+      share: which worker this is; None: everything.
+      only: (model, task) of the cells that this call is about; None: all of the share's.
+      may_start: asked before each cell (see `worker.run`).
+
+    Raises:
+      UsageError: before any long work.
+    """
+    state = assess(asked, workdir, share)
+    if only is not None:
+        state = state._replace(pending=[c for c in state.pending if (c.model, c.task) in only])
     if state.pending and not asked.run.dry_run:
         preflight(state.pending, asked.run, workdir)
-        _run(state, asked.run, workdir, own_share)
+        _run(state, asked.run, workdir, share, may_start)
     elif not asked.run.dry_run:
         _say("nothing to do: every cell has a result" if not state.n_failed else "nothing to do")
-    return conclude(state, asked.run, workdir)
+    return state
 
 
 def conclude(state: WorkerShare, run: RunOptions, workdir: Path) -> int:
@@ -254,7 +270,13 @@ def _check_tasks(pending: Sequence[Cell], data_dir: str) -> None:
         )
 
 
-def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: shares.Share | None) -> None:
+def _run(
+    state: WorkerShare,
+    run: RunOptions,
+    workdir: Path,
+    share: shares.Share | None,
+    may_start: Callable[[Cell], bool] | None,
+) -> None:
     from vtabjax.runtime import devices
 
     first = processes.is_first()
@@ -265,7 +287,7 @@ def _run(state: WorkerShare, run: RunOptions, workdir: Path, share: shares.Share
     me = heartbeat.Worker(state.folder, about, enabled=first)
     status = "interrupted"
     try:
-        worker.run(state.pending, run, workdir, me)
+        worker.run(state.pending, run, workdir, me, may_start)
         status = "ended"
     finally:
         me.close(status)
@@ -331,9 +353,9 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     records = {**state.records, **dict(zip(later, new, strict=True))}
     found = {(cell.model, cell.task): records[i] for i, cell in enumerate(state.cells)}
     print(tables.shown(protocol, found), flush=True)
-    failures = [_failure(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
-    if failures:
-        _say(failure_list(failures))
+    failed = [failures.of(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
+    if failed:
+        _say(failures.listed(failed))
         _say("add --config.retry_failed=true to try them again")
     for message in damaged:
         _say(f"left out of the table: {message}")
@@ -344,40 +366,4 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
             f"the tables above cannot be written to {workdir / 'tables'} ({e.strerror}); make room or make "
             "the folder writable, and run the same command again"
         ) from e
-    return 1 if failures else 0
-
-
-def _failure(cell: Cell, workdir: Path) -> FailedCell:
-    path = cell.error_path(workdir)
-    try:
-        record = results.read(path) or {"stage": "?", "message": "no result and no error file; run again"}
-    except ValueError as e:
-        record = {"stage": "?", "message": f"{e} with --config.retry_failed=true"}
-    return FailedCell(cell, record["stage"], record["message"], path)
-
-
-def failure_list(failures: Sequence[FailedCell]) -> str:
-    """What failed, where, why, and where the traceback is; cells of a model that failed alike are listed once."""
-    width = max(40, shutil.get_terminal_size((100, 24)).columns)
-    alike: dict[tuple[str, str, str], list[FailedCell]] = collections.defaultdict(list)
-    for failure in failures:
-        alike[failure.cell.model, failure.stage, failure.message].append(failure)
-    lines = [f"{_count(len(failures), 'cell')} failed:"]
-    for (model, stage, message), group in alike.items():
-        names = ", ".join(f.cell.task for f in group) if len(group) <= 3 else f"{len(group)} tasks"
-        lines += _wrapped(f"{model} / {names}: in {stage}", width, "  ")
-        for line in message.strip().splitlines()[:_MESSAGE_LINES]:
-            lines += _wrapped(line, width, "    ")
-        lines.append(f"    traceback in {group[0].path}")  # never broken: a path is there to be copied
-    return "\n".join(lines)
-
-
-def _wrapped(text: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(
-        textwrap.shorten(text, _MESSAGE_WIDTH, placeholder=" ..."),
-        width,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return 1 if failed else 0

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vtabjax import installation, specs
+from vtabjax import installation, options, specs
 from vtabjax.options import SlurmOptions, UsageError
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner
@@ -42,7 +42,12 @@ class Job:
 
     def __call__(self) -> int:
         """Runs the share; the exit status."""
-        status = runner.run(self.config, self.workdir, self.share)
+        if self.config.protocol == "select":
+            from vtabjax.sweep.select import run as selection
+
+            status = selection.run(self.config, self.workdir, self.share)
+        else:
+            status = runner.run(self.config, self.workdir, self.share)
         if processes.count() > 1:
             import jax
 
@@ -65,17 +70,11 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     Raises:
       UsageError: a field is wrong, there is no SLURM here, or it refused the job.
     """
+    if config.protocol == "select":
+        return _submit_selection(config, workdir)
     asked = plan.read(config)
     own = asked.slurm
-    workdir = files.as_path(workdir)
-    if not files.is_remote(workdir):
-        workdir = workdir.absolute()
-    folder = files.as_path(own.folder or workdir / "slurm")
-    if files.is_remote(folder):
-        raise UsageError(
-            f"config.slurm.folder={own.folder!r}: SLURM's scripts and logs need a disk that all nodes see, which "
-            f"{folder} is not; give --config.slurm.folder=/shared/disk/slurm"
-        )
+    workdir, folder = _folders(own, workdir)
     if not asked.run.dry_run:
         _check_commands(own.requeues)
     state = runner.assess(asked, workdir, None)
@@ -87,19 +86,60 @@ def submit(config: Any, workdir: str | os.PathLike) -> int:
     runner.preflight(state.pending, asked.run, workdir)
     jobs = min(own.jobs, len(state.pending))
     submitted = _submit([Job(config, str(workdir), f"{i}/{jobs}") for i in range(jobs)], own, folder)
+    if not _announce(submitted, own, folder, workdir, f"{len(state.pending)} cells"):
+        return 0
+    return runner.conclude(state, asked.run, workdir)
+
+
+def _submit_selection(config: Any, workdir: str | os.PathLike) -> int:
+    """Submits a whole experiment, whose jobs pass the stages together; see `submit`."""
+    from vtabjax.sweep.select import record, run
+
+    own = options.read(SlurmOptions, config, "slurm")
+    workdir, folder = _folders(own, workdir)
+    experiment = run.prepared(config, workdir)
+    if config.dry_run:
+        experiment.foretell()
+        return 0
+    _check_commands(own.requeues)
+    jobs = min(own.jobs, len(experiment.models))
+    submitted = _submit([Job(config, str(workdir), f"{i}/{jobs}") for i in range(jobs)], own, folder)
+    if not _announce(submitted, own, folder, workdir, f"{len(experiment.models)} models"):
+        return 0
+    found = record.read(workdir) or {}
+    print(found.get("verdict", "the experiment has not ended; the same command goes on"), flush=True)
+    return 0 if found.get("finished") else 1
+
+
+def _folders(own: SlurmOptions, workdir: str | os.PathLike) -> tuple[Path, Path]:
+    """The workdir, and where scripts and logs go. Raises UsageError."""
+    workdir = files.as_path(workdir)
+    if not files.is_remote(workdir):
+        workdir = workdir.absolute()
+    folder = files.as_path(own.folder or workdir / "slurm")
+    if files.is_remote(folder):
+        raise UsageError(
+            f"config.slurm.folder={own.folder!r}: SLURM's scripts and logs need a disk that all nodes see, which "
+            f"{folder} is not; give --config.slurm.folder=/shared/disk/slurm"
+        )
+    return workdir, folder
+
+
+def _announce(submitted: Sequence[Any], own: SlurmOptions, folder: Path, workdir: Path, what: str) -> bool:
+    """Says what was submitted; with config.slurm.wait waits for its end, says what failed and returns True."""
     number = submitted[0].job_id.partition("_")[0]
-    print(f"submitted job {number}: {jobs} share(s) of {len(state.pending)} cells; logs: {folder}/{number}*")
+    print(f"submitted job {number}: {len(submitted)} share(s) of {what}; logs: {folder}/{number}*")
     watch = f"{installation.command()} --config=configs/report.py:status --workdir={workdir}"
     print(f"watch it with: {watch}", flush=True)
     if not own.wait:
-        return 0
+        return False
     _wait(submitted, number)
     for job in submitted:
         # Asking an unfinished job for its exception would wait for its end.
         error = job.exception() if job.done() else "it left the queue without a result; its log may say why"
         if error is not None:
             print(f"job {job.job_id} failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}")
-    return runner.conclude(state, asked.run, workdir)
+    return True
 
 
 def _submit(calls: Sequence[Job], own: SlurmOptions, folder: Path) -> list[Any]:

@@ -12,7 +12,7 @@ import gc
 import glob
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +68,13 @@ def converted_sizes(model: str, options: RunOptions, workdir: Path) -> list[int]
     return sorted(int(size) for size in sizes if size.isdecimal())
 
 
-def run(pending: Sequence[Cell], options: RunOptions, workdir: Path, beat: heartbeat.Worker) -> None:
+def run(
+    pending: Sequence[Cell],
+    options: RunOptions,
+    workdir: Path,
+    beat: heartbeat.Worker,
+    may_start: Callable[[Cell], bool] | None = None,
+) -> None:
     """Runs cells.
 
     Args:
@@ -76,6 +82,8 @@ def run(pending: Sequence[Cell], options: RunOptions, workdir: Path, beat: heart
       options: see configs/common.py.
       workdir: the sweep's folder.
       beat: where it is told.
+      may_start: asked before a model is waited for and before each of its cells, which are left out where it says no;
+        what is left out has neither a result nor a failure.
     """
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
     for cell in pending:
@@ -101,7 +109,10 @@ def run(pending: Sequence[Cell], options: RunOptions, workdir: Path, beat: heart
         sweep = make_context(options, workdir, queue, progress, beat)
         try:
             for model in sorted(by_model, key=set(converting).__contains__):
-                run_model(model, by_model[model], sweep)
+                if may_start is None or processes.broadcast_from_first(
+                    functools.partial(any, map(may_start, by_model[model]))
+                ):
+                    run_model(model, by_model[model], sweep, may_start)
                 gc.collect()  # what the model left on the device goes before the next one comes
         finally:
             progress.close()
@@ -145,7 +156,12 @@ def make_context(
     )
 
 
-def run_model(model: str, pending: Sequence[Cell], sweep: inputs.SweepContext) -> None:
+def run_model(
+    model: str,
+    pending: Sequence[Cell],
+    sweep: inputs.SweepContext,
+    may_start: Callable[[Cell], bool] | None = None,
+) -> None:
     """All cells of a model, with each choice of features that they ask for."""
     progress = sweep.progress
     choices = list(dict.fromkeys(cell.model for cell in pending))
@@ -164,6 +180,8 @@ def run_model(model: str, pending: Sequence[Cell], sweep: inputs.SweepContext) -
     loaded.wanted = frozenset(name for cell in pending for name in _outputs(cell, loaded))
     began, done = time.time(), 0
     for cell in pending:
+        if may_start is not None and not processes.broadcast_from_first(functools.partial(may_start, cell)):
+            continue
         _doing(sweep, cell.model, cell.task)
         stages = inputs.Stages()
         if converting:

@@ -68,6 +68,8 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     folder = inputs.folder
     with finetune.catch_sigterm() as stop:
         train, val, test = _examples(inputs, own, settings["splits"])
+        if settings.get("examples") == "all":  # a model to be used, not measured: see sweep/select/winner.py
+            val = (np.concatenate([val[0], test()[0]]), np.concatenate([val[1], test()[1]]))
         with inputs.stages("load"):
             trainer = _trainer(inputs, own, task, capacity=max(_CAPACITY, len(train[1]) + len(val[1])))
         journal = finetune.Journal(folder, _identity(inputs, settings), stop, inputs.say)

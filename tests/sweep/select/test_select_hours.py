@@ -1,0 +1,128 @@
+"""Hours: the counts that fit, what is not started any more, and that time counts over all runs."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vtabjax.options import UsageError
+from vtabjax.results import Cell
+from vtabjax.sweep.select import hours, run, stages
+
+
+def test_counts_by_hand():
+    chain = stages.parse("knn:50%,linear:20,finetune")
+    everything = hours.forecast(chain, 100, [1, 2, 60], 1600)
+    assert everything == hours.Forecast([50, 20, 20], [100, 100, 1200])
+    half = hours.forecast(chain, 100, [1, 2, 60], 750)
+    assert half.keeps == [25, 10, 10] and half.seconds == [100, 50, 600]
+    assert hours.forecast(chain, 100, [1, 2, 60], 0).keeps == [hours.FEWEST] * 3  # never fewer
+    assert hours.forecast(chain, 1, [1, 2, 60], 0).keeps == [1, 1, 1]
+    assert hours.forecast(chain, 100, [1, 2, 60], 1600, once=250).keeps[0] < 50  # conversions take their time
+
+
+@given(
+    st.integers(1, 400),
+    st.lists(st.floats(0.01, 1000), min_size=3, max_size=3),
+    st.floats(0, 1e6),
+    st.floats(0, 1e4),
+)
+def test_properties_of_the_counts(entering, per_model, seconds, more):
+    chain = stages.parse("knn:25%,linear:20,finetune")
+    found = hours.forecast(chain, entering, per_model, seconds)
+    asked = hours.forecast(chain, entering, per_model, float("inf"))
+    least = hours.forecast(chain, entering, per_model, 0)
+    assert all(a <= b <= c for a, b, c in zip(least.keeps, found.keeps, asked.keeps, strict=True))
+    assert sum(found.seconds) <= max(seconds, sum(least.seconds)) + 1e-6
+    longer = hours.forecast(chain, entering, per_model, seconds + more)
+    assert all(a <= b for a, b in zip(found.keeps, longer.keeps, strict=True))
+    assert entering >= found.keeps[0] >= found.keeps[1] == found.keeps[2]
+
+
+def test_what_may_start(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(hours.time, "monotonic", lambda: now[0])
+    budget = hours.Budget(1.0)
+    budget.before = 0.5
+    assert (budget.taken, budget.seconds_left) == (0.5, 1800)
+    cell = Cell("knn", "tiny/a", "digits", {})
+    may_start = budget.may_start(lambda cell: 100.0, reserved=200.0)
+    assert may_start(cell)
+    now[0] = 1501.0
+    assert not may_start(cell)
+    assert budget.may_start(lambda cell: None, reserved=0)(cell)  # nobody knows what it costs
+    assert hours.Budget(0).may_start(lambda cell: 1e9, 1e9) is None
+
+
+@pytest.fixture
+def config():
+    from configs import select
+
+    c = select.get_config("mini")
+    c.models, c.tasks, c.image_size = "baseline/pixels,tiny/a,tiny/b,tiny/c", "digits", 16
+    c.stages, c.c_count, c.keep_at_most = "knn:4,linear:4,finetune", 2, 1.0
+    c.finetune.steps, c.finetune.learning_rates = "2", "0.01"
+    c.hours = 1.0
+    return c
+
+
+def read(workdir):
+    return json.loads((workdir / "select" / "selection.json").read_text())
+
+
+def test_counts_follow_the_costs_and_a_second_run_keeps_them(
+    config, fake_converters, tmp_path, monkeypatch, capsys
+):
+    """An hour, 100 s for a model's linear evaluation and 1,000 s for its fine-tuning: three of four have the time."""
+    unknown = [lambda cell: None] * 3
+    monkeypatch.setattr(
+        hours, "measured", lambda *_: hours.Measured([10.0, 100.0, 1000.0], unknown, convert=0.0, winner=0.0)
+    )
+    assert run.run(config, tmp_path) == 0
+    found = read(tmp_path)
+    assert [s["keep"] for s in found["stages"]] == [3, 3, None] and len(found["ranking"]) == 3
+    assert (
+        found["hours"]["planned"] == 1 and 0 < found["hours"]["taken"] < 1 and not found["hours"]["not_run"]
+    )
+    assert found["hours"]["stages"][0] == {"stage": "knn:4", "keep": 3, "asked": 4}
+    err = capsys.readouterr().err
+    assert "knn:4: there is time for 3 models instead of 4 (config.hours)" in err and "config.hours=1" in err
+    # The decision stands, whatever a later run would think.
+    monkeypatch.setattr(hours, "measured", lambda *_: hours.Measured([1e4, 1e4, 1e4], unknown, 0.0, 0.0))
+    text = (tmp_path / "select" / "selection.json").read_text()
+    assert run.run(config, tmp_path) == 0
+    assert (tmp_path / "select" / "selection.json").read_text() == text
+
+
+def test_it_ends_in_time_with_the_best_answer_there_is(
+    config, fake_converters, tmp_path, monkeypatch, capsys
+):
+    """No fine-tuning fits: the verdict is that of the stage before, and what was not run is listed."""
+    known = [lambda cell: 0.0, lambda cell: 0.0, lambda cell: 1e6]
+    monkeypatch.setattr(hours, "measured", lambda *_: hours.Measured([0.1, 0.1, 0.1], known, 0.0, 0.0))
+    assert run.run(config, tmp_path) == 0
+    found = read(tmp_path)
+    assert found["judged_by"] == "linear" and found["leader"] and len(found["ranking"]) == 4
+    assert len(found["hours"]["not_run"]) == 4 and all(
+        n.startswith("finetune ") for n in found["hours"]["not_run"]
+    )
+    assert "finetune: no time was left for" in capsys.readouterr().err
+    assert not (tmp_path / "select" / "winner").exists()
+
+
+def test_too_short_for_anything(config, fake_converters, tmp_path, monkeypatch):
+    known = [lambda cell: 1e6] * 3
+    monkeypatch.setattr(hours, "measured", lambda *_: hours.Measured([0.1, 0.1, 0.1], known, 0.0, 0.0))
+    with pytest.raises(
+        UsageError, match=r"no model has a score in the stage knn:4.*config\.hours=1 is too short"
+    ):
+        run.run(config, tmp_path)
+
+
+def test_costs_that_nobody_knows_are_measured_first(config, fake_converters, tmp_path, capsys):
+    assert run.run(config, tmp_path) == 0
+    err = capsys.readouterr().err
+    assert err.count("nothing like it has run here; a few models show what it costs") == 3
+    assert "finetune: 1 model x 1 task" in err and "expected: " in err
+    assert read(tmp_path)["finished"]

@@ -1,0 +1,164 @@
+"""An experiment that ends in time: what stages cost, how many models each may have, and when to stop."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vtabjax import results
+from vtabjax.results import Cell
+from vtabjax.sweep import costs, plan, runner, shares, worker
+from vtabjax.sweep.select import settings
+from vtabjax.sweep.select.stages import Stage
+
+FEWEST = 2  # finalists that are planned for in any case: one alone is no comparison
+_PROBED = 3  # models that are measured where nothing is known of the costs
+
+
+class Forecast(NamedTuple):
+    """What is expected of the stages that are still to come.
+
+    Attributes:
+      keeps: how many models each keeps (the last one all that reach it).
+      seconds: what each takes.
+    """
+
+    keeps: list[int]
+    seconds: list[float]
+
+
+def forecast(
+    chain: Sequence[Stage], entering: int, per_model: Sequence[float], seconds: float, once: float = 0.0
+) -> Forecast:
+    """The counts with which the stages end in time: the largest common share of those that were asked for.
+
+    Args:
+      chain: the stages that are left.
+      entering: how many models the first of them has.
+      per_model: seconds that a model takes in each.
+      seconds: that are left.
+      once: seconds of the first stage whatever the counts (conversions).
+
+    Returns:
+      The counts as asked for where these fit; never fewer than `FEWEST` per stage, even where these do not.
+
+    >>> from vtabjax.sweep.select.stages import parse
+    >>> forecast(parse("knn:50%,linear:20,finetune"), 100, [1, 2, 60], 1600).keeps
+    [50, 20, 20]
+    >>> forecast(parse("knn:50%,linear:20,finetune"), 100, [1, 2, 60], 800).keeps
+    [25, 10, 10]
+    """
+
+    def made(share: float) -> Forecast:
+        keeps, taken, n = [], [], entering
+        asked = entering  # what would enter the stage if everything fitted
+        for number, (stage, cost) in enumerate(zip(chain, per_model, strict=True)):
+            taken.append(n * cost + (once if number == 0 else 0.0))
+            asked = stage.keeps(asked)
+            n = min(n, max(FEWEST, int(share * asked + 1e-9))) if stage is not chain[-1] else n
+            keeps.append(n)
+        return Forecast(keeps, taken)
+
+    if sum(made(1.0).seconds) <= seconds:
+        return made(1.0)
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(made(middle).seconds) <= seconds else (low, middle)
+    return made(low)
+
+
+class Measured(NamedTuple):
+    """What is known of the costs.
+
+    Attributes:
+      per_model: seconds of a model in each stage; None where no such cell has run here.
+      cell: for each stage, a cell's expected seconds (None: unknown).
+      convert: seconds that the conversions of models that are not converted take.
+      winner: what part of a model's fine-tuning it takes to train the winner again.
+    """
+
+    per_model: list[float | None]
+    cell: list[Callable[[Cell], float | None]]
+    convert: float
+    winner: float
+
+
+def measured(config: Any, chain: Sequence[Stage], models: Sequence[str], workdir: Path) -> Measured:
+    """Looks at the results that are there."""
+    per_model: list[float | None] = []
+    functions: list[Callable[[Cell], float | None]] = []
+    winner = 0.0
+    for stage in chain:
+        asked = plan.read(settings.stage_config(config, stage.protocol, models))
+        cells = plan.all_cells(asked, workdir)
+        records = [record for _, record in results.records(workdir, stage.protocol, damaged=[])]
+        known = costs.Costs(records, stage.protocol, cells[0].settings)
+        total = known.total(cells)
+        per_model.append(None if total is None else total / len(models))
+        functions.append(known.seconds)
+        if stage is chain[-1] and stage.protocol == "finetune":
+            own = cells[0].settings
+            winner = 2 / (1 + len(own["learning_rates"]) * len(own["steps"]))
+    taken = [
+        record["seconds"]["convert"]
+        for _, record in results.records(workdir, None, damaged=[])
+        if record["seconds"].get("convert")
+    ]
+    first = plan.read(settings.stage_config(config, chain[0].protocol, models))
+    left = len(worker.to_convert(plan.all_cells(first, workdir), first.run, workdir))
+    return Measured(per_model, functions, left * statistics.median(taken) if taken else 0.0, winner)
+
+
+def probe(
+    config: Any, protocol: str, models: Sequence[str], workdir: Path, share: shares.Share | None
+) -> None:
+    """Measures some models on the first task, to know what a stage costs; the results are ordinary ones.
+
+    Three of them, evenly spaced in the list; where they are fine-tuned, one.
+    """
+    if share is not None and share.number:
+        return  # the first worker does
+    networks = [m for m in models if not m.startswith("baseline/")] or list(models)
+    n = 1 if protocol == "finetune" else min(_PROBED, len(networks))
+    chosen = [networks[(2 * i + 1) * len(networks) // (2 * n)] for i in range(n)]
+    asked = plan.read(settings.stage_config(config, protocol, chosen))
+    task = plan.all_cells(asked, workdir)[0].task
+    runner.work(asked, workdir, None, only={(model, task) for model in chosen})
+
+
+class Budget:
+    """The hours that an experiment has, and what is left of them.
+
+    Args:
+      hours: in all, with earlier runs; 0: as many as it takes.
+      workers: how many there are.
+
+    Attributes:
+      before: hours that earlier runs took.
+    """
+
+    def __init__(self, hours: float, workers: int = 1):
+        self.hours, self.workers, self.before = hours, workers, 0.0
+        self._began = time.monotonic()
+
+    @property
+    def taken(self) -> float:
+        """Hours, with earlier runs."""
+        return self.before + (time.monotonic() - self._began) / 3600
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the end; infinite without one."""
+        return 3600 * (self.hours - self.taken) if self.hours else float("inf")
+
+    def may_start(
+        self, expected: Callable[[Cell], float | None], reserved: float
+    ) -> Callable[[Cell], bool] | None:
+        """Whether a cell ends in time, leaving some seconds `reserved` for what comes after its stage."""
+        if not self.hours:
+            return None
+        return lambda cell: (expected(cell) or 0.0) + reserved <= self.seconds_left

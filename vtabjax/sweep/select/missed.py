@@ -1,0 +1,79 @@
+"""What a selection may have missed, from its stages to the statistics of `vtabjax.ranking.left_out`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from vtabjax.ranking import left_out
+from vtabjax.sweep.select.scores import StageScores
+
+
+def estimate(
+    models: Sequence[str],
+    stages: Sequence[StageScores],
+    last: StageScores,
+    audited: Collection[str],
+    leader: str,
+    seed: int,
+) -> dict[str, Any]:
+    """The entries "chance_missed" and "expected_regret" of selection.json, and "audit_bounds", null without an audit.
+
+    Args:
+      models: all that took part.
+      stages: what the stages before the last found.
+      last: what the last one found, of the audited models, too.
+      audited: those that were drawn at random from the models left out.
+      leader: the winner, or who leads.
+      seed: of the draws.
+    """
+    failed = {
+        m for found in (*stages, last) for m, s in zip(found.models, found.scored, strict=True) if not s
+    }
+    failed -= {m for m, s in zip(last.models, last.scored, strict=True) if s}
+    # A model that cannot be measured is none that could have been chosen.
+    there = [model for model in models if model not in failed]
+    if last.metric != "accuracy":
+        reason = "the last stage measures no accuracy"
+        unknown = {
+            "value": None,
+            "interval": None,
+            "level": None,
+            "method": "cannot be said",
+            "reason": reason,
+        }
+        return {"chance_missed": unknown, "expected_regret": dict(unknown), "audit_bounds": None}
+    found = left_out.estimate(
+        _rows(there, last),
+        [_rows(there, stage) for stage in stages],
+        audited=np.array([model in audited for model in there]),
+        winner=there.index(leader),
+        seed=seed,
+    )
+    return {
+        "chance_missed": _entry(found.chance_missed, len(failed)),
+        "expected_regret": _entry(found.expected_regret, len(failed)),
+        "audit_bounds": None if found.audit is None else found.audit._asdict(),
+    }
+
+
+def _rows(models: Sequence[str], found: StageScores) -> np.ndarray:
+    """A stage's scores of all models, [M, T], NaN of those that did not get there."""
+    row = dict(zip(found.models, found.scores, strict=True))
+    nothing = np.full(len(found.tasks), np.nan)
+    return np.array([row.get(model, nothing) for model in models])
+
+
+def _entry(found: left_out.Estimate, failed: int) -> dict[str, Any]:
+    known = found.low is not None and found.high is not None
+    return {
+        "value": found.value,
+        "interval": [found.low, found.high] if known else None,
+        "level": found.level,
+        "method": found.method,
+        "assumptions": list(found.assumptions),
+        "counts": {**found.counts, "failed": failed},
+        "reason": found.reason,
+    }

@@ -1,0 +1,388 @@
+"""The experiment: stage after stage, each an ordinary sweep over the models that are left."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtabjax import specs
+from vtabjax.options import UsageError
+from vtabjax.results import Cell
+from vtabjax.runtime import files, processes
+from vtabjax.sweep import plan, runner, shares
+from vtabjax.sweep.progress import duration
+from vtabjax.sweep.select import (
+    card,
+    hours,
+    keep,
+    missed,
+    record,
+    scores,
+    settings,
+    shown,
+    stages,
+    together,
+    verdict,
+    winner,
+)
+from vtabjax.sweep.select.scores import StageScores
+from vtabjax.sweep.select.settings import SelectOptions
+from vtabjax.sweep.select.stages import Stage
+
+
+def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
+    """Runs the whole experiment.
+
+    Args:
+      config: see configs/select.py.
+      workdir: where everything goes.
+      share: "i/n" for the i-th of n workers that pass the stages together; "": what an array job says, or else alone.
+
+    Returns:
+      The exit status: 0 if every cell of every stage is done.
+
+    Raises:
+      UsageError: before any long work.
+    """
+    return conduct(config, workdir, share)[1]
+
+
+def conduct(config: Any, workdir: str | os.PathLike, share: str = "") -> tuple[dict[str, Any], int]:
+    """`run`, with what selection.json holds."""
+    runner.connect(config.distributed)
+    experiment = prepared(config, files.as_path(workdir), share)
+    if config.dry_run:
+        return experiment.foretell(), 0
+    beat = together.worker(experiment.workdir, experiment.share)
+    status = "interrupted"
+    try:
+        found = experiment.run()
+        status = "ended"
+        return found
+    finally:
+        beat.close(status)
+
+
+def prepared(config: Any, workdir: Path, share: str = "") -> Experiment:
+    """An experiment that was checked and may run. Raises UsageError."""
+    own, chain = settings.read(config), stages.parse(config.stages)
+    own_share = runner.own_share(share)
+    budget = hours.Budget(own.hours, own_share.total if own_share else 1)
+    experiment = Experiment(config, own, chain, workdir, own_share, budget)
+    experiment.check()
+    budget.before = record.hours_taken(workdir, experiment.settings)
+    return experiment
+
+
+@dataclasses.dataclass
+class Experiment:
+    """One experiment as one worker runs it.
+
+    Attributes:
+      config: see configs/select.py.
+      own: its fields that no other sweep has.
+      chain: the stages.
+      workdir: where everything goes.
+      share: which worker this is; None: the only one.
+      budget: the hours it has.
+      failed: whether a cell has failed.
+      worked: whether a cell was run.
+      models: all that take part.
+    """
+
+    config: Any
+    own: SelectOptions
+    chain: Sequence[Stage]
+    workdir: Path
+    share: shares.Share | None
+    budget: hours.Budget
+    failed: bool = False
+    worked: bool = False
+    models: list[str] = dataclasses.field(default_factory=list)
+
+    def check(self) -> None:
+        """Reads every stage's config, and finds out which models there are.
+
+        Raises:
+          UsageError: something is wrong with any of the stages.
+        """
+        own = self.own.never_dropped
+        given = ",".join([self.config.models, *own])
+        for number, stage in enumerate(self.chain):
+            config = settings.stage_config(self.config, stage.protocol, self.models or None)
+            if not self.models:
+                config.models = given
+            cells = plan.all_cells(plan.read(config), self.workdir)
+            self.models = self.models or list(dict.fromkeys(cell.model for cell in cells))
+            if (
+                number and not config.dry_run
+            ):  # its data sets are prepared, before the stages ahead of it take hours
+                runner.preflight(
+                    [c for c in cells if c.model == cells[0].model], plan.read(config).run, self.workdir
+                )
+        lost = [model for model in own if model not in self.models]
+        if lost:
+            raise UsageError(
+                f"config.always={self.own.always!r}: {lost[0]} is left out by config.filter; change one of them"
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, for the file."""
+        return {**dataclasses.asdict(self.own), "models": self.models, "seed": self.config.seed}
+
+    def run(self) -> tuple[dict[str, Any], int]:
+        """All stages, the audit, the verdict, the winner; what selection.json holds, and the exit status."""
+        selection = self._empty()
+        if self.budget.hours:
+            self.plan()
+        models, found = self.models, []
+        for number, stage in enumerate(self.chain[:-1]):
+            found.append(self._measure(number, models, selection))
+            n = self._planned(number, found[-1], selection)
+            kept = self._choose(found[-1], n)
+            selection["stages"].append(record.stage(stage.protocol, str(stage), n, found[-1], kept))
+            self._write(selection)
+            models = selection["stages"][-1]["kept"]
+            shown.say(shown.stage(selection["stages"][-1], len(found[-1].models)))
+            if not models:
+                why = "the failures are listed above"
+                if selection["hours"]["not_run"]:
+                    why = f"config.hours={self.own.hours:g} is too short for it"
+                raise UsageError(f"no model has a score in the stage {stage}, so that none goes on; {why}")
+        last = self.chain[-1]
+        finalists = self._measure(len(self.chain) - 1, models, selection)
+        selection["stages"].append(record.stage(last.protocol, str(last), None, finalists, None))
+        self._write(selection)
+        audited = self._audit(selection)
+        measured = self._read(last.protocol, [*models, *audited]) if audited else finalists
+        self._conclude(selection, found, measured, audited)
+        return selection, int(self.failed)
+
+    def _conclude(
+        self,
+        selection: dict[str, Any],
+        before: Sequence[StageScores],
+        last: StageScores,
+        audited: Sequence[str],
+    ) -> None:
+        """The verdict over all that the last stage measured, and what may have been missed."""
+        while not last.scored.any() and before:  # no time was left for it, or everything failed
+            before, last = before[:-1], before[-1].of([m for m in last.models if m in before[-1].models])
+            selection["judged_by"] = self.chain[len(before)].protocol
+        scored = [m for m, well in zip(last.models, last.scored, strict=True) if well]
+        if not scored:
+            selection["verdict"] = "no model has a score in the last stage"
+            self._write(selection)
+            shown.answer(selection["verdict"])
+            return
+        best = last.of(scored)
+        judged = verdict.judge(best.scores, best.correct, seed=self.config.seed)
+        names = [best.models[i] for i in judged.contenders]
+        missing = missed.estimate(self.models, before, last, audited, names[0], self.config.seed)
+        if audited:
+            selection["audit"]["bounds"] = missing.pop("audit_bounds")
+        selection |= {
+            "winner": names[0] if judged.clear else None,
+            "leader": names[0],
+            "contenders": names,
+            "verdict": shown.verdict(best, judged),
+            "method": judged.method,
+            "ranking": record.ranking(best, judged, audited),
+            "chance_missed": missing["chance_missed"],
+            "expected_regret": missing["expected_regret"],
+            "finished": True,
+        }
+        self._write(selection)
+        for text in (shown.ranking(selection), selection["verdict"], shown.missed(selection)):
+            shown.answer(text)
+        self._keep_winner(selection, last)
+
+    def _keep_winner(self, selection: dict[str, Any], found: StageScores) -> None:
+        """The fine-tuned winner with its card, made by the first of the workers that are there."""
+        if selection["judged_by"] != "finetune" or not together.is_first(self.workdir, self.share):
+            return
+        model = selection["leader"]
+        records = {task: r for task in found.tasks if (r := found.records[model, task]) is not None}
+        about = winner.about(model, self.own.winner_on, records)
+        trained = processes.broadcast_from_first(lambda: winner.there(self.workdir, about, records))
+        self.worked |= not trained
+        on_all = self.own.winner_on == "all"
+        trained = trained or winner.train(self.config, self.workdir, model, records, on_all)
+        if processes.is_first():
+            text = card.write(selection, trained, self.own.winner_on)
+            winner.finish(self.workdir, about, trained, text)
+            self._write(selection)  # the hours
+            shown.say(
+                f"the fine-tuned model, as safetensors, too, and its card: {winner.folder(self.workdir)}"
+            )
+
+    def _measure(self, number: int, models: Sequence[str], selection: dict[str, Any]) -> StageScores:
+        """A stage's cells, done by all workers together; what they found."""
+        protocol = self.chain[number].protocol
+        asked = plan.read(settings.stage_config(self.config, protocol, models))
+        may_start = self._deadline(number, models)
+        state = together.run_stage(asked, self.workdir, self.share, may_start)
+        self.worked |= bool(state.pending)
+        found = processes.broadcast_from_first(lambda: scores.read(state.cells, self.workdir))
+        # Tables and failures, as of any sweep; the results of other workers are read again.
+        reached = [
+            c for c in state.cells if found.records[c.model, c.task] or c.error_path(self.workdir).exists()
+        ]
+        self.failed |= runner.conclude(state._replace(own=reached), asked.run, self.workdir) != 0
+        late = [f"{c.model} {c.task}" for c in state.cells if c not in reached]
+        if late:
+            selection["hours"]["not_run"] += [f"{protocol} {name}" for name in late]
+            shown.say(f"{protocol}: no time was left for {specs.listed(late, 8)}")
+        return found
+
+    def _deadline(self, number: int, models: Sequence[str]) -> Callable[[Cell], bool] | None:
+        """Which cells of a stage may start, so that the ones after it have their time."""
+        if not self.budget.hours:
+            return None
+        known = self._costs(models)
+        after = [hours.FEWEST * (cost or 0.0) for cost in known.per_model[number + 1 :]]
+        reserved = sum(after) / self.budget.workers + known.winner * (known.per_model[-1] or 0.0)
+        return self.budget.may_start(known.cell[number], reserved)
+
+    def _costs(self, models: Sequence[str]) -> hours.Measured:
+        return processes.broadcast_from_first(
+            lambda: hours.measured(self.config, self.chain, models, self.workdir)
+        )
+
+    def _planned(self, number: int, found: StageScores, selection: dict[str, Any]) -> int:
+        """How many models go on after a stage: as `stages` says, or as many as there is time for."""
+        stage, entered = self.chain[number], len(found.models)
+        if not self.budget.hours:
+            return stage.keeps(entered)
+
+        def decide() -> int:
+            known = self._costs(found.models)
+            after = [cost or 0.0 for cost in known.per_model[number + 1 :]]
+            left = self.budget.seconds_left - known.winner * after[-1]
+            # This stage is over; the ones behind it share the time that is left.
+            ahead = hours.forecast(self.chain[number:], entered, [0.0, *after], self.budget.workers * left)
+            return ahead.keeps[0]
+
+        on = {
+            "stage": number,
+            "settings": selection["settings"],
+            "models": found.models,
+            "scored": found.scored.tolist(),
+        }
+        n = processes.broadcast_from_first(lambda: record.agree(self.workdir, on, decide))
+        selection["hours"]["stages"].append({"stage": str(stage), "keep": n, "asked": stage.keeps(entered)})
+        if n < stage.keeps(entered):
+            shown.say(
+                f"{stage}: there is time for {n} models instead of {stage.keeps(entered)} (config.hours)"
+            )
+        return n
+
+    def _read(self, protocol: str, models: Sequence[str]) -> StageScores:
+        """What is there of a stage."""
+        cells = plan.all_cells(plan.read(settings.stage_config(self.config, protocol, models)), self.workdir)
+        return processes.broadcast_from_first(lambda: scores.read(cells, self.workdir))
+
+    def _choose(self, found: StageScores, n: int) -> keep.Kept:
+        never = set(self.own.never_dropped)
+        return keep.choose(
+            found.scores,
+            n,
+            correct=found.correct,
+            keep_chance=self.own.keep_chance,
+            keep_at_most=self.own.keep_at_most,
+            always=np.array([model in never for model in found.models]),
+            seed=self.config.seed,
+        )
+
+    def _audit(self, selection: dict[str, Any]) -> list[str]:
+        """Measures, by the last stage, models drawn at random from those that were left out on the way."""
+        left_out = [
+            row["model"]
+            for stage in selection["stages"][:-1]
+            for row in stage["models"]
+            if row["reason"] in ("behind", "capped")
+        ]
+        selection["left_out"] = left_out
+        if not (self.own.audit and left_out):
+            return []
+        drawn = drawn_for_audit(left_out, self.own.audit, self.config.seed)
+        selection["audit"] = {"drawn": drawn, "of": len(left_out), "seed": self.config.seed}
+        self._write(selection)
+        shown.say(f"audit: {len(drawn)} of {len(left_out)} models that were left out: {', '.join(drawn)}")
+        last = self.chain[-1]
+        found = self._measure(len(self.chain) - 1, drawn, selection)
+        selection["audit"]["stage"] = record.stage(last.protocol, f"{last} (audit)", None, found, None)
+        return drawn
+
+    def foretell(self) -> dict[str, Any]:
+        """A dry run: what the stages would be, and how long they would take."""
+        first = plan.read(settings.stage_config(self.config, self.chain[0].protocol, self.models))
+        runner.conclude(runner.work(first, self.workdir, self.share), first.run, self.workdir)
+        self.plan()
+        return self._empty()
+
+    def plan(self) -> None:
+        """Tells how many models each stage will have and, where costs are known, when it ends.
+
+        With config.hours, costs that are not known are measured first, but for a dry run.
+        """
+        known = self._costs(self.models)
+        if self.budget.hours and not self.config.dry_run and self.budget.seconds_left > 0:
+            for stage, cost in zip(self.chain, known.per_model, strict=True):
+                if cost is None:
+                    shown.say(
+                        f"{stage.protocol}: nothing like it has run here; a few models show what it costs"
+                    )
+                    hours.probe(self.config, stage.protocol, self.models, self.workdir, self.share)
+                    self.worked = True
+            known = self._costs(self.models)
+        costs = [cost or 0.0 for cost in known.per_model]
+        left = self.budget.workers * (self.budget.seconds_left - known.winner * costs[-1])
+        found = hours.forecast(self.chain, len(self.models), costs, left, known.convert)
+        n = len(self.models)
+        for stage, kept, seconds, cost in zip(
+            self.chain, found.keeps, found.seconds, known.per_model, strict=True
+        ):
+            going_on = "" if stage is self.chain[-1] else f", of which {kept} go on"
+            taken = "" if cost is None else f"; about {duration(seconds / self.budget.workers)}"
+            shown.say(f"{stage}: {n} models{going_on}{taken}")
+            n = kept
+        if None not in known.per_model:
+            total = sum(found.seconds) / self.budget.workers + known.winner * costs[-1]
+            end = time.strftime("%H:%M", time.localtime(time.time() + total))
+            shown.say(
+                f"expected: {duration(total)}, until {end}"
+                + (f"; config.hours={self.own.hours:g}" if self.budget.hours else "")
+            )
+
+    def _empty(self) -> dict[str, Any]:
+        return {
+            "finished": False,
+            "settings": self.settings,
+            "stages": [],
+            "winner": None,
+            "chance_missed": None,
+            "expected_regret": None,
+            "judged_by": self.chain[-1].protocol,
+            "hours": {"planned": self.own.hours or None, "taken": None, "stages": [], "not_run": []},
+        }
+
+    def _write(self, selection: dict[str, Any]) -> None:
+        taken = self.budget.taken if self.worked else self.budget.before
+        selection["hours"]["taken"] = round(taken, 4)
+        if processes.is_first():
+            record.write(self.workdir, selection)
+
+
+def drawn_for_audit(left_out: Sequence[str], n: int, seed: int) -> list[str]:
+    """`n` of the models that were left out, or all of them, drawn at random; their order does not matter."""
+    names = sorted(left_out)
+    rng = np.random.default_rng([seed, len(names)])
+    return [names[i] for i in sorted(rng.choice(len(names), min(n, len(names)), replace=False))]

@@ -1,0 +1,127 @@
+"""What a selection says on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from vtabjax import specs
+from vtabjax.runtime import processes
+from vtabjax.sweep.select.scores import StageScores
+from vtabjax.sweep.select.verdict import Verdict
+from vtabjax.tables import Column, Table, to_terminal
+
+_NAMED = 8  # models that are still named one by one
+
+
+def say(text: str) -> None:
+    """Tells what goes on, once however many processes there are."""
+    if processes.is_first():
+        print(text, file=sys.stderr, flush=True)
+
+
+def answer(text: str) -> None:
+    """Shows a result, where tables go."""
+    if processes.is_first():
+        print(text, flush=True)
+
+
+def stage(done: Mapping[str, Any], entered: int) -> str:
+    """Who goes on after a stage, and who does not and why."""
+    kept, rows = done["kept"], done["models"]
+    lines = [f"{done['stage']}: {len(kept)} of {entered} models go on: {specs.listed(kept, _NAMED)}"]
+    for reason, text in (
+        ("close", f"cannot be told apart from the first {done['keep']}, and kept"),
+        ("always", "kept because config.always names it"),
+        ("capped", f"close to the first {done['keep']}, and dropped: at most {done['at_most']} are kept"),
+    ):
+        found = [row for row in rows if row["reason"] == reason]
+        if found:
+            names = [f"{row['model']} ({_chance(row)})" for row in found]
+            lines.append(f"  {text}: {specs.listed(names, _NAMED)}")
+    for row in rows:
+        if row["reason"] == "no score":
+            lines.append(f"  {row['model']}: {row['why']}")
+    return "\n".join(lines)
+
+
+def _chance(row: Mapping[str, Any]) -> str:
+    return "chance unknown" if row["chance"] is None else f"{100 * row['chance']:.0f} %"
+
+
+def verdict(found: StageScores, judged: Verdict) -> str:
+    """The answer in a sentence or two."""
+    names = [found.models[i] for i in judged.contenders]
+    if not judged.clear:
+        return (
+            f"No clear winner: {', '.join(names)} cannot be told apart (the first of them leads with a mean of "
+            f"{100 * judged.mean[judged.order[0]]:.2f} %)"
+        )
+    text = f"The winner is {names[0]}, with a mean of {100 * judged.mean[judged.order[0]]:.2f} %"
+    if len(judged.order) > 1:
+        second = judged.order[1]
+        lead = f"{100 * judged.behind[second]:.2f} points ahead of {found.models[second]}"
+        if judged.behind_low[second] == judged.behind_low[second]:
+            lead += f" (95 % interval {100 * judged.behind_low[second]:.2f} to {100 * judged.behind_high[second]:.2f})"
+        text += f", {lead}"
+    return text
+
+
+def ranking(selection: Mapping[str, Any]) -> str:
+    """The finalists as a table."""
+    rows = selection["ranking"]
+    tasks = list(rows[0]["scores"])
+    kind = "percent.2" if selection["stages"][-1]["score"] == "accuracy" else "number"
+
+    def score(task: str) -> Any:
+        return lambda row: row["scores"][task]
+
+    def between(row: Mapping[str, Any]) -> tuple[Any, Any] | None:
+        low, high = row["behind_interval"] or (None, None)
+        return None if low is None or row["place"] == 1 else (low, high)
+
+    columns = [
+        Column("place", "whole", lambda row: row["place"]),
+        Column("model", "text", lambda row: row["model"]),
+        *(Column(task, kind, score(task)) for task in tasks),
+        Column("mean", kind, lambda row: row["score"]),
+        Column("behind", "points", lambda row: row["behind"] if row["place"] > 1 else None),
+        Column("95 % interval", "points interval", between),
+    ]
+    if rows[0]["strength"] is not None:
+        columns.append(Column("EPP", "number.2", lambda row: row["strength"]))
+    return to_terminal(
+        Table(columns, rows, ["behind: points of the mean behind the first", selection["method"]])
+    )
+
+
+def estimate(key: str, found: Mapping[str, Any] | None) -> str:
+    """An estimate of what may have been missed, in words.
+
+    Args:
+      key: "chance_missed" or "expected_regret".
+      found: the entry of that name.
+    """
+    if not found or (found["value"] is None and not found["interval"]):
+        return f"cannot be said ({(found or {}).get('reason') or 'not estimated'})"
+    if found["method"] == "nothing was left out":
+        return "none, nothing was left out"
+    unit = "%" if key == "chance_missed" else "points"
+    interval = ""
+    if found["interval"]:
+        low, high = (100 * end for end in found["interval"])
+        interval = f"{100 * found['level']:.0f} % interval {low:.2f} to {high:.2f}, "
+    if found["value"] is None:
+        return f"no value ({interval}by {found['method']}; {found['reason']})"
+    return f"{100 * found['value']:.2f} {unit} ({interval}by {found['method']})"
+
+
+def missed(selection: Mapping[str, Any]) -> str:
+    """What may have been missed, in two lines."""
+    return (
+        f"chance that a model left out would have beaten {selection['leader']}: "
+        f"{estimate('chance_missed', selection['chance_missed'])}\n"
+        f"how much better the best of them would be, on average: "
+        f"{estimate('expected_regret', selection['expected_regret'])}"
+    )
