@@ -282,6 +282,8 @@ median cell, grid, retraining and test. The transformer's weights are random, so
 
 {table(["model", "scope", *settings["tasks"], "mean", "trained", "seconds"], rows)}
 
+{record.get("note", "")}
+
 {origin(record)}
 """
 
