@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from benchmarks/results: python benchmarks/tables.py"""
+"""docs/benchmarks.md and the table of scopes in docs/finetune.md from benchmarks/results: python benchmarks/tables.py"""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import _alternate
 
 PAGE = _alternate.ROOT / "docs" / "benchmarks.md"
+FINETUNE = _alternate.ROOT / "docs" / "finetune.md"  # holds one of the tables, between two comments
+SCOPES_BEGIN, SCOPES_END = "<!-- scopes: written by benchmarks/tables.py -->\n", "<!-- end -->\n"
 HEAD = """# Benchmarks
 
 Every figure on this page comes from a file in [benchmarks/results](../benchmarks/results) and from the command named below it;
@@ -344,14 +346,47 @@ Leave-one-out nearest neighbours of {found["examples"]:,} of {record["settings"]
 """
 
 
+def scopes() -> str:
+    record = read("scopes")
+    settings = record["settings"]
+    rows = []
+    for model, found in record["results"].items():
+        for scope, of in found.items():
+            accuracies = [of["accuracy"][task] for task in settings["tasks"]]
+            rows.append(
+                [model, scope, *(f"{100 * a:.1f}" for a in accuracies)]
+                + [f"{100 * statistics.mean(accuracies):.1f}"]
+                + [f"{of['trainable_parameters'][settings['tasks'][0]]:,}", f"{of['seconds']:.0f} s"]
+            )
+    return f"""Test accuracy in percent on the embedded tasks at {settings["image_size"]} pixels, each scope with the same grid: {settings["optimizer"]},
+learning rates {settings["learning_rates"].replace(",", " and ")}, {settings["steps"]} steps in batches of {settings["batch_size"]}, {settings["schedule"]},
+{settings["warmup"]} steps of warm-up; one seed. "Trained": weights that are trained for {settings["tasks"][0]}, its head included; seconds: of the
+median cell, grid, retraining and test. The transformer's weights are random, so that the scopes which keep them have little to work with.
+
+{table(["model", "scope", *settings["tasks"], "mean", "trained", "seconds"], rows)}
+
+{record.get("note", "")}
+
+{origin(record)}
+"""
+
+
+def with_scopes(text: str) -> str:
+    """The text of docs/finetune.md with the table of scopes."""
+    begin, end = text.index(SCOPES_BEGIN) + len(SCOPES_BEGIN), text.index(SCOPES_END)
+    return text[:begin] + scopes() + text[end:]
+
+
 def page() -> str:
     parts = [extraction, training, gpu, proxies, pipeline, own_pictures, sweep, start, growth, report]
     return "\n".join([HEAD, *(part() for part in parts)])
 
 
 def main() -> None:
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"-> {Path(PAGE)}", file=sys.stderr)
+    texts = {PAGE: page(), FINETUNE: with_scopes(FINETUNE.read_text(encoding="utf-8"))}
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"-> {Path(path)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import tables
 
 def test_page_is_generated_from_the_results():
     assert tables.PAGE.read_text(encoding="utf-8") == tables.page(), "run: python benchmarks/tables.py"
+    text = tables.FINETUNE.read_text(encoding="utf-8")
+    assert text == tables.with_scopes(text), "run: python benchmarks/tables.py"
 
 
 @pytest.mark.parametrize("path", sorted((conftest.ROOT / "benchmarks" / "results").glob("*.json")))

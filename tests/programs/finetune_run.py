@@ -1,7 +1,8 @@
 """Fine-tuning in a process of its own: `finetune_run.py '{"program": "protocol", ...}'`, settings as JSON.
 
 Settings: `program`: one of `PROGRAMS`; `folder`: of the journal, or null; `pace`: steps per call, null for what the
-protocol chooses; `loop`: how a call of the device takes its steps; `port` and `process`: of the two that are connected.
+protocol chooses; `loop`: how a call of the device takes its steps; `port` and `process`: of the two that are connected;
+`changes`: of the fine-tuning's settings.
 """
 
 import json
@@ -20,6 +21,7 @@ from vtabjax.protocols import finetune
 from vtabjax.protocols.finetune import journal, runs
 
 settings: dict[str, Any] = json.loads(sys.argv[1])
+changes: dict[str, Any] = settings.get("changes", {})
 
 
 def whole_protocol() -> list[Any]:
@@ -27,7 +29,7 @@ def whole_protocol() -> list[Any]:
     journal.CHECKPOINT_SECONDS = 0.0  # after every call
     if settings.get("pace"):
         runs._pace = lambda n, seconds: settings["pace"]
-    own = finetune.Settings(learning_rates=(0.1, 0.02), steps=(9, 12), batch_size=8, seeds=(0, 1))
+    own = finetune.Settings(learning_rates=(0.1, 0.02), steps=(9, 12), batch_size=8, seeds=(0, 1), **changes)
     trainer = finetune.Trainer(
         finetune.trainable(conv_parts(), own), own, classes=5, capacity=40, eval_batch=16
     )
@@ -48,7 +50,7 @@ def whole_protocol() -> list[Any]:
 
 
 def twenty_steps() -> list[Any]:
-    own = finetune.Settings(learning_rates=(0.1,), steps=(20,), batch_size=8)
+    own = finetune.Settings(learning_rates=(0.1,), steps=(20,), batch_size=8, **changes)
     trainer = finetune.Trainer(
         finetune.trainable(conv_parts(), own),
         own,

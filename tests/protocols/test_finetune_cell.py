@@ -270,9 +270,7 @@ def trained(parts, scope, classes=4):
         ("test_resnet", 32, {}, "lora"),
         ("test_vit", 32, {"img_size": 32}, "all"),
         ("test_vit", 32, {"img_size": 32}, "lora"),
-        ("test_vit", 32, {"img_size": 32}, "bias"),
         ("test_convnext", 32, {}, "all"),
-        ("test_convnext", 32, {}, "norm"),
     ],
 )
 def test_pytorch_loads_the_fine_tuned_model(name, size, options, scope, tmp_path):

@@ -16,6 +16,8 @@ from vtabjax.protocols.finetune import prompts
 
 # isort: split
 import timm
+import torchvision
+import transformers
 
 SIZE, TOKENS = 32, 3
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, not to run
@@ -25,21 +27,31 @@ SMALL = {"img_size": SIZE, "depth": 2, "embed_dim": 24, "num_heads": 2}
 
 def built(name, **options):
     torch.manual_seed(0)
-    module = timm.create_model(name, num_classes=0, **options).double().eval()
+    if name == "torchvision":  # its attention joins tokens and images
+        module = torchvision.models.VisionTransformer(SIZE, 8, 2, 2, 24, 48)
+        module.heads = torch.nn.Identity()
+    else:
+        module = timm.create_model(name, num_classes=0, **options)
+    module = module.double().eval()
     graph, variables = converters.from_torch(module, (3, SIZE, SIZE))
     return module, model.SavedModel(graph, variables, INFO)
 
 
 def with_tokens(module, tokens, pixels):
-    """timm's forward pass, with tokens behind the class token and any registers, taken away at the end."""
-    x = module.norm_pre(module.patch_drop(module._pos_embed(module.patch_embed(pixels))))
-    first, count = module.num_prefix_tokens, tokens[0].shape[1]
-    for i, block in enumerate(module.blocks):
+    """The library's forward pass, with tokens behind the class token and any registers, taken away at the end."""
+    timms, count = hasattr(module, "num_prefix_tokens"), tokens[0].shape[1]
+    if timms:
+        x = module.norm_pre(module.patch_drop(module._pos_embed(module.patch_embed(pixels))))
+        first, blocks = module.num_prefix_tokens, module.blocks
+    else:
+        x = torch.cat([module.class_token.expand(len(pixels), -1, -1), module._process_input(pixels)], 1)
+        x, first, blocks = x + module.encoder.pos_embedding, 1, module.encoder.layers
+    for i, block in enumerate(blocks):
         after = first if i == 0 else first + count
         own = tokens[i].expand(len(x), -1, -1) if i < len(tokens) else x[:, first:after]
         x = block(torch.cat([x[:, :first], own, x[:, after:]], 1))
     x = torch.cat([x[:, :first], x[:, first + count :]], 1)
-    return module.forward_head(module.norm(x))
+    return module.forward_head(module.norm(x)) if timms else module.encoder.ln(x)[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +61,7 @@ def with_tokens(module, tokens, pixels):
         ("vit_tiny_patch16_224", SMALL, "prompt_deep"),
         # No class token, four registers, scales of layers, mean over the patches.
         ("vit_base_patch16_reg4_gap_256", SMALL, "prompt_deep"),
+        ("torchvision", {}, "prompt_deep"),
         # As many tokens as numbers per head, so that sizes alone do not tell which is which.
         ("vit_tiny_patch16_224", {**SMALL, "num_heads": 5, "embed_dim": 25}, "prompt"),
     ],
@@ -122,6 +135,32 @@ def test_models_that_know_places_are_refused(name, options, reason):
         finetune.ScopeError, match=f"scope='prompt': .* prompt tokens: .*({reason}).*; choose lora"
     ):
         prompts.inserted(graph.select({"features": "features"}), TOKENS, deep=False)
+
+
+def test_a_mask_that_hides_nothing_is_left_out():
+    """transformers gives attention a mask as large as the tokens, in which all is true."""
+    options = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    own = transformers.ViTConfig(image_size=SIZE, patch_size=8, **options)
+    module = transformers.ViTModel(own, add_pooling_layer=False).eval()
+
+    class Token(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = module
+
+        def forward(self, x):
+            return self.model(pixel_values=x).last_hidden_state[:, 0]
+
+    graph, variables = converters.from_torch(Token().eval(), (3, SIZE, SIZE))
+    adapted, _, _ = prompts.inserted(graph.select({"features": "features"}), TOKENS, deep=False)
+    masks = [node.args[3:] for node in adapted.nodes if "scaled_dot_product" in node.op]
+    assert masks == [(None,)] * 2
+    x = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
+    tokens = {"prompt_tokens.0": np.random.default_rng(1).normal(size=(1, TOKENS, 24)).astype(np.float32)}
+    shuffled = {"prompt_tokens.0": tokens["prompt_tokens.0"][:, ::-1]}
+    found, again = (model.apply(adapted, {**variables, **t}, x)[0]["features"] for t in (tokens, shuffled))
+    np.testing.assert_allclose(found, again, rtol=1e-4, atol=1e-5)  # the order does not matter
+    assert np.abs(found - model.apply(graph, variables, x)[0]["features"]).max() > 1e-3
 
 
 def test_a_model_without_blocks_is_refused():

@@ -11,6 +11,7 @@ from torch import nn
 
 import converters
 from converters import _compat  # noqa: F401  (before timm, which imports torchvision)
+from vtabjax.model import SavedModel
 from vtabjax.protocols import finetune
 from vtabjax.protocols.finetune import scopes
 from vtabjax.runtime import devices
@@ -182,3 +183,25 @@ def test_a_scope_follows_the_training_of_all_weights_with_the_others_held():
     for name in ("bn.weight", "bn.bias"):
         np.testing.assert_allclose(state.backbone[name], weights[name], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(state.head["weight"][:3], head["weight"], rtol=1e-4, atol=1e-6)
+
+
+def test_frozen_weights_have_no_backward_pass():
+    """Products of matrices in a step: forward, to inputs, to weights; none below the first trained layer."""
+    layers = [layer for _ in range(4) for layer in (nn.Linear(8, 8), nn.Tanh())]
+    graph, variables = converters.from_torch(
+        nn.Sequential(nn.Flatten(), nn.Linear(48, 8), *layers), (3, 4, 4)
+    )
+    parts = SavedModel(graph, variables, {"mean": [0.5] * 3, "std": [0.5] * 3})
+
+    def products(scope, **changes):
+        below = finetune.trainable(parts, finetune.Settings(scope=scope, **changes))
+
+        def loss(weights):
+            return below.forward(weights, below.buffers, np.zeros((2, 4, 4, 3)), True, below.frozen)[0].sum()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(below.parameters)).count("dot_general")
+
+    assert products("all") == 5 + 4 + 5
+    assert products("bias") == 5 + 4
+    # An adapter of the last layer: two more products, their inputs' gradients up to A, and those of A and B.
+    assert products("lora", lora_layers="8") == 5 + 2 + 1 + 2

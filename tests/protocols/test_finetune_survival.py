@@ -140,6 +140,31 @@ def test_two_processes(one_device):
         agree(finish(worker)[1], one_device, 4)
 
 
+WITH_ALL = {
+    "optimizer": "adamw", "weight_decay": 0.05, "schedule": "cosine", "clip": 1.0, "ema": 0.5, "label_smoothing": 0.1,
+    "augment": "crop+flip+jitter",
+}  # fmt: skip
+
+
+def test_four_devices_with_averages_and_augmentation():
+    one, four = (finish(start("twenty_steps", devices=n, loop=True, changes=WITH_ALL))[1] for n in (1, 4))
+    np.testing.assert_allclose(four[0], one[0], rtol=1e-5)
+    np.testing.assert_allclose(four[2], one[2], rtol=1e-5)
+    assert four[1] == one[1] and (one[3], four[3]) == (1, 4)
+
+
+def test_two_processes_give_up_the_same_grid_points():
+    changes = {**WITH_ALL, "halving": 2, "hours": 100.0}
+    port = conftest.free_port()
+    workers = [start("protocol", folder=None, port=port, process=i, changes=changes) for i in range(2)]
+    workers.append(start("protocol", folder=None, changes=changes))
+    let_go(workers)
+    a, b, alone = (finish(worker)[1] for worker in workers)
+    assert a == b and a[2] == alone[2]
+    assert [point[-1] for point in a[3]] == [point[-1] for point in alone[3]]
+    assert [point[-1] for point in a[3]].count("halving") == 2
+
+
 def test_two_processes_told_to_end(tmp_path):
     """One of two gets the signal; both save and end, and together they go on."""
 

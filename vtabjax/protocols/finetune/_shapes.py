@@ -34,8 +34,10 @@ def evaluated(
         if item.kind == "constant":
             constant = np.asarray(graph.constants[item.name])
             return constant.astype(jax.dtypes.canonicalize_dtype(constant.dtype))
-        shape = (more or {}).get(item.name) or graph.variables[item.name].shape
-        return jax.ShapeDtypeStruct(shape, np.float32)
+        if more and item.name in more:
+            return jax.ShapeDtypeStruct(more[item.name], np.float32)
+        variable = graph.variables[item.name]
+        return jax.ShapeDtypeStruct(variable.shape, jax.dtypes.canonicalize_dtype(variable.dtype))
 
     function: Callable = ops.lookup(node.op, node.module)
     args, kwargs = map_refs(node.args, resolve), map_refs(node.kwargs, resolve)

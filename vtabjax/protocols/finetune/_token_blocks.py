@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,8 +30,8 @@ def find(graph: Graph, shapes: Mapping[str, Any]) -> Blocks:
     for node in live:
         path = node.module.split(".")
         for i, part in enumerate(path):
-            if part.isdigit():
-                numbered[tuple(path[:i])].setdefault(part, []).append(node)
+            if any(c.isdigit() for c in part):
+                numbered[*path[:i], re.sub(r"\d+", "*", part)].setdefault(part, []).append(node)
     matrices = _matrices(graph)[1:]  # the first layer may be wide in a small model
     reasons = []
     for stem in sorted(numbered, key=lambda stem: (len(stem), -sum(map(len, numbered[stem].values())))):

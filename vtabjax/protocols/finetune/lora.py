@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vtabjax.graph import Graph, Node, Ref, Variable, map_refs
-from vtabjax.protocols.finetune.scopes import WEIGHTS, ScopeError, Use, operator, uses
+from vtabjax.protocols.finetune.scopes import WEIGHTS, ScopeError, Use, uses
 
 _A, _B = ".lora_A", ".lora_B"  # behind the weight's name
 
@@ -94,7 +94,7 @@ def adapted(
         initial[name + _B] = np.zeros(b)
         for adapter, shape in ((name + _A, a), (name + _B, b)):
             variables[adapter] = Variable(shape, graph.variables[name].dtype, "parameter")
-        if all(use.direct and use.op in _BESIDE and _groups(graph, use) == 1 for use in where[name]):
+        if all(use.direct and use.op == "linear" for use in where[name]):
             by_node = {use.node for use in where[name]}
             nodes = [
                 new
@@ -132,25 +132,22 @@ def weight_of(adapter: str) -> str:
     return adapter.removesuffix(_A).removesuffix(_B)
 
 
-# Layers whose adapters can be computed beside them. Where there are many more positions than `rank`, that saves the
-# gradient of the whole weight, a third of a training step.
-_BESIDE = ("linear", "conv2d")
-
-
 def _beside(node: Node, name: str, scale: float) -> tuple[Node, ...]:
-    """A linear layer or convolution, its adapter, and their sum under the layer's name."""
+    """A linear layer, its adapter, and their sum under the layer's name.
+
+    With many more tokens than `rank` this saves the gradient of the whole weight, a third of the products of a step.
+    """
     base, narrow, scaled, wide = (f"{node.name}.{part}" for part in ("base", "lora_A", "scaled", "lora_B"))
     a, b = (Ref("variable", name + part) for part in (_A, _B))
-    window = (None, *node.args[3:6]) if operator(node) == "conv2d" else ()
 
     def value(of: str) -> Ref:
         return Ref("value", of)
 
     return (
         node._replace(name=base),
-        Node(narrow, node.op, (node.args[0], a, *window), {}, node.module),
+        Node(narrow, node.op, (node.args[0], a), {}, node.module),
         Node(scaled, "aten.mul.Tensor", (value(narrow), scale), {}, node.module),
-        Node(wide, f"aten.{operator(node)}.default", (value(scaled), b), {}, node.module),
+        Node(wide, node.op, (value(scaled), b), {}, node.module),
         Node(node.name, "aten.add.Tensor", (value(base), value(wide)), {}, node.module),
     )
 
@@ -158,7 +155,10 @@ def _beside(node: Node, name: str, scale: float) -> tuple[Node, ...]:
 def _on_the_weight(
     nodes: Iterable[Node], name: str, shape: tuple[int, ...], rank: int, scale: float
 ) -> list[Node]:
-    """Nodes that use W + scale * B A instead of W, where W is reshaped, sliced or grouped before it is used."""
+    """Nodes that use W + scale * B A instead of W: of convolutions, and where W is sliced or reshaped before its use.
+
+    For convolutions the sum of the weights is cheaper than two more convolutions.
+    """
     a, b, product, scaled, delta, total = (
         f"{name}.{part}" for part in ("flat_A", "flat_B", "product", "scaled", "delta", "adapted")
     )

@@ -31,8 +31,10 @@ _ANY_NUMBER = frozenset(channels_last.ELEMENTWISE) | frozenset(
     "clone alias dropout stochastic_depth float unsqueeze squeeze getitem sym_size".split()
 )
 _RESHAPES = frozenset({"reshape", "view", "_unsafe_view", "expand"})
+_VIEWS = frozenset({*_RESHAPES, "unsqueeze", "to", "_to_copy", "clone", "alias"})
 _ALONG = {
     "unbind": 1,
+    "unflatten": 1,
     "select": 1,
     "slice": 1,
     "split": 2,
@@ -151,11 +153,11 @@ def _with_more_tokens(
     grown = [_grown(old[a], new[b]) for a, b in zip(was, values, strict=True)]
     if any(grown):
         op = operator(node)
+        if op == "scaled_dot_product_attention" and _masks_nothing(node, graph):
+            node = node._replace(args=(*node.args[:3], None, *node.args[4:]))
         if op in _RESHAPES:
             if grown[0]:
-                node = _reshaped(
-                    node, old[was[0]].shape, new[values[0]].shape, old[node.name].shape, numbers[1]
-                )
+                node = _reshaped(node, old[was[0]].shape, new[values[0]].shape, old[node.name].shape, numbers)
         elif op in _ALONG:
             _check_along(node, op, grown[0], len(old[was[0]].shape), numbers[0])
         elif op not in _ANY_NUMBER:
@@ -164,13 +166,26 @@ def _with_more_tokens(
         new[node.name] = evaluated(node, graph, new)
     except Exception:  # whatever an operator says about shapes that do not fit
         raise Refusal(f"{operator(node)} in {node.module or 'a block'} knows the number of tokens") from None
+    grown_sizes = (numbers, tuple(n * BATCH for n in numbers))
     for a, b in zip(jax.tree.leaves(old[node.name]), jax.tree.leaves(new[node.name]), strict=False):
         shapes = [getattr(x, "shape", (x,)) for x in (a, b)]
         if len(shapes[0]) != len(shapes[1]) or any(
-            x != y and (x, y) != numbers for x, y in zip(*shapes, strict=True)
+            x != y and (x, y) not in grown_sizes for x, y in zip(*shapes, strict=True)
         ):
             raise Refusal(f"{operator(node)} in {node.module or 'a block'} mixes tokens and other dimensions")
     return node
+
+
+def _masks_nothing(node: Node, graph: Graph) -> bool:
+    """Whether the mask of an attention is a constant that lets everything pass."""
+    made_by = {n.name: n for n in graph.nodes}
+    mask = node.args[3] if len(node.args) > 3 else None
+    while isinstance(mask, Ref) and mask.kind == "value" and operator(made_by[mask.name]) in _VIEWS:
+        mask = made_by[mask.name].args[0]
+    if not isinstance(mask, Ref) or mask.kind != "constant":
+        return False
+    constant = graph.constants[mask.name]
+    return bool(constant.all() if constant.dtype == bool else not constant.any())
 
 
 def _grown(old: Any, new: Any) -> set[int]:
@@ -201,9 +216,12 @@ def _check_along(node: Node, op: str, grown: set[int], rank: int, tokens: int) -
     raise Refusal(f"{op} in {node.module or 'a block'} cuts or averages its tokens")
 
 
-def _reshaped(node: Node, old: Sequence[int], new: Sequence[int], out: Sequence[int], tokens: int) -> Node:
-    """A reshape or expansion to the new number of tokens."""
+def _reshaped(
+    node: Node, old: Sequence[int], new: Sequence[int], out: Sequence[int], numbers: tuple[int, int]
+) -> Node:
+    """A reshape or expansion to the new number of tokens, which it may join with the images of the batch."""
     target = list(node.args[1])
+    sizes = {numbers[0], BATCH, numbers[0] * BATCH}
     if operator(node) == "expand":
         axes = {
             axis + len(out) - len(old) for axis, (a, b) in enumerate(zip(old, new, strict=True)) if a != b
@@ -212,12 +230,14 @@ def _reshaped(node: Node, old: Sequence[int], new: Sequence[int], out: Sequence[
         axes = set()
         for ins, outs in _segments(old, out):
             if any(old[i] != new[i] for i in ins):
-                if len(ins) > 1 or len(outs) > 1:
+                if (len(ins) > 1 and len(outs) > 1) or not {out[o] for o in outs} <= sizes:
                     raise Refusal(f"a reshape in {node.module or 'a block'} splits or joins its tokens")
-                axes.add(outs[0])
+                axes |= {o for o in outs if out[o] != BATCH}
     for axis in axes:
-        if isinstance(target[axis], int) and target[axis] != -1:
-            target[axis] = tokens
+        if out[axis] == numbers[0] * BATCH and -1 not in target:
+            target[axis] = -1
+        elif isinstance(target[axis], int) and target[axis] != -1:
+            target[axis] = numbers[1]
     return node._replace(args=(node.args[0], tuple(target), *node.args[2:]))
 
 
