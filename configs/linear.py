@@ -16,6 +16,7 @@ from configs import common
 def get_config(suite: str = "mini") -> ConfigDict:
     """Fields of `common.base`, and of this protocol."""
     c = common.base("linear", suite)
+
     # Candidates for C, the inverse of the regularisation strength.
     c.c_min = 1e-6  # the smallest
     c.c_max = 1e5  # the largest

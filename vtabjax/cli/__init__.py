@@ -16,7 +16,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -167,6 +167,15 @@ def _not_a_flag(word: str) -> str:
     return f"{word!r} is neither a config nor a flag; {hint} Settings are written --FIELD=VALUE"
 
 
+def _show(text: str) -> NoReturn:
+    """Prints what was asked for, and ends."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
 def _usage(message: str) -> int:
     print("error: " + "\n  ".join(message.splitlines()), file=sys.stderr)
     return 2
@@ -175,11 +184,9 @@ def _usage(message: str) -> int:
 def parse_flags(argv: list[str]) -> list[str]:
     """Flags; whoever mistypes one gets one line instead of a traceback."""
     if "--version" in argv:
-        print(f"vtabjax {__version__}")
-        sys.exit(0)
+        _show(f"vtabjax {__version__}")
     if argv[1:] == ["list"]:
-        print(help.everything())
-        sys.exit(0)
+        _show(help.everything())
     argv = shorthand.named_in_full(argv, list(flags.FLAGS))
     sys.argv[:] = argv  # ml_collections looks there for the fields that a command sets
     path, suite = errors.named_config(argv)
@@ -194,8 +201,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     installation.provide_configs(path or "")
     try:
         if any(word in shorthand.HELP for word in argv[1:]):
-            print(help.of_config(path, suite) if path else help.overview())
-            sys.exit(0)
+            _show(help.of_config(path, suite) if path else help.overview())
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as e:
         known = errors.fields(path or "configs/knn.py", suite)

@@ -166,7 +166,7 @@ def fields(path: str, suite: str) -> list[Field]:
     installation.provide_configs(path)
     config = runpy.run_path(path)["get_config"](*[suite] * bool(suite))
     described: dict[str, tuple[str, str]] = {}
-    for file in (Path(path), installation.CONFIGS / "common.py"):  # what is the config's own comes first
+    for file in [Path(path), *_used_by(Path(path))]:  # what is the config's own comes first
         for name, meaning, section in _comments(file):
             if meaning or name not in described:
                 described[name] = meaning, section
@@ -181,6 +181,18 @@ def fields(path: str, suite: str) -> list[Field]:
         for name in order
         if name not in ("protocol", "suite")
     ]
+
+
+def _used_by(path: Path) -> list[Path]:
+    """The configs that a config takes fields from, and `common`, which they begin with."""
+    names = [
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "configs"
+        for alias in node.names
+    ]
+    ordered = sorted(dict.fromkeys([*names, "common"]), key=lambda name: name == "common")
+    return [Path(errors.file_of(f"configs/{name}.py")) for name in ordered]
 
 
 def _comments(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -220,7 +232,8 @@ def _comments(path: Path) -> Iterator[tuple[str, str, str]]:
             above.insert(0, comments[line])
             line -= 1
         opens_block = line < 1 or not lines[line - 1].strip()
-        beside = comments.get(node.end_lineno or node.lineno, "")
+        own = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        beside = " ".join(comments[n] for n in own if n in comments)
         if opens_block:
             heading = " ".join(above) if beside else ""
         meaning = beside if opens_block and beside else " ".join([*above, beside]).strip()
