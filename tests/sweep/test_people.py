@@ -6,6 +6,7 @@ import sys
 import conftest
 import numpy as np
 import pytest
+from PIL import Image
 
 import vtabjax
 from vtabjax import data, features, model, results
@@ -43,6 +44,17 @@ def test_load_and_embed(tmp_path):
         assert np.abs(vtabjax.embed(taken, images).features - expected[:3]).max() < 1e-4
     assert np.abs(vtabjax.embed(network, images / 255).features - expected[:3]).max() < 1e-4
     assert vtabjax.embed(network, images).labels is None
+
+
+def test_embed_takes_all_of_ones_own_pictures_that_are_not_tested(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(700):
+            image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+            image.save(tmp_path / "pictures" / label / f"{i}.png")
+    found = vtabjax.embed("baseline/pixels", tmp_path / "pictures", image_size=32)
+    assert len(found.labels) == 1120  # four fifths of 1,400: VTAB's 1,000 are for VTAB
 
 
 @pytest.mark.parametrize(

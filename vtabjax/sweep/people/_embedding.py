@@ -117,7 +117,8 @@ def embed(
       model_or_spec: what `load` gives or takes.
       images_or_task: images [N, S, S, 3], uint8 or floating-point in [0, 1]; or a task (a `pathlib.Path` is a folder of
         pictures), whose pictures are resized to the model's size. A spec is converted for the images' size.
-      split: of the task: "train800val200" (the default), "train800", "val200", "test", ...
+      split: of the task: "train800val200", "trainval", "val200", "test", ...; None: the examples that nearest neighbours
+        use, "trainval" of one's own pictures and otherwise "train800val200".
       **settings: image_size (of a model that is named; by default its own), batch_size, and for a task resize,
         data_dir, background and skip_broken as in configs/common.py.
 
@@ -141,7 +142,7 @@ def embed(
     from vtabjax import data, tasks
 
     name = _settings._task(images_or_task)  # type: ignore[arg-type]
-    chosen = split or "train800val200"
+    chosen = split or ("trainval" if tasks.is_own(name) else "train800val200")
     if chosen not in tasks.SPLITS:
         raise ValueError(f"split={chosen!r} is not known; choose from {', '.join(tasks.SPLITS)}")
     try:
