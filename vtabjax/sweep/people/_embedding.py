@@ -117,8 +117,8 @@ def embed(
       model_or_spec: what `load` gives or takes.
       images_or_task: images [N, S, S, 3], uint8 or floating-point in [0, 1]; or a task (a `pathlib.Path` is a folder of
         pictures), whose pictures are resized to the model's size. A spec is converted for the images' size.
-      split: of the task: "train800val200", "trainval", "val200", "test", ...; None: the examples that nearest neighbours
-        use, "trainval" of one's own pictures and otherwise "train800val200".
+      split: of the task: "train800val200", "trainval", "val200", "test", ...; None: the examples that nearest
+        neighbours use, "trainval" of one's own pictures and otherwise "train800val200".
       **settings: image_size (of a model that is named; by default its own), batch_size, and for a task resize,
         data_dir, background and skip_broken as in configs/common.py.
 
