@@ -121,7 +121,7 @@ def test_a_cell_says_and_records_them(config, fake_converters, pictures, tmp_pat
     assert err.count(of_the_folder) == 1 == err.count("copies of others")  # not for every model
     found = {(r["task"], r["model"]): r for _, r in results.records(tmp_path)}
     record = found[pictures, "tiny/b"]
-    assert record["copies"] == {"within": {"train800val200": 3}, "between": {}, "classes": 1}
+    assert record["copies"] == {"within": {"trainval": 3}, "between": {}, "classes": 1}
     # cat/0 lies in four places, of which one says dog: whose nearest is another place of the first.
     assert record["notes"]["distance_zero"] == (
         "4 of 40 examples have the same features as their nearest neighbour: "
