@@ -103,14 +103,14 @@ def test_slow_work_in_another_process_overlaps(config, fake_converters, tmp_path
     states = []
     run_model = worker.run_model
 
-    def watched(model, todo, session):
+    def watched(model, todo, session, *rest):
         if model == "tiny/a":
             session.conversions.result("tiny/a")
             deadline = time.monotonic() + 30
             while not session.conversions.ready("tiny/b") and time.monotonic() < deadline:
                 time.sleep(0.01)
         states.append((model, session.conversions.ready(model)))
-        return run_model(model, todo, session)
+        return run_model(model, todo, session, *rest)
 
     monkeypatch.setattr(worker, "run_model", watched)
     assert runner.run(config, tmp_path) == 0
