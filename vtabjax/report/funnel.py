@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
 
+from vtabjax.report import templates
 from vtabjax.sweep.progress import duration
 from vtabjax.sweep.select import record, shown
-
-_FOLDER = Path(__file__).parent / "assets"
 
 
 def section(workdir: Path) -> markupsafe.Markup:
@@ -20,11 +18,7 @@ def section(workdir: Path) -> markupsafe.Markup:
     selection = record.read(workdir)
     if selection is None or not selection["stages"]:
         return markupsafe.Markup("")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    return markupsafe.Markup(environment.get_template("funnel.html").render(content(selection)))
+    return markupsafe.Markup(templates.environment().get_template("funnel.html").render(content(selection)))
 
 
 def content(selection: Mapping[str, Any]) -> dict[str, Any]:
