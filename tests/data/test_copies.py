@@ -141,7 +141,12 @@ def test_a_cell_says_and_records_them(config, fake_converters, pictures, tmp_pat
         assert runner.run(c, tmp_path) == 0
     assert capsys.readouterr().err.count(of_the_folder) == 2
     copied = {r["protocol"]: r["copies"] for _, r in results.records(tmp_path) if r["task"] == pictures}
-    assert copied["linear"] == COUNTED
+    # A sweep takes all of one's own pictures that are not tested, by the name of that split.
+    assert copied["linear"] == {
+        "within": {"trainval": 3, "test": 0},
+        "between": {"trainval+test": 3},
+        "classes": COUNTED["classes"],
+    }
     assert copied["transferability"] == copied["knn"]
 
 
