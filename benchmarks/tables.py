@@ -325,7 +325,7 @@ which the GPU works {neighbours["vtabjax"]["kernels"][0]["ms"] / 1000:.2f} s; Py
 {neighbours["PyTorch float32"]["wall"]:.2f} s.
 
 Ten transferability scores of {settings["score_examples"]:,} x {settings["features"]:,} features in {settings["score_classes"]} classes, on that machine's processor:
-{sum(scores.values()) - scores["one SVD"]:.1f} s; one SVD of the features takes {scores["one SVD"]:.1f} s.
+{sum(scores.values()) - scores["one SVD"]:.1f} s; one SVD of the features takes {scores["one SVD"]:.1f} s. This was before scores shared one decomposition.
 
 {origin(record, later)}
 """
