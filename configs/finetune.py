@@ -39,6 +39,7 @@ def get_config(suite: str = "mini") -> ConfigDict:
     f = c.finetune = ConfigDict()
     # The grid, comma-separated.
     f.learning_rates = "0.1,0.01"
+    f.weight_decay = "0"  # of weights with two dimensions and more
     f.steps = "60,240" if mini else "2500,10000"
     f.epochs = ""  # the length in passes over the examples; leave steps empty then
     f.halving = 0  # 3: after a third of the steps only the best third of the grid goes on; 0: all of it
@@ -48,7 +49,6 @@ def get_config(suite: str = "mini") -> ConfigDict:
     f.batch_size = 32 if mini else 512  # over all devices
     f.optimizer = "sgd"  # "adam", "adamw", "lamb", "lion"
     f.momentum = 0.9  # of sgd
-    f.weight_decay = 0.0  # of weights with two dimensions and more
     f.layer_decay = 1.0  # what the learning rate is multiplied by from one block to the one before it
     f.clip = 0.0  # the largest norm of the gradient; 0: any
     f.label_smoothing = 0.0
@@ -78,5 +78,5 @@ def get_config(suite: str = "mini") -> ConfigDict:
         c.models, c.resize = "timm/vit_base_patch16_224.augreg_in21k", "bicubic"
         f.scope = "lora"
         f.learning_rates, f.steps, f.epochs, f.batch_size = "0.001,0.005,0.0005", "", "100", 64
-        f.optimizer, f.weight_decay, f.schedule, f.warmup_epochs = "adamw", 1e-4, "cosine", 10.0
+        f.optimizer, f.weight_decay, f.schedule, f.warmup_epochs = "adamw", "0.0001", "cosine", 10.0
     return c

@@ -62,12 +62,16 @@ def test_a_cell_and_its_files(config, tmp_path):
 
 def test_every_setting_and_what_became_of_the_grid_are_recorded(config, tmp_path):
     given = {
-        "optimizer": "adamw", "weight_decay": 0.05, "layer_decay": 0.7, "schedule": "cosine", "clip": 1.0,
+        "optimizer": "adamw", "layer_decay": 0.7, "schedule": "cosine", "clip": 1.0,
         "label_smoothing": 0.1, "ema": 0.5, "augment": "flip", "halving": 2, "hours": 100.0, "warmup_epochs": 0.1,
     }  # fmt: skip
     config.finetune.update(given)
     config.finetune.steps, config.finetune.epochs, config.finetune.seeds = "", "0.2,0.3", "0"
-    config.finetune.learning_rates, config.finetune.save = "0.01,0.001", True
+    config.finetune.learning_rates, config.finetune.weight_decay, config.finetune.save = (
+        "0.01",
+        "0.05,0",
+        True,
+    )
     config.models = "tiny/head"
     assert runner.run(config, tmp_path) == 0
     record = only(tmp_path)
@@ -233,7 +237,7 @@ def test_the_suite_peft_is_what_papers_on_adapters_do():
     chosen = config_file.get_config("peft")
     assert chosen.suite == "vtab" and len(chosen.tasks.split(",")) == 19 and chosen.image_size == 224
     wanted = {
-        "scope": "lora", "optimizer": "adamw", "weight_decay": 1e-4, "batch_size": 64, "epochs": [100.0], "steps": [],
+        "scope": "lora", "optimizer": "adamw", "weight_decay": [1e-4], "batch_size": 64, "epochs": [100.0], "steps": [],
         "warmup_epochs": 10.0, "schedule": "cosine", "learning_rates": [0.001, 0.005, 0.0005],
     }  # fmt: skip
     assert wanted.items() <= adapter.settings(chosen).items()

@@ -50,6 +50,25 @@ def test_epochs_are_passes_over_the_examples_of_the_stage():
     np.testing.assert_allclose(final[:4], np.arange(4) / 4 * chosen, rtol=1e-5)
 
 
+def test_weight_decays_span_the_grid_and_are_inputs_of_one_program():
+    given = {"learning_rates": (0.5, 0.1), "optimizer": "adamw"}
+    made = trainer(weight_decay=(0.0, 2.0), **given)
+    found = evaluate(made)
+    assert made.traces == 1
+    assert [(p.learning_rate, p.weight_decay) for p in found.grid] == [(0.5, 0), (0.5, 2), (0.1, 0), (0.1, 2)]
+    assert "grid learning_rate=0.5 weight_decay=2.0 steps=9" in runs(found)
+    assert found.weight_decay == found.finals[0].weight_decay
+    # Each as if it were alone.
+    for decay in (0.0, 2.0):
+        alone = evaluate(trainer(weight_decay=(decay,), **given))
+        points = [
+            p
+            for p in found.curves
+            if p["run"].startswith("grid") and (" weight_decay=2.0 " in p["run"]) == bool(decay)
+        ]
+        assert points == [p for p in alone.curves if p["run"].startswith("grid")]
+
+
 def runs(found):
     return list(dict.fromkeys(point["run"] for point in found.curves))
 

@@ -75,7 +75,7 @@ def test_layers_and_adamw_follow_pytorch(name):
         steps=(STEPS,),
         batch_size=BATCH,
         optimizer="adamw",
-        weight_decay=DECAY,
+        weight_decay=(DECAY,),
         layer_decay=LAYER_DECAY,
         schedule="cosine",
         warmup=WARMUP,

@@ -141,8 +141,8 @@ def test_two_processes(one_device):
 
 
 WITH_ALL = {
-    "optimizer": "adamw", "weight_decay": 0.05, "schedule": "cosine", "clip": 1.0, "ema": 0.5, "label_smoothing": 0.1,
-    "augment": "crop+flip+jitter",
+    "optimizer": "adamw", "weight_decay": (0.05,), "schedule": "cosine", "clip": 1.0, "ema": 0.5,
+    "label_smoothing": 0.1, "augment": "crop+flip+jitter",
 }  # fmt: skip
 
 

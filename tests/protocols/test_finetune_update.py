@@ -89,7 +89,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_follow_pytorch(name):
-    state, losses, _ = ours(optimizer=name, weight_decay=0.1)
+    state, losses, _ = ours(optimizer=name, weight_decay=(0.1,))
     head, wanted, _ = by_pytorch(OPTIMIZERS[name])
     np.testing.assert_allclose(losses, wanted, rtol=1e-9)
     np.testing.assert_allclose(state.head["weight"][:CLASSES], head.weight.detach(), rtol=1e-8, atol=1e-10)
@@ -167,8 +167,9 @@ def test_cosine_and_constant():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimizer": "adamw", "weight_decay": 0.1, "layer_decay": 0.7, "schedule": "cosine", "clip": 1.0, "ema": 0.9},
-        {"optimizer": "lamb", "weight_decay": 0.1, "augment": "crop+flip+jitter", "label_smoothing": 0.1},
+        {"optimizer": "adamw", "weight_decay": (0.1, 0.01), "layer_decay": 0.7, "schedule": "cosine", "clip": 1.0},
+        {"optimizer": "sgd", "weight_decay": (0.0,), "ema": 0.9},
+        {"optimizer": "lamb", "weight_decay": (0.1, 0.0), "augment": "crop+flip+jitter", "label_smoothing": 0.1},
         {"optimizer": "lion", "schedule": "constant"},
         {"optimizer": "adam", "halving": 2},
     ],
@@ -189,7 +190,7 @@ def test_one_compilation_for_all_tasks_grid_points_stages_and_seeds(changes):
     for classes, n in ((2, 20), (5, 24)):
         train, val, test = examples(n, classes), examples(10, classes, 1), examples(33, classes, 2)
         found = finetune.evaluate(trainer, train, val, test, classes=classes)
-        assert len(found.grid) == 4 and len(found.finals) == 2
+        assert len(found.grid) == 4 * len(own.weight_decay) and len(found.finals) == 2
         assert found.trainable_parameters == 6 * 3 * 9 + 12 + classes * 7
     assert trainer.traces == 1
 
@@ -199,7 +200,7 @@ def test_one_compilation_for_all_tasks_grid_points_stages_and_seeds(changes):
     [
         ({"optimizer": "adagrad"}, "finetune.optimizer='adagrad': choose sgd, adam, adamw, lamb or lion"),
         ({"schedule": "linear"}, "finetune.schedule='linear': choose piecewise, cosine or constant"),
-        ({"weight_decay": -0.1}, "finetune.weight_decay=-0.1: it must be at least 0"),
+        ({"weight_decay": (0.1, -0.1)}, "finetune.weight_decay=.0.1, -0.1.: give numbers of at least 0"),
         ({"layer_decay": 1.5}, "finetune.layer_decay=1.5: it must be above 0 and at most 1"),
         ({"clip": -1.0}, "finetune.clip=-1.0"),
         ({"label_smoothing": 1.0}, "finetune.label_smoothing=1.0"),

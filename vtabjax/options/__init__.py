@@ -148,7 +148,7 @@ class FinetuneOptions:
     batch_size: Annotated[int, Range(1, 65_536, "examples")]
     optimizer: Annotated[str, OneOf(OPTIMIZERS)]
     momentum: Annotated[float, Range(0, 0.999999)]  # of sgd
-    weight_decay: Annotated[float, Range(0, 1_000)]
+    weight_decay: Annotated[tuple[float, ...], Each(Range(0, 1_000))]
     layer_decay: Annotated[float, Range(0.001, 1)]
     clip: Annotated[float, Range(0, 1e9)]  # norm of the gradient; 0: any
     label_smoothing: Annotated[float, Range(0, 0.999999)]

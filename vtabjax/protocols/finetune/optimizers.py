@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.typing import ArrayLike
 
 from vtabjax.protocols.finetune.settings import Settings
 
@@ -14,8 +15,10 @@ Tree = Any
 Weights = tuple[dict[str, jax.Array], dict[str, jax.Array]]  # of the backbone and of the head
 
 
-def transformation(settings: Settings) -> optax.GradientTransformation:
-    """What turns gradients into updates, before the learning rate, which is an input of the compiled program.
+def transformation(settings: Settings, weight_decay: ArrayLike) -> optax.GradientTransformation:
+    """What turns gradients into updates, before the learning rate.
+
+    The weight decay may be an input of the compiled program, as the learning rate is.
 
     - sgd: ``m = momentum * m + g`` (Sutskever et al., ICML 2013, as PyTorch has it).
     - adam: Kingma and Ba, arXiv 1412.6980; beta 0.9 and 0.999, epsilon 1e-8.
@@ -23,9 +26,9 @@ def transformation(settings: Settings) -> optax.GradientTransformation:
     - lamb: You et al., arXiv 1904.00962; epsilon 1e-6.
     - lion: Chen et al., arXiv 2302.06675; beta 0.9 and 0.99.
 
-    The norm of the gradient is limited first. Weight decay is left out where it is 0.
+    The norm of the gradient is limited first. Weight decay is left out where the settings have none.
     """
-    decay = [optax.add_decayed_weights(settings.weight_decay, decayed)] if settings.weight_decay else []
+    decay = [optax.add_decayed_weights(weight_decay, decayed)] if any(settings.weight_decay) else []
     steps = {
         "sgd": [*decay, _momentum(settings.momentum)],
         "adam": [*decay, optax.scale_by_adam()],
@@ -61,22 +64,22 @@ class Optimizer:
     """
 
     def __init__(self, settings: Settings, layers_above: Mapping[str, int]):
-        self._transformation = transformation(settings)
-        self._decay, self._layers_above = settings.layer_decay, layers_above
+        self._settings = settings
+        self._layer_decay, self._layers_above = settings.layer_decay, layers_above
 
     def initial_state(self, weights: Weights) -> Tree:
         """The state before the first step; its arrays have the weights' shapes and dtypes."""
-        return self._transformation.init(weights)
+        return transformation(self._settings, 0).init(weights)
 
     def update(
-        self, gradient: Weights, state: Tree, weights: Weights, rate: jax.Array
+        self, gradient: Weights, state: Tree, weights: Weights, rate: jax.Array, weight_decay: ArrayLike
     ) -> tuple[Weights, Tree]:
-        """(new weights, new state) of one step with a learning rate."""
-        updates, state = self._transformation.update(gradient, state, weights)
-        if self._decay == 1:
+        """(new weights, new state) of one step with a learning rate and a weight decay."""
+        updates, state = transformation(self._settings, weight_decay).update(gradient, state, weights)
+        if self._layer_decay == 1:
             return jax.tree.map(lambda w, u: w - rate * u, weights, updates), state
         backbone = {
-            k: w - rate * self._decay ** self._layers_above.get(k, 0) * updates[0][k]
+            k: w - rate * self._layer_decay ** self._layers_above.get(k, 0) * updates[0][k]
             for k, w in weights[0].items()
         }
         return (backbone, jax.tree.map(lambda w, u: w - rate * u, weights[1], updates[1])), state

@@ -16,6 +16,7 @@ class Schedule(NamedTuple):
     """What distinguishes one run from another; see `plan`."""
 
     learning_rate: ArrayLike
+    weight_decay: ArrayLike
     boundaries: ArrayLike
     warmup: ArrayLike
     steps: ArrayLike
@@ -31,6 +32,7 @@ def plan(
     classes: int,
     seed: int,
     warmup: int | None = None,
+    weight_decay: float | None = None,
 ) -> Schedule:
     """The inputs of a run of `steps` steps.
 
@@ -41,9 +43,11 @@ def plan(
       classes: of the task; logits beyond are masked.
       seed: of the order of the examples.
       warmup: steps of the warm-up; the settings' by default.
+      weight_decay: the settings' first by default.
     """
     return Schedule(
         settings.param_dtype.type(learning_rate),
+        settings.param_dtype.type(settings.weight_decay[0] if weight_decay is None else weight_decay),
         settings.boundaries(steps),
         np.int32(settings.warmup if warmup is None else warmup),
         np.int32(steps),

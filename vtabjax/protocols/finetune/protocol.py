@@ -78,6 +78,7 @@ def evaluate(
         accuracy=middle,
         val_accuracy=max(p.val_accuracy for p in grid if p.val_accuracy is not None),
         learning_rate=ranked[0].learning_rate,
+        weight_decay=ranked[0].weight_decay,
         steps=ranked[0].steps,
         epochs=ranked[0].epochs,
         correct=next(f.correct for f in finals if f.accuracy == middle),
@@ -93,8 +94,10 @@ def _points(settings: Settings, examples: int) -> list[GridPoint]:
     lengths: list[tuple[int, float | None]] = [(n, None) for n in settings.steps]
     lengths = [(settings.steps_in(e, examples), e) for e in settings.epochs] or lengths
     return [
-        GridPoint(learning_rate, steps, None, None, None, epochs)
-        for learning_rate, (steps, epochs) in itertools.product(settings.learning_rates, lengths)
+        GridPoint(learning_rate, steps, None, None, None, epochs, weight_decay=weight_decay)
+        for learning_rate, weight_decay, (steps, epochs) in itertools.product(
+            settings.learning_rates, settings.weight_decay, lengths
+        )
     ]
 
 
@@ -115,9 +118,10 @@ def _ranked(grid: Sequence[GridPoint]) -> list[GridPoint]:
     return [p for _, p in sorted(scored, key=lambda pair: -pair[0])]
 
 
-def _name(point: GridPoint) -> str:
+def _name(point: GridPoint, steps: int | None = None, stage: str = "grid") -> str:
     """The key of a grid point's run in the journal."""
-    return f"grid learning_rate={float(point.learning_rate)!r} steps={point.steps}"
+    decay = f" weight_decay={float(point.weight_decay)!r}" if point.weight_decay else ""
+    return f"{stage} learning_rate={float(point.learning_rate)!r}{decay} steps={steps or point.steps}"
 
 
 def _early_rank(point: GridPoint) -> float:
@@ -233,7 +237,16 @@ class _Protocol:
     def _run(self, point: GridPoint, name: str, until: int) -> Run:
         settings = self.trainer.settings
         warmup = settings.warmup_steps(self.examples[0])
-        return Run(name, point.learning_rate, point.steps, settings.seeds[0], self.classes, warmup, until)
+        return Run(
+            name,
+            point.learning_rate,
+            point.weight_decay,
+            point.steps,
+            settings.seeds[0],
+            self.classes,
+            warmup,
+            until,
+        )
 
     def _accuracy(self, fitted: Fitted, examples: Examples) -> float:
         assert fitted.state is not None
@@ -283,7 +296,7 @@ class _Protocol:
         """The best grid point with one seed; the next best where that diverges."""
         for point in ranked:
             steps = self.final_steps(point)
-            name = f"final learning_rate={float(point.learning_rate)!r} steps={steps} seed={seed}"
+            name = f"{_name(point, steps, 'final')} seed={seed}"
 
             def tested(fitted: Fitted, name: str = name) -> dict[str, Any]:
                 state = fitted.state
@@ -303,13 +316,14 @@ class _Protocol:
                 }
 
             warmup = self.trainer.settings.warmup_steps(self.examples[1])
-            run = Run(name, point.learning_rate, steps, seed, self.classes, warmup, steps)
+            run = Run(name, point.learning_rate, point.weight_decay, steps, seed, self.classes, warmup, steps)
             record = self._recorded(run, data, "test", tested)
             if record["test"] is not None:
                 correct = results.unpack(record["test"]["correct"])
                 return Final(
                     seed=seed,
                     learning_rate=point.learning_rate,
+                    weight_decay=point.weight_decay,
                     steps=steps,
                     accuracy=float(correct.mean()),
                     correct=correct,

@@ -22,6 +22,7 @@ class GridPoint(NamedTuple):
       micro_batch: examples that passed through the model at once; None where it was not begun.
       epochs: its length in epochs, where that is what was asked for.
       early_val_accuracy: with ``halving``, the accuracy after the first part of the steps.
+      weight_decay: see `Settings`.
       left_out: why it was not trained to its end: "halving" (others were better after the first part), "hours" (the
         time would not have sufficed), "" where it was.
     """
@@ -34,6 +35,7 @@ class GridPoint(NamedTuple):
     epochs: float | None = None
     early_val_accuracy: float | None = None
     left_out: str = ""
+    weight_decay: float = 0.0
 
 
 class Final(NamedTuple):
@@ -42,6 +44,7 @@ class Final(NamedTuple):
     Attributes:
       seed: of the order of the examples.
       learning_rate: initial learning rate.
+      weight_decay: see `Settings`.
       steps: number of steps; with a length in epochs more than in the grid, as there are more examples.
       accuracy: on the test examples.
       correct: whether each was classified correctly, bool [N].
@@ -52,6 +55,7 @@ class Final(NamedTuple):
 
     seed: int
     learning_rate: float
+    weight_decay: float
     steps: int
     accuracy: float
     correct: np.ndarray
@@ -68,6 +72,7 @@ class Result(NamedTuple):
         is one run's).
       val_accuracy: the chosen grid point's.
       learning_rate: chosen.
+      weight_decay: chosen.
       steps: chosen.
       correct: bool [N], of the median run.
       grid: every grid point.
@@ -81,6 +86,7 @@ class Result(NamedTuple):
     accuracy: float
     val_accuracy: float
     learning_rate: float
+    weight_decay: float
     steps: int
     correct: np.ndarray
     grid: tuple[GridPoint, ...]

@@ -27,6 +27,7 @@ class Run(NamedTuple):
     Attributes:
       name: its key in the journal.
       learning_rate: before warm-up and decay.
+      weight_decay: see `Settings`.
       steps: its length, which the schedule goes by.
       seed: of the order of the examples.
       classes: of the task.
@@ -36,6 +37,7 @@ class Run(NamedTuple):
 
     name: str
     learning_rate: float
+    weight_decay: float
     steps: int
     seed: int
     classes: int
@@ -47,6 +49,7 @@ class Run(NamedTuple):
         return plan(
             settings,
             learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
             steps=self.steps,
             classes=self.classes,
             seed=self.seed,

@@ -19,15 +19,15 @@ class Settings:
     """Everything that decides what fine-tuning computes. The defaults are VTAB's lightweight sweep.
 
     Attributes:
-      learning_rates: candidates; with `steps` or `epochs` they span the grid.
+      learning_rates: candidates; with `weight_decay` and `steps` or `epochs` they span the grid.
       steps: candidates for the number of steps.
       epochs: candidates for the length in epochs, instead of `steps`: passes over the examples of the stage, so
         that the retraining on more examples takes more steps than the grid.
       batch_size: examples per step, over all devices.
       optimizer: "sgd", "adam", "adamw", "lamb" or "lion"; see `optimizers.transformation`.
       momentum: of SGD (no Nesterov).
-      weight_decay: of weights with at least two dimensions: neither of biases nor of norms. Decoupled from the
-        gradient for adamw, lamb and lion, a part of the gradient for sgd and adam, as in PyTorch.
+      weight_decay: candidates, of weights with at least two dimensions: neither of biases nor of norms. Decoupled from
+        the gradient for adamw, lamb and lion, a part of the gradient for sgd and adam, as in PyTorch.
       layer_decay: what the learning rate is multiplied by for every layer between a weight and the head; 1 for none.
       clip: largest norm of the gradient of all trained weights together, or 0.
       label_smoothing: probability that is spread over all classes of the task.
@@ -65,7 +65,7 @@ class Settings:
     batch_size: int = 512
     optimizer: str = "sgd"
     momentum: float = 0.9
-    weight_decay: float = 0.0
+    weight_decay: tuple[float, ...] = (0.0,)
     layer_decay: float = 1.0
     clip: float = 0.0
     label_smoothing: float = 0.0
@@ -154,7 +154,9 @@ class Settings:
         """What a step does with the gradient."""
         check = self._check
         check(0 <= self.momentum < 1, "momentum", "it must be at least 0 and below 1")
-        check(0 <= self.weight_decay < math.inf, "weight_decay", "it must be at least 0")
+        decays = self.weight_decay
+        fine = bool(decays) and all(0 <= w < math.inf for w in decays)
+        check(fine, "weight_decay", "give numbers of at least 0")
         check(0 < self.layer_decay <= 1, "layer_decay", "it must be above 0 and at most 1 (1: none)")
         check(0 <= self.clip < math.inf, "clip", "give the largest norm of the gradient, or 0 for none")
         check(0 <= self.label_smoothing < 1, "label_smoothing", "it must be at least 0 and below 1")

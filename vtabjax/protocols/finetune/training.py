@@ -280,7 +280,9 @@ class Trainer:
         buffers, gradient, loss, hits = carry
         gradient = jax.tree.map(lambda g: g / parts, gradient)
         now = rate(s, plan, state.step)
-        (backbone, head), optimizer = self._optimizer.update(gradient, state.optimizer, weights, now)
+        (backbone, head), optimizer = self._optimizer.update(
+            gradient, state.optimizer, weights, now, plan.weight_decay
+        )
         average = {"backbone": backbone, "head": head, "buffers": buffers}
         average = {k: _average(old, average[k], s.ema) for k, old in state.average.items()}
         state = State(state.step + 1, backbone, head, optimizer, buffers, average)

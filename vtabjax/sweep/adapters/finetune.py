@@ -150,6 +150,7 @@ def _chosen(result: finetune.Result, micro_batch: int, folder: Path, save: bool)
     models = [str(folder / f"seed{final.seed}") for final in result.finals] if save else []
     return {
         "learning_rate": result.learning_rate,
+        "weight_decay": result.weight_decay,
         "steps": result.steps,
         **({} if result.epochs is None else {"epochs": result.epochs}),
         "trainable_parameters": result.trainable_parameters,

@@ -161,11 +161,22 @@ def _choice(selection: Mapping[str, Any]) -> str:
 
 def _training(models: Sequence[Trained], winner_on: str) -> str:
     settings = models[0].record["settings"]
-    skipped = ("learning_rates", "steps", "seeds", "splits", "task", "save", "data", "pictures")
+    skipped = (
+        "learning_rates",
+        "weight_decay",
+        "steps",
+        "epochs",
+        "seeds",
+        "splits",
+        "task",
+        "save",
+        "data",
+        "pictures",
+    )
     lines = [
-        f"- {_short(m.task)}: learning rate {m.final['learning_rate']:g}, {m.final['steps']} steps, "
-        f"seed {m.final['seed']}, chosen among learning rates {m.record['settings']['learning_rates']} and steps "
-        f"{m.record['settings']['steps']} on validation examples"
+        f"- {_short(m.task)}: learning rate {m.final['learning_rate']:g}, weight decay "
+        f"{m.final['weight_decay']:g}, {m.final['steps']} steps, seed {m.final['seed']}; chosen on validation examples "
+        f"among {_grid(m.record['settings'])}"
         for m in models
     ]
     rest = ", ".join(f"{k} {v}" for k, v in settings.items() if k not in skipped)
@@ -177,6 +188,16 @@ def _training(models: Sequence[Trained], winner_on: str) -> str:
     return "\n".join(
         [*lines, "", f"Other settings: {rest}. The model in this folder was trained on {seen} named above."]
     )
+
+
+def _grid(settings: Mapping[str, Any]) -> str:
+    length = "epochs" if settings["epochs"] else "steps"
+    fields = {
+        "learning rates": settings["learning_rates"],
+        "weight decays": settings["weight_decay"],
+        length: settings[length],
+    }
+    return ", ".join(f"{name} {values}" for name, values in fields.items())
 
 
 def _jax(first: Trained) -> str:

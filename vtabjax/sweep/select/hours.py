@@ -102,7 +102,10 @@ def measured(config: Any, chain: Sequence[Stage], models: Sequence[str], workdir
         functions.append(known.seconds)
         if stage is chain[-1] and stage.protocol == "finetune":
             own = cells[0].settings
-            winner = 2 / (1 + len(own["learning_rates"]) * len(own["steps"]))
+            points = (
+                len(own["learning_rates"]) * len(own["weight_decay"]) * len(own["steps"] or own["epochs"])
+            )
+            winner = 2 / (1 + points)
     taken = [
         record["seconds"]["convert"]
         for _, record in results.records(workdir, None, damaged=[])

@@ -113,23 +113,28 @@ def train(
       UsageError: training has failed.
     """
     made: dict[str, Trained] = {}
-    alike: dict[tuple[float, int, int], list[str]] = collections.defaultdict(list)
+    alike: dict[tuple[float, float, int, int], list[str]] = collections.defaultdict(list)
     for task, record in records.items():
         chosen = final(record)
         kept = [p for p in record["chosen"].get("models", ()) if Path(p).name == f"seed{chosen['seed']}"]
         if kept and not on_all and (workdir / kept[0] / "model.json").exists():
             made[task] = _kept(workdir, workdir / kept[0], record, record["metrics"]["accuracy"])
         else:
-            alike[chosen["learning_rate"], chosen["steps"], chosen["seed"]].append(task)
+            point = (chosen["learning_rate"], chosen["weight_decay"], chosen["steps"], chosen["seed"])
+            alike[point].append(task)
     place = workdir / _TRAINING
-    for (rate, steps, seed), names in alike.items():
+    for (rate, decay, steps, seed), names in alike.items():
         _share_cache(workdir, place)
         again = settings.stage_config(config, "finetune", [model])
         again.tasks, again.retry_failed = ",".join(names), True
         again.models_dir = str(worker.models_dir(_options(again), workdir).absolute())
         again.cache_dir = str(Path(worker.image_cache(_options(again), workdir)).absolute())
         own = again.finetune
-        own.learning_rates, own.steps, own.seeds, own.save = repr(rate), str(steps), str(seed), True
+        own.learning_rates, own.weight_decay, own.steps = repr(rate), repr(decay), str(steps)
+        if own.epochs:  # the same run in steps, whatever the number of examples
+            epochs = records[names[0]]["chosen"]["epochs"]
+            own.warmup, own.warmup_epochs, own.epochs = round(own.warmup_epochs / epochs * steps), 0.0, ""
+        own.seeds, own.save = str(seed), True
         asked = plan.read(again)
         if on_all:
             asked = asked._replace(settings={**asked.settings, "examples": "all"})
