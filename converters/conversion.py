@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from vtabjax import __version__, specs
 from vtabjax.graph import Graph
 from vtabjax.model import flops, save
 from vtabjax.specs import pooling, weight_files
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _LISTED = 50  # names of tensors that were left out; "checkpoint" has their number
 _PACKAGES = ("torch", "torchvision", "timm")
@@ -66,6 +70,7 @@ def convert(
         "gflops": flops.gflops(graph),
         "parity": measure(source.module, graph, variables, structure=structure) if verify else None,
         "feature_choices": structure.describe(),
+        "no_weight_decay": _no_weight_decay(source.module, graph),
         "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in packages}},
     }
     pooling.output(asked, info)
@@ -73,6 +78,12 @@ def convert(
         info["sanity"] = sanity.check(graph, variables, info)
         info["dropped_keys"] = info["dropped_keys"][:_LISTED]
     return save(path, graph, variables, info, replace=replace)
+
+
+def _no_weight_decay(module: nn.Module, graph: Graph) -> list[str]:
+    """Parameters, besides biases and norms, that the library trains without weight decay, as timm's classes say it."""
+    named = getattr(module, "no_weight_decay", None)
+    return sorted(set(named()) & set(graph.variables)) if callable(named) else []
 
 
 def _width(graph: Graph, variables: Mapping[str, np.ndarray], output: str) -> int | None:

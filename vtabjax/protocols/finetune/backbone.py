@@ -29,6 +29,7 @@ class Backbone(NamedTuple):
       compiler_options: for `jax.jit`.
       frozen: weights that are neither trained nor have an optimizer's state, {name: array}.
       layers_above: of what is trained, {name: layers up to the head}; see `optimizers.Optimizer`.
+      no_decay: of what is trained, besides biases and norms, what has no weight decay.
     """
 
     forward: Callable[[Mapping, Mapping, jax.Array, bool, Mapping], tuple[jax.Array, dict]]
@@ -40,6 +41,7 @@ class Backbone(NamedTuple):
     compiler_options: Mapping[str, str] = {}
     frozen: Mapping[str, np.ndarray] = {}
     layers_above: Mapping[str, int] = {}
+    no_decay: frozenset[str] = frozenset()
 
 
 def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
@@ -68,7 +70,7 @@ def trainable(
     if layers is None:
         layers = layers_above(parts.graph) if settings.layer_decay != 1 else {}
     adapted = adapt(parts, settings)
-    graph, trained = adapted.graph, set(adapted.trained)
+    graph, trained = adapted.graph, frozenset(adapted.trained)
     places = {name: adapted.beside.get(name, name) for name in adapted.trained}
     param_dtype, compute_dtype = settings.param_dtype, jnp.dtype(settings.dtype)
     kinds = {k: v.kind for k, v in graph.variables.items()}
@@ -106,6 +108,7 @@ def trainable(
             k: cast(k, compute_dtype) for k, kind in kinds.items() if kind == "parameter" and k not in trained
         },
         layers_above={name: layers[place] for name, place in places.items() if place in layers},
+        no_decay=trained.intersection(parts.info.get("no_weight_decay", ())),
     )
 
 

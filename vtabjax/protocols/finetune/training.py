@@ -101,7 +101,7 @@ class Trainer:
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._split = NamedSharding(self.mesh, PartitionSpec("data"))
         self._eval_batch = devices.BatchSize(eval_batch, self.mesh)
-        self._optimizer = Optimizer(settings, backbone.layers_above)
+        self._optimizer = Optimizer(settings, backbone.layers_above, backbone.no_decay)
         self._frozen = self.put(dict(backbone.frozen))
         self.traces = self.seen = 0
         self.micro_batch = 0
