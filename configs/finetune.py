@@ -72,6 +72,7 @@ def get_config(suite: str = "mini") -> ConfigDict:
 
     # Memory. The micro-batch is halved automatically when memory runs out; batch statistics are then per micro-batch.
     f.micro_batch = 0  # examples at once; 0: the whole batch
+    f.frozen_cache_gb = 2.0  # room to keep what layers below the first trained one compute; 0: never kept
     f.remat = False  # recompute activations in the backward pass
 
     if peft:

@@ -13,6 +13,7 @@ from converters import _compat  # noqa: F401  (before timm, which imports torchv
 from vtabjax import model
 from vtabjax.protocols import finetune
 from vtabjax.protocols.finetune import prompts
+from vtabjax.runtime import devices
 
 # isort: split
 import timm
@@ -100,6 +101,30 @@ def test_prompts_follow_pytorch(name, options, scope):
     np.testing.assert_allclose(again, features, rtol=1e-9)
     plain = module(pixels).detach().numpy()
     assert np.abs(features - plain).max() > 1e-3 * np.abs(plain).max()
+
+
+@pytest.mark.parametrize("scope", ["prompt", "prompt_deep"])
+def test_one_compilation_for_all_tasks_grid_points_stages_and_seeds(scope):
+    _, parts = built("vit_tiny_patch16_224", **SMALL)
+    own = finetune.Settings(
+        scope=scope, prompt_tokens=TOKENS, learning_rates=(0.1, 0.01), weight_decay=(0.0, 0.1), steps=(2,), batch_size=4,
+        seeds=(0, 1), optimizer="adamw",
+    )  # fmt: skip
+    mesh = devices.data_mesh(jax.devices()[:1])
+    made = finetune.Trainer(
+        finetune.trainable(parts, own), own, classes=5, capacity=12, mesh=mesh, eval_batch=4
+    )
+    rng = np.random.default_rng(0)
+    for classes in (2, 5):
+        train, val, test = (
+            (rng.integers(0, 256, (n, SIZE, SIZE, 3), np.uint8), (np.arange(n) % classes).astype(np.int32))
+            for n in (8, 4, 4)
+        )
+        found = finetune.evaluate(made, train, val, test, classes=classes)
+        assert len(found.grid) == 4 and len(found.finals) == 2
+        tokens = TOKENS * 24 * (2 if scope == "prompt_deep" else 1)
+        assert found.trainable_parameters == tokens + classes * (24 + 1)
+    assert made.traces == 1
 
 
 def test_where_tokens_begin():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from finetune_models import conv_parts, examples
+from jax.interpreters import partial_eval
 from torch import nn
 
 import converters
@@ -205,3 +206,13 @@ def test_frozen_weights_have_no_backward_pass():
     assert products("bias") == 5 + 4
     # An adapter of the last layer: two more products, their inputs' gradients up to A, and those of A and B.
     assert products("lora", lora_layers="8") == 5 + 2 + 1 + 2
+    # Where what lies below it was computed before, nothing but the adapter is left.
+    made = finetune.trainable(parts, finetune.Settings(scope="lora", lora_layers="8"))
+    known = made.below.compute(made.buffers, np.zeros((2, 4, 4, 3), np.uint8), made.frozen)
+
+    def loss(weights):
+        return made.below.forward(weights, made.buffers, known, True, made.frozen)[0].sum()
+
+    step = jax.make_jaxpr(jax.grad(loss))(made.parameters).jaxpr
+    used, _ = partial_eval.dce_jaxpr(step, [True] * len(step.outvars))
+    assert str(used).count("dot_general") == 2 + 1 + 2

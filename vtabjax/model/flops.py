@@ -16,6 +16,7 @@ from vtabjax.ops import attention, channels_last, conv, linear_algebra, recurren
 
 _CONVOLUTIONS = frozenset(conv.__all__)
 _PRODUCTS = frozenset({*linear_algebra.__all__, *attention.__all__, *recurrent.__all__})
+COUNTED = _CONVOLUTIONS | _PRODUCTS  # operators whose operations are counted
 
 
 def count(graph: Graph) -> int:

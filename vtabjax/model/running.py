@@ -62,10 +62,12 @@ def run(
     train: bool = False,
     rng: jax.Array | None = None,
     observe: Callable[[Node, tuple, Mapping[str, Any], Any], None] | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
     """`apply` with values as the operators left them, channels-last ones among them.
 
-    `observe` is called after each node with the node, its arguments, its keyword arguments and its value.
+    `observe` is called after each node with the node, its arguments, its keyword arguments and its value. Nodes whose
+    values are `known` are not run; what only they need is left to the compiler to drop.
     """
     channels, height, width = graph.input_size
     if inputs.ndim != 4 or inputs.shape[1:] != (height, width, channels):
@@ -93,6 +95,9 @@ def run(
 
     for number, node in enumerate(graph.nodes):
         if node.name not in graph.live:
+            continue
+        if known and node.name in known:
+            values[node.name] = known[node.name]
             continue
         args = map_refs(node.args, resolve)
         kwargs = map_refs(node.kwargs, resolve)

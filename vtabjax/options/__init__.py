@@ -169,6 +169,7 @@ class FinetuneOptions:
     hours: Annotated[float, Range(0, 100_000, "hours")]  # 0: no limit
     seeds: Annotated[tuple[int, ...], Each(Range(0, _MAX_SEED), distinct=True)]
     save: _Flag
+    frozen_cache_gb: Annotated[float, Range(0, 10_000, "GB")]
     micro_batch: Annotated[int, Range(1, 65_536, "examples", 0, "the whole batch")]
     remat: _Flag
 

@@ -11,9 +11,28 @@ import numpy as np
 
 from vtabjax import model
 from vtabjax.model import compiling
+from vtabjax.model.running import run
+from vtabjax.ops import channels_last
+from vtabjax.protocols.finetune import stem
 from vtabjax.protocols.finetune.adaptation import adapt
 from vtabjax.protocols.finetune.layers import layers_above
 from vtabjax.protocols.finetune.settings import Settings
+
+
+class Frozen(NamedTuple):
+    """The part of a model that no step changes; see `stem.Stem`.
+
+    Attributes:
+      compute: (buffers, inputs [B, ...], frozen) -> what the rest starts from, each [B, ...].
+      forward: `Backbone.forward` with that in place of the inputs.
+      share: of the operations of a pass.
+      example_bytes: that what the rest starts from takes for one example.
+    """
+
+    compute: Callable[[Mapping, jax.Array, Mapping], Any]
+    forward: Callable[[Mapping, Mapping, Any, bool, Mapping], tuple[jax.Array, dict]]
+    share: float
+    example_bytes: int
 
 
 class Backbone(NamedTuple):
@@ -29,6 +48,7 @@ class Backbone(NamedTuple):
       compiler_options: for `jax.jit`.
       frozen: weights that are neither trained nor have an optimizer's state, {name: array}.
       layers_above: of what is trained, {name: layers up to the head}; see `optimizers.Optimizer`.
+      below: what is computed once for all steps where there is room for it; None: nothing.
       no_decay: of what is trained, besides biases and norms, what has no weight decay.
     """
 
@@ -42,6 +62,7 @@ class Backbone(NamedTuple):
     frozen: Mapping[str, np.ndarray] = {}
     layers_above: Mapping[str, int] = {}
     no_decay: frozenset[str] = frozenset()
+    below: Frozen | None = None
 
 
 def _saved(primitive: Any, *_: Any, **params: Any) -> bool:
@@ -80,21 +101,45 @@ def trainable(
         floating = jnp.issubdtype(value.dtype, jnp.floating)
         return value.astype(dtype if floating else jax.dtypes.canonicalize_dtype(value.dtype))
 
-    def forward(
-        parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool, frozen: Mapping
-    ) -> tuple[jax.Array, dict]:
-        inputs = model.normalise(images.astype(param_dtype) / 255, parts.info).astype(compute_dtype)
+    def normalised(images: jax.Array) -> jax.Array:
+        return model.normalise(images.astype(param_dtype) / 255, parts.info).astype(compute_dtype)
+
+    def computed_in(parameters: Mapping, buffers: Mapping, frozen: Mapping) -> dict[str, jax.Array]:
         # Running statistics stay wide: a bfloat16 average would stop moving.
         variables = {**frozen, **buffers, **{k: v.astype(compute_dtype) for k, v in parameters.items()}}
         for name, value in buffers.items():
             if kinds[name] == "buffer" and jnp.issubdtype(value.dtype, jnp.floating):
                 variables[name] = value.astype(compute_dtype)
-        outputs, updates = model.apply(graph, variables, inputs, train=train and settings.scope == "all")
+        return variables
+
+    def forward(
+        parameters: Mapping, buffers: Mapping, images: jax.Array, train: bool, frozen: Mapping
+    ) -> tuple[jax.Array, dict]:
+        variables = computed_in(parameters, buffers, frozen)
+        train = train and settings.scope == "all"
+        outputs, updates = model.apply(graph, variables, normalised(images), train=train)
         return outputs["features"].astype(param_dtype), {**buffers, **updates}
 
+    channels, height, width = graph.input_size
+
+    def compute(buffers: Mapping, images: jax.Array, frozen: Mapping) -> dict[str, Any]:
+        assert found is not None
+        variables = computed_in({}, buffers, frozen)
+        return run(stem.lower(graph, found), variables, normalised(images))[0]
+
+    def upper(
+        parameters: Mapping, buffers: Mapping, known: Mapping, train: bool, frozen: Mapping
+    ) -> tuple[jax.Array, dict]:
+        variables = computed_in(parameters, buffers, frozen)
+        examples = len(jax.tree.leaves(known)[0])
+        images = jnp.zeros((examples, height, width, channels), compute_dtype)  # only their shape is used
+        outputs, _ = run(graph, variables, images, known=known)
+        return channels_last.plain(outputs["features"]).astype(param_dtype), dict(buffers)
+
+    found = stem.find(graph, trained, compute_dtype) if settings.scope != "all" and trained else None
     if settings.remat:
         forward = jax.checkpoint(forward, policy=_saved, static_argnums=3)
-    channels, height, width = graph.input_size
+        upper = jax.checkpoint(upper, policy=_saved, static_argnums=3)
     return Backbone(
         forward,
         {k: cast(k) for k in adapted.trained},
@@ -108,6 +153,7 @@ def trainable(
             k: cast(k, compute_dtype) for k, kind in kinds.items() if kind == "parameter" and k not in trained
         },
         layers_above={name: layers[place] for name, place in places.items() if place in layers},
+        below=found and Frozen(compute, upper, found.share, found.example_bytes),
         no_decay=trained.intersection(parts.info.get("no_weight_decay", ())),
     )
 

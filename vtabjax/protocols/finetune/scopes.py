@@ -45,7 +45,7 @@ _BIASES = frozenset(
     {("batch_norm", 2), ("instance_norm", 2), ("layer_norm", 3), ("group_norm", 3)}
     | {("addmm", 0), ("addcmul", 0), ("conv_transpose2d", 2), *((op, 2) for op in _LAYERS)}
 )
-_SHAPES_ONLY = ("sym_size", "sym_numel")  # of the images, not what is in them
+SHAPES_ONLY = ("sym_size", "sym_numel")  # of the images, not what is in them
 _ROOTS = frozenset({"rsqrt", "sqrt", "linalg_vector_norm", "std"})
 # What may stand between a root and the product of the normalised value and its scale.
 _BETWEEN = frozenset(
@@ -66,7 +66,7 @@ def uses(graph: Graph) -> dict[str, list[Use]]:
     found: dict[str, list[Use]] = collections.defaultdict(list)
     for node in graph.nodes:
         op = operator(node)
-        if node.name not in graph.live or op in _SHAPES_ONLY:
+        if node.name not in graph.live or op in SHAPES_ONLY:
             continue
         sees_images = any(ref.kind == "value" and ref.name in from_images for ref in node_refs(node))
         if sees_images:

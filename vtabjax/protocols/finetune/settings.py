@@ -51,6 +51,8 @@ class Settings:
         point is retrained and tested with each.
       dtype: what the model computes in; parameters, running statistics and the head stay float32 ("float64":
         everything in float64, under ``jax.enable_x64``).
+      frozen_cache_gb: room on each device for what the part below the first trained weight computes of the training
+        examples, once for all steps; where it does not suffice, and with `augment`, every step computes it.
       micro_batch: examples that pass through the model at once, or 0 for the whole batch. Gradients are summed, so
         the step is the batch's; batch statistics are those of each micro-batch.
       remat: compute activations again in the backward pass instead of keeping them (less memory, ~1/3 slower).
@@ -86,6 +88,7 @@ class Settings:
     hours: float = 0.0
     seeds: tuple[int, ...] = (0,)
     dtype: str = "float32"
+    frozen_cache_gb: float = 2.0
     micro_batch: int = 0
     remat: bool = False
 
@@ -112,6 +115,7 @@ class Settings:
         self._check(0 < self.lora_alpha < math.inf, "lora_alpha", "it must be above 0")
         self._check(self.prompt_tokens >= 1, "prompt_tokens", "it must be at least 1")
         self._check(self.halving == 0 or self.halving >= 2, "halving", "give 2 or more, or 0 for none")
+        self._check(0 <= self.frozen_cache_gb < math.inf, "frozen_cache_gb", "give GB, or 0 for none")
         self._check(0 <= self.hours < math.inf, "hours", "give hours, or 0 for no limit")
         self._check(
             bool(self.seeds)

@@ -57,9 +57,15 @@ _Carry = tuple[jax.Array, State, jax.Array, jax.Array]  # steps taken, state, lo
 
 
 class TrainingSet(NamedTuple):
-    """Training examples on the devices: inputs [M, ...], labels int32 [M], of which the first `n_examples` count."""
+    """Training examples on the devices, of which the first `n_examples` count.
 
-    inputs: jax.Array
+    Attributes:
+      inputs: [M, ...]; or, by name, what the frozen part of the model makes of them, each [M, ...].
+      labels: int32 [M].
+      n_examples: scalar.
+    """
+
+    inputs: Any
     labels: jax.Array
     n_examples: jax.Array
 
@@ -79,6 +85,7 @@ class Trainer:
 
     Attributes:
       traces: how often the training program has been traced, that is: compiled.
+      below: what is computed once for all steps, or None; see `Backbone.below`.
       micro_batch: examples that pass through the model at once.
       seen: examples that have passed through it, in training and in evaluation.
     """
@@ -103,6 +110,10 @@ class Trainer:
         self._eval_batch = devices.BatchSize(eval_batch, self.mesh)
         self._optimizer = Optimizer(settings, backbone.layers_above, backbone.no_decay)
         self._frozen = self.put(dict(backbone.frozen))
+        below = backbone.below if settings.augment == "none" else None
+        fits = below and below.example_bytes * capacity <= settings.frozen_cache_gb * 1e9
+        self.below = below if fits else None
+        self._forward = self.below.forward if self.below else backbone.forward
         self.traces = self.seen = 0
         self.micro_batch = 0
         self.use_micro_batch(settings.micro_batch or settings.batch_size)
@@ -128,6 +139,7 @@ class Trainer:
         )
         self._train = jit(self._steps if self._loop else self._one_step, donate_argnums=0)
         self._predict = jit(self._predictions)
+        self._compute_below = jit(self.below.compute) if self.below else None
 
     def can_use(self, micro_batch: int) -> bool:
         """Whether a batch can pass through the model in pieces of that size, shared evenly among the devices."""
@@ -160,13 +172,28 @@ class Trainer:
             raise ValueError(
                 f"labels range from {np.min(labels)} to {np.max(labels)}; they must lie in 0 ... {self.classes - 1}"
             )
-        padded = np.zeros((self.capacity, *shape), self.backbone.input_dtype)
-        padded[:n] = inputs
+        examples = (self._below(inputs), np.asarray(labels, np.int32))
+        # What is beyond the examples is never drawn.
+        inputs, labels = jax.tree.map(lambda a: np.resize(a, (self.capacity, *a.shape[1:])), examples)
         return TrainingSet(
-            inputs=self.put(padded),
-            labels=self.put(np.resize(np.asarray(labels, np.int32), self.capacity)),
+            inputs=self.put(inputs),
+            labels=self.put(labels),
             n_examples=self.put(np.int32(n)),
         )
+
+    def _below(self, inputs: np.ndarray) -> Any:
+        """What a step starts from: the inputs, or what the frozen part of the model makes of them, on the host."""
+        compute = self._compute_below
+        if compute is None:
+            return np.asarray(inputs, self.backbone.input_dtype)
+        buffers = self.put(dict(self.backbone.buffers))
+
+        def run(start: int, size: int) -> Any:
+            batch = devices.put_batch(inputs, start, size, self._split, self.backbone.input_dtype)
+            return compute(buffers, batch, self._frozen)
+
+        with jax.default_matmul_precision("float32"):
+            return self._eval_batch.map_batches(run, len(inputs))
 
     def initial_state(self) -> State:
         """The model as it came, with a head of zeros."""
@@ -262,7 +289,7 @@ class Trainer:
         def micro(carry: tuple[Tree, ...], drawn: tuple[jax.Array, ...]) -> tuple[tuple[Tree, ...], None]:
             buffers, total, loss, hits = carry
             index, places = (jax.lax.with_sharding_constraint(a, self._split) for a in drawn)
-            inputs, labels = data.inputs[index], data.labels[index]
+            inputs, labels = jax.tree.map(lambda a: a[index], (data.inputs, data.labels))
             if s.augment != "none":
                 inputs = augment(inputs, plan.key, state.step, places, s.augment)
             (here, (buffers, hit)), gradient = jax.value_and_grad(self._loss, has_aux=True)(
@@ -293,11 +320,11 @@ class Trainer:
         weights: tuple[Mapping, Mapping],
         frozen: Mapping,
         buffers: Mapping,
-        inputs: jax.Array,
+        inputs: Any,
         labels: jax.Array,
         classes: ArrayLike,
     ) -> tuple[jax.Array, tuple[Mapping, jax.Array]]:
-        features, buffers = self.backbone.forward(weights[0], buffers, inputs, True, frozen)
+        features, buffers = self._forward(weights[0], buffers, inputs, True, frozen)
         logits = self._logits(weights[1], features, classes)
         likelihood = jax.nn.log_softmax(logits)
         loss = -jnp.take_along_axis(likelihood, labels[:, None], axis=1).mean()

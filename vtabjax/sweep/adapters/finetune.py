@@ -174,6 +174,10 @@ def _notes(own: finetune.Settings, trainer: finetune.Trainer, result: finetune.R
         )
     if left := sum(point.left_out == "hours" for point in result.grid):
         notes["hours"] = f"{left} of {len(result.grid)} grid points left out: finetune.hours={own.hours:g}"
+    if trainer.below:
+        notes["frozen"] = (
+            f"computed once for all steps: {trainer.below.share:.0%} of the operations of a pass"
+        )
     if own.layer_decay != 1 and own.scope != "head":
         notes["layer_decay"] = layers.describe(trainer.backbone.layers_above)
     return notes
