@@ -107,8 +107,8 @@ def test_prompts_follow_pytorch(name, options, scope):
 def test_one_compilation_for_all_tasks_grid_points_stages_and_seeds(scope):
     _, parts = built("vit_tiny_patch16_224", **SMALL)
     own = finetune.Settings(
-        scope=scope, prompt_tokens=TOKENS, learning_rates=(0.1, 0.01), weight_decay=(0.0, 0.1), steps=(2,), batch_size=4,
-        seeds=(0, 1), optimizer="adamw",
+        scope=scope, prompt_tokens=TOKENS, learning_rates=(0.1, 0.01), weight_decay=(0.0, 0.1), steps=(2,),
+        batch_size=4, seeds=(0, 1), optimizer="adamw",
     )  # fmt: skip
     mesh = devices.data_mesh(jax.devices()[:1])
     made = finetune.Trainer(
