@@ -34,8 +34,8 @@ class GridPoint(NamedTuple):
     micro_batch: int | None
     epochs: float | None = None
     early_val_accuracy: float | None = None
-    left_out: str = ""
     weight_decay: float = 0.0
+    left_out: str = ""
 
 
 class Final(NamedTuple):
