@@ -19,9 +19,7 @@ def of_table(table: Table) -> dict[str, Any]:
     shown = [k for k, column in enumerate(table.columns) if not column.beside]
     # An interval stands in the cell of the column before it.
     intervals = {k - 1: k for k, column in enumerate(table.columns) if column.beside}
-    rows = [
-        [_cell(table, n, k, intervals.get(k)) for k in shown] for n in range(len(table.items))
-    ]
+    rows = [[_cell(table, n, k, intervals.get(k)) for k in shown] for n in range(len(table.items))]
     columns = [table.columns[k] for k in shown]
     of_95 = [" (95 %)" if k in intervals else "" for k in shown]
     return {
@@ -77,7 +75,9 @@ def heat(a: Analysis) -> dict[str, Any]:
     rows = [a.accuracy_row(i) for i in a.order]
     values = np.array([[c.value(row) for c in columns] for row in rows], float)
     low = np.concatenate([values[:, :n_means], a.low[a.order]], axis=1)
-    floor = np.array([[c.value(level) for c in columns] for level in a.levels], float).reshape(-1, len(columns))
+    floor = np.array([[c.value(level) for c in columns] for level in a.levels], float).reshape(
+        -1, len(columns)
+    )
     highest = np.nan_to_num(floor, nan=-np.inf).max(axis=0, initial=-np.inf)
     at_floor = np.where(np.isnan(low), values, low) <= highest
     shades = np.stack([_shades(column) for column in values.T], axis=1)

@@ -39,7 +39,7 @@ def headline(a: Analysis, s: Standing) -> Headline:
 
 def percent(value: float) -> str:
     """A fraction as people read it, with its unit."""
-    return f"{text(value, 'percent')} %"
+    return f"{text(value, 'percent')}\N{NO-BREAK SPACE}%"
 
 
 def within(low: float, high: float, kind: str = "percent") -> str:
@@ -64,7 +64,7 @@ def _lead(a: Analysis, s: Standing) -> list[str]:
     if not s.over:
         return [f"{reached}.", f"{follows}; how sure that is cannot be said."]
     others = "other test examples of these tasks" if s.over == "examples" else "other tasks like these"
-    follows += f" ({_points(low)} to {_points(high)} with {others}, 95 %)"
+    follows += f" ({_points(low)} to {_points(high)} with {others}, 95\N{NO-BREAK SPACE}%)"
     level = [i for i in s.level_with_first if i != s.second]
     if level:
         more = f"{len(level)} more model{'s' * (len(level) > 1)}"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vtabjax import installation, specs
-from vtabjax.report.analysis import Analysis, Options
 from vtabjax.report import naming
+from vtabjax.report.analysis import Analysis, Options
 from vtabjax.report.boards import PROTOCOLS, Board, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
 from vtabjax.specs import pooling

@@ -123,9 +123,7 @@ def _nothing(why: str, truth: Board | None = None, others: Sequence[str] = ()) -
     return ProxyComparison(finetuned=truth, proxies=[], seconds=seconds, missing=why, others=list(others))
 
 
-def _all_measured(
-    boards: Sequence[Board], truth: Board, options: Options
-) -> tuple[list[Proxy], np.ndarray]:
+def _all_measured(boards: Sequence[Board], truth: Board, options: Options) -> tuple[list[Proxy], np.ndarray]:
     """The proxies that boards hold, for the models and tasks of the fine-tuned one; on which results they are compared,
     bool [M, T].
 

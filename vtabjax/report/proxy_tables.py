@@ -40,7 +40,6 @@ def proxy_tables(comparison: ProxyComparison) -> list[Table]:
 
 def _measure_columns(name: str, title: str) -> list[Column]:
     """A measure's mean over the tasks, and its interval."""
-    points = name.startswith("regret")
 
     def mean(proxy: Proxy) -> float:
         return proxy.agreement.mean[name]
@@ -48,8 +47,8 @@ def _measure_columns(name: str, title: str) -> list[Column]:
     def interval(proxy: Proxy) -> tuple[float, float]:
         return proxy.agreement.low[name], proxy.agreement.high[name]
 
-    kind = "points" if points else "percent" if name.startswith("hit") else "number"
-    of_interval = {"points": "points interval", "percent": "interval percent", "number": "interval"}[kind]
+    kind = "percent" if name.startswith(("regret", "hit")) else "number"
+    of_interval = "interval percent" if kind == "percent" else "interval"
     return [
         Column(title, kind, mean),
         Column(f"{title} 95 %", of_interval, interval, beside=True),
@@ -66,11 +65,12 @@ def _proxies(comparison: ProxyComparison, finetuned: Board, measures: Mapping[st
         columns += _measure_columns(name, title)
     columns += [
         Column("models", "whole", lambda p: p.n_models),
-        Column("tasks", "whole", lambda p: p.agreement.n_tasks["weighted_kendall"]),
+        *([Column("tasks", "whole", lambda p: p.agreement.n_tasks["weighted_kendall"])] if whole else []),
         Column("seconds", "seconds", lambda p: p.seconds),
         Column("with features", "seconds", lambda p: p.with_features),
-        Column("order is noise on", "text", lambda p: f"{p.flat_on} tasks" if p.flat_on else ""),
     ]
+    if any(p.flat_on for p in comparison.proxies):
+        columns.append(Column("noise on", "text", lambda p: f"{p.flat_on} tasks" if p.flat_on else ""))
     took = "" if comparison.seconds is None else text(comparison.seconds, "seconds")
     remarks = [
         f"against {finetuned.title}: agreement on each task, then the mean over tasks; intervals: models drawn with "

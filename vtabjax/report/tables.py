@@ -12,11 +12,10 @@ import numpy as np
 from vtabjax.ranking import ELO, elo, t_multiplier
 from vtabjax.report import standing
 from vtabjax.report.analysis import Analysis, Differences, Strengths
-from vtabjax.report.costs import costs, front
 from vtabjax.report.boards import Model
+from vtabjax.report.costs import costs, front
 from vtabjax.specs import pooling
 from vtabjax.tables import AccuracyRow, Column, Table
-
 
 # More tasks than a page is wide enough for: then a paper's table has them as rows, and so many models.
 _WIDE = 8
@@ -362,13 +361,19 @@ def _cost(a: Analysis) -> Table:
     columns = [
         _model_column(a),
         _array_column("mean", "percent", a.mean),
-        _array_column("parameters", "size", parameters),
-        Column("front (size)", "text", lambda i: "yes" if on_front["parameters"][i] else ""),
-        _array_column("GFLOPs", "number", cost["GFLOPs"]),
-        Column("front (GFLOPs)", "text", lambda i: "yes" if on_front["GFLOPs"][i] else ""),
-        _array_column("images/s", "whole", speed),
-        Column("front (speed)", "text", lambda i: "yes" if on_front["images/s"][i] else ""),
     ]
+    for unit, kind, front_by in (
+        ("parameters", "size", "size"),
+        ("GFLOPs", "number", "GFLOPs"),
+        ("images/s", "whole", "speed"),
+    ):
+        if np.isfinite(cost[unit]).any():
+            columns += [
+                _array_column(unit, kind, cost[unit]),
+                Column(
+                    f"front ({front_by})", "text", lambda i, unit=unit: "yes" if on_front[unit][i] else ""
+                ),  # type: ignore[misc]
+            ]
     remarks = ["on the front: no model is both cheaper and more accurate"]
     device = next((m.device for m in a.board.models if m.device), "")
     if device:

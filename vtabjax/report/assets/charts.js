@@ -13,6 +13,11 @@ const vtabCharts = (() => {
   };
   const shorten = (layout, width) => {
     const most = width < 480 ? 24 : width < 800 ? 36 : 60;
+    const across = layout.xaxis;
+    if (width < 480 && across.ticktext?.[0]?.endsWith("%")) {
+      across.tickvals = across.tickvals.filter((_, k) => k % 2 === 0);
+      across.ticktext = across.ticktext.filter((_, k) => k % 2 === 0);
+    }
     layout.yaxis.ticktext = layout.yaxis.ticktext?.map((text) => (text.length > most ? `${text.slice(0, most - 10)}…${text.slice(-9)}` : text));
   };
 
@@ -24,9 +29,9 @@ const vtabCharts = (() => {
     const marks = points.map((p) => ({ ...p, px: at(layout.xaxis.range, p.x, w), py: h - at(layout.yaxis.range, p.y, h) }));
     const taken = marks.map((p) => [p.px - 6, p.py - 6, p.px + 6, p.py + 6]);
     const placed = [];
-    for (const p of marks) {
+    for (const p of marks.filter((mark) => mark.name)) {
       const wide = p.name.length * letter;
-      const places = [["left", 9, 0], ["right", -9, 0], ["left", 4, -13], ["right", -4, -13], ["left", 4, 13], ["right", -4, 13]];
+      const places = [["left", 4, -13], ["right", -4, -13], ["left", 9, 0], ["right", -9, 0], ["left", 4, 13], ["right", -4, 13]];
       for (const [anchor, dx, dy] of places) {
         const x0 = anchor === "left" ? p.px + dx : p.px + dx - wide, box = [x0, p.py + dy - line / 2, x0 + wide, p.py + dy + line / 2];
         const inside = box[0] >= 0 && box[2] <= w && box[1] >= -4 && box[3] <= h;
@@ -114,6 +119,7 @@ const vtabCharts = (() => {
     // The best by either are named.
     const best = (values) => values.map((v, k) => [v, k]).sort((a, b) => b[0] - a[0]).slice(0, 3).map(([, k]) => k);
     figure.points = [...new Set([...best(y), ...best(x)])].map((k) => ({ x: x[k], y: y[k], name: s.models[rows[k]] }));
+    figure.points.push(...x.map((v, k) => ({ x: v, y: y[k], name: "" })));
     const tau = proxy.tau[j];
     $("output", form).value = `${rows.length} models, weighted Kendall ${tau === null ? "undefined" : tau.toFixed(2)}`;
     return figure;

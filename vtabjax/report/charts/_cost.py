@@ -74,9 +74,14 @@ def cost(a: Analysis, unit: str) -> dict[str, Any] | None:
     )
     named = dict.fromkeys([*[i for i in a.order if i in set(shown)][:3], *best[::-1].tolist()])
     # Where each name may stand is decided when the chart's width is known.
+    with_name = list(named)[:_NAMED_POINTS]
     chart["points"] = [
-        {"x": float(np.log10(values[i])), "y": float(100 * a.mean[i]), "name": a.names[i]}
-        for i in list(named)[:_NAMED_POINTS]
+        {
+            "x": round(float(np.log10(values[i])), 5),
+            "y": round(float(100 * a.mean[i]), 3),
+            "name": a.names[i] if k < len(with_name) else "",
+        }
+        for k, i in enumerate([*with_name, *(i for i in shown if i not in with_name)])
     ]
     return chart
 

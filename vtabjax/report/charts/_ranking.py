@@ -26,7 +26,9 @@ def ranking(a: Analysis, s: Standing) -> dict[str, Any] | None:
     itself = [i == s.first for i in rows]
     low[itself] = high[itself] = np.nan
     level = set(s.level_with_first) | {s.first}
-    colours = [colour if i in level else NAMED["muted"] for i, colour in zip(rows, whose(a.board, rows), strict=True)]
+    colours = [
+        colour if i in level else NAMED["muted"] for i, colour in zip(rows, whose(a.board, rows), strict=True)
+    ]
     intervals = [
         f"<br>95 %: {x:.1f} to {y:.1f} beside the first" if np.isfinite(x) else ""
         for x, y in zip(low, high, strict=True)
@@ -110,7 +112,8 @@ def strength(a: Analysis, s: Strengths) -> dict[str, Any]:
     layout_of = layout(
         len(order) * ROW + 46,
         xaxis={
-            "tickvals": _log_odds(ticks),
+            "tickvals": _log_odds(ticks).round(4).tolist(),
+            "tickangle": 0,
             "ticktext": [f"{100 * t:.0f} %" for t in ticks],
             "range": [min(ends) - 0.3, max(ends) + 0.3],
             "zeroline": True,
@@ -150,7 +153,11 @@ def wins(a: Analysis, s: Strengths) -> dict[str, Any] | None:
         ygap=1,
         showscale=len(order) > _NUMBERS,
         colorbar={"thickness": 10, "tickformat": ".0%", "outlinewidth": 0, "len": 0.8},
-        **({"text": numbers, "texttemplate": "%{text}", "textfont": {"size": 11}} if len(order) <= _NUMBERS else {}),
+        **(
+            {"text": numbers, "texttemplate": "%{text}", "textfont": {"size": 11}}
+            if len(order) <= _NUMBERS
+            else {}
+        ),
     )
     # A column has the number of its row: names across would lie on each other.
     numbered = [f"{name}  {k}" for k, name in enumerate(names, 1)]
