@@ -324,10 +324,9 @@ def test_columns_beyond_the_edge_are_announced(open_page):
     page.wait_for_function("!document.querySelector('.heat-scroll').parentElement.matches('.more-right')")
     assert "more-left" in box.evaluate("e => e.parentElement.className")
     # On a phone a row of a sheet is a card: nothing beyond the edge.
-    sheets = page.locator("#shown .sheet:visible").evaluate_all(
-        "all => all.map((e) => e.scrollWidth - e.parentElement.clientWidth)"
-    )
-    assert sheets and max(sheets) <= 0
+    sheets = page.locator("#shown .sheet:visible")
+    beyond = sheets.evaluate_all("all => all.map((e) => e.scrollWidth - e.parentElement.clientWidth)")
+    assert beyond and max(beyond) <= 0
 
 
 def test_headings_landmarks_and_labels(open_page):

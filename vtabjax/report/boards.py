@@ -63,8 +63,8 @@ class Model:
     Attributes:
       label: its name in the report: the spec, with its weights' hash where one spec had several weights.
       spec: the spec.
-      method: how it was trained: "supervised", "self-supervised", ...; `RANDOM` for random weights, `NO_NETWORK` for the
-        pixels themselves, "unknown".
+      method: how it was trained: "supervised", "self-supervised", ...; `RANDOM`; `NO_NETWORK` for the pixels
+        themselves; "unknown".
       family: the module that defines its architecture.
       architecture: its name in its library.
       parameters: how many; None where unknown.

@@ -158,6 +158,33 @@ def _what(board: Board) -> str:
     return what
 
 
+# When an order is called sure.
+_SURE = [
+    (
+        "Intervals in the ranking",
+        "Of the difference between a model's mean and the first one's: the paired bootstrap, or where there are no "
+        "results on each example, Student's t over the differences on each task. An interval that reaches the "
+        "first model's mean is no difference.",
+    ),
+    (
+        "No clear winner",
+        "A headline names one winner only where the interval of its lead is above zero and that of its chance to "
+        "beat the second on a new task is above one half, as far as they are known.",
+    ),
+]
+
+
+def _agreement(n: str) -> str:
+    """How proxies are compared with fine-tuning, with so many draws."""
+    return (
+        "Weighted Kendall (Vigna, WWW 2015; additive hyperbolic weights), Kendall's tau-b, Pearson, Spearman, "
+        f"regret@k and hit@k on each task, then the mean over tasks; intervals from {n} draws of the models. "
+        "Proxies that three quarters of the fine-tuned results have are compared on the results that all of these "
+        "have. A proxy is marked as noise where on at least half of the tasks at least half of the models are within "
+        "its resolution of the median: one example of an accuracy, a thousandth of a score."
+    )
+
+
 def statistics(options: Options) -> list[tuple[str, str]]:
     """What the statistics are: (term, definition)."""
     n = f"{options.resamples:,}"
@@ -176,7 +203,9 @@ def statistics(options: Options) -> list[tuple[str, str]]:
             "EPP",
             "Elo-based Predictive Power (Gosiewska, Woznica, Biecek, arXiv 2006.02293): the Bradley-Terry model over "
             f"matches. Any two models with a result in the same round play one match; a round is {rounds}; "
-            f"equal accuracies are half a win for each.{tie} Elo = 1500 + 400 / ln 10 x EPP.",
+            f"equal accuracies are half a win for each.{tie} Elo = 1500 + 400 / ln 10 x EPP. "
+            "The difference between two EPP is the log odds of winning on a new task; the chance to beat an average "
+            "model is 1 / (1 + exp(-EPP)), EPP counted from the mean.",
         ),
         (
             "Standard errors",
@@ -199,25 +228,8 @@ def statistics(options: Options) -> list[tuple[str, str]]:
             f"{n} draws of each task's test examples (of whole groups, where they belong together), the same ones for "
             "every model: how the difference between two means would vary with other test examples of the same tasks.",
         ),
-        (
-            "Intervals in the ranking",
-            "Of the difference between a model's mean and the first one's: the paired bootstrap, or where there are no "
-            "results on each example, Student's t over the differences on each task. An interval that reaches the first "
-            "model's mean is no difference.",
-        ),
-        (
-            "No clear winner",
-            "A headline names one winner only where the interval of its lead is above zero and that of its chance to "
-            "beat the second on a new task is above one half, as far as they are known.",
-        ),
-        (
-            "Agreement",
-            "Weighted Kendall (Vigna, WWW 2015; additive hyperbolic weights), Kendall's tau-b, Pearson, Spearman, "
-            f"regret@k and hit@k on each task, then the mean over tasks; intervals from {n} draws of the models. Proxies "
-            "that three quarters of the fine-tuned results have are compared on the results that all of these have. "
-            "A proxy is marked as noise where on at least half of the tasks at least half of the models are within its "
-            "resolution of the median: one example of an accuracy, a thousandth of a score.",
-        ),
+        *_SURE,
+        ("Agreement", _agreement(n)),
         (
             "Chance and majority",
             "The accuracy reached without looking at a picture: by guessing uniformly, and by always answering the "

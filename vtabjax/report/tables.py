@@ -140,8 +140,8 @@ def _strength(a: Analysis, s: Strengths) -> Table:
         Column("first in", "percent", lambda i: s.best[i] if len(a.board.tasks) > 1 else None),
     ]
     remarks = [
-        "percent: the chance to be better than an average model on a new task, with its 95 % interval; 'first in': share "
-        "of the resampled tasks in which a model is the best"
+        "percent: the chance to be better than an average model on a new task, with its 95 % interval; 'first in': "
+        "share of the resampled tasks in which a model is the best"
     ]
     return _table(a, "strength", "strength", columns, s.strongest, remarks)
 

@@ -47,9 +47,9 @@ def proxy_chart(comparison: ProxyComparison) -> dict[str, Any] | None:
         yaxis=rows_axis(names),
     )
     title = (
-        "Weighted Kendall against fine-tuning (1: the same order, 0: none), mean over tasks, with its 95 % interval over "
-        f"models; {comparison.n_models} models unless a name says otherwise. Open diamonds are baselines, which know "
-        "nothing about the task."
+        "Weighted Kendall against fine-tuning (1: the same order, 0: none), mean over tasks, with its 95 % interval "
+        f"over models; {comparison.n_models} models unless a name says otherwise. Open diamonds are baselines, which "
+        "know nothing about the task."
     )
     if any(p.noise for p in shown):
         title += " Crosses: most models have nearly the same value, so their order is noise."

@@ -53,7 +53,6 @@ def ranking(a: Analysis, s: Standing) -> dict[str, Any] | None:
         cliponaxis=False,
     )
     line = {"type": "line", "xref": "x", "yref": "paper", "x0": best, "x1": best, "y0": 0, "y1": 1}
-    known = np.isfinite(low)
     numbers = [
         {
             "x": 1, "xref": "paper", "y": k, "yref": "y", "text": f"<b>{mean:.1f}</b>" if k == 0 else f"{mean:.1f}",
@@ -69,16 +68,20 @@ def ranking(a: Analysis, s: Standing) -> dict[str, Any] | None:
         annotations=numbers,
         margin={"l": 8, "r": 52, "t": 6, "b": 32},
     )
-    over = {
-        "examples": "with other test examples (paired bootstrap)",
-        "tasks": "with other tasks like these",
-    }.get(s.over)
+    title, label = _ranking_words(a, s, rows, bool(np.isfinite(low).any()))
+    return made([dots], layout_of, title, label)
+
+
+def _ranking_words(a: Analysis, s: Standing, rows: list[int], bars: bool) -> tuple[str, str]:
+    """Title of the ranking and what a screen reader says."""
+    over = {"examples": "with other test examples (paired bootstrap)", "tasks": "with other tasks like these"}
     title = f"Mean {a.board.measure}, %" + first_of(len(rows), int(a.complete.sum()))
-    if known.any():
-        title += f". Bars: 95 % intervals beside the first, {over}; a bar that reaches the dotted line is no difference"
     label = f"Mean {a.board.measure} of the first {len(rows)} models"
-    label += ", each with the interval of its difference to the first." if known.any() else "."
-    return made([dots], layout_of, title + ".", label + " The table below has the numbers.")
+    if bars:
+        title += f". Bars: 95 % intervals beside the first, {over[s.over]}; a bar that reaches the dotted line is no "
+        title += "difference"
+        label += ", each with the interval of its difference to the first"
+    return title + ".", label + ". The table below has the numbers."
 
 
 def strength(a: Analysis, s: Strengths) -> dict[str, Any]:
@@ -120,7 +123,8 @@ def strength(a: Analysis, s: Strengths) -> dict[str, Any]:
         },
         yaxis=rows_axis(names),
     )
-    title = f"Chance to beat an average model on a new task, with its 95 % interval{first_of(len(order), len(a.names))}."
+    title = "Chance to beat an average model on a new task, with its 95 % interval"
+    title += f"{first_of(len(order), len(a.names))}."
     return made([dots], layout_of, title, title + " The table below has the numbers.")
 
 
