@@ -113,7 +113,7 @@ def test_names_of_tasks():
 
 
 def test_cells_no_better_than_not_looking_are_grey():
-    found = board([[0.9, 0.5], [0.12, 0.08], [0.2, 0.6]], task_names=["digits", "sprites_location"])
+    found = board([[0.9, 0.5], [0.12, 0.09], [0.2, 0.6]], task_names=["digits", "sprites_location"])
     a, _, _ = answered(found)
     shown = cells.heat(a)
     floor = {row["name"]: [cell["floor"] for cell in row["cells"]] for row in shown["rows"]}
