@@ -370,9 +370,7 @@ def _cost(a: Analysis) -> Table:
         if np.isfinite(cost[unit]).any():
             columns += [
                 _array_column(unit, kind, cost[unit]),
-                Column(
-                    f"front ({front_by})", "text", lambda i, unit=unit: "yes" if on_front[unit][i] else ""
-                ),  # type: ignore[misc]
+                _array_column(f"front ({front_by})", "text", np.where(on_front[unit], "yes", "")),
             ]
     remarks = ["on the front: no model is both cheaper and more accurate"]
     device = next((m.device for m in a.board.models if m.device), "")
