@@ -16,9 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-from chromium import browser, open_file
 
-__all__ = ["browser", "open_file"]  # fixtures: one browser for all tests of pages
+pytest_plugins = ["chromium"]  # fixtures: one browser for all tests of pages
 
 ROOT = Path(__file__).resolve().parent.parent
 
