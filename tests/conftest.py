@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
+pytest_plugins = ["chromium"]  # fixtures: one browser for all tests of pages
+
 ROOT = Path(__file__).resolve().parent.parent
 
 PROGRAMS = ROOT / "tests" / "programs"

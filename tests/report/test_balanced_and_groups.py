@@ -58,7 +58,10 @@ def test_balanced_accuracy_turns_the_ranking_round(tmp_path):
     assert any("ranked by balanced accuracy" in notice for notice in gathered.notices)
     assert [row.name for row in found.levels] == ["(chance)"]
     page = report_data.make(tmp_path, score="balanced_accuracy")
-    assert "mean balanced accuracy, digits" in page and "Balanced accuracy in percent of every model" in page
+    assert (
+        "best mean balanced accuracy on digits" in page
+        and "Balanced accuracy in percent of every model" in page
+    )
     (first, *_) = report_data.rows(tmp_path, "linear-balanced_accuracy-best")
     assert float(first["balanced accuracy"]) == 0.8
 

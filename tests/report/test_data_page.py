@@ -22,7 +22,6 @@ from vtabjax.options import UsageError
 from vtabjax.report import data_page
 from vtabjax.report.data_page import _alike, _sprites
 
-browser, open_file = chromium.browser, chromium.open_file  # fixtures
 PLANTED = "<b>owl</b> & co"  # the name of a class
 
 

@@ -99,7 +99,7 @@ def test_results_without_a_source_still_work(tmp_path):
     (path / "model.json").write_text(json.dumps(info))
     one, two = gathered(tmp_path).boards[0].models
     assert (one.method, one.family, one.parameters) == ("supervised", "resnet", 25)
-    assert (two.method, two.family, two.parameters) == ("from scratch", "efficientnetv2", None)
+    assert (two.method, two.family, two.parameters) == ("random weights", "efficientnetv2", None)
 
 
 @pytest.mark.parametrize(

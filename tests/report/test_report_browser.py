@@ -1,5 +1,6 @@
 """The report in a real browser: what it shows, how it sorts and filters by mouse and keyboard; and it is quiet."""
 
+import csv
 import json
 import types
 
@@ -11,10 +12,10 @@ from chromium import DESKTOP, PHONE
 
 from configs import report as report_config
 from vtabjax import report, results, tasks
+from vtabjax.ranking import resampling
 from vtabjax.results import Cell
 
 pytestmark = chromium.MARKS
-browser, open_file = chromium.browser, chromium.open_file  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,10 @@ def table(page):
     """The heat map as shown: header, visible rows as texts."""
     return page.evaluate(
         """() => { const t = document.querySelector(".heat");
-        const text = (c) => c.textContent.replace("published", "").trim();
-        return { head: [...t.tHead.rows[0].cells].map(text),
-                 rows: [...t.tBodies[0].rows].filter((r) => !r.hidden).map((r) => [...r.cells].map(text)) }; }"""
+        const text = (c) => c.textContent.trim();
+        return { head: [...[...t.tHead.rows].at(-1).cells].map(text),
+                 rows: [...t.tBodies[0].rows].filter((r) => !r.hidden).map(
+                   (r) => [r.dataset.label, ...[...r.cells].slice(1).map(text)]) }; }"""
     )
 
 
@@ -84,8 +86,12 @@ def test_official_table(open_page):
     # From the file that is published: 67.97 on average, 73.57, 83.12 and 55.48 in the groups.
     assert first["model"] == "Sup-Rotation-100%" and first["mean"] == "68.0" and first["caltech101"] == "91.7"
     assert [first[g] for g in ("Natural", "Specialized", "Structured")] == ["73.6", "83.1", "55.5"]
-    assert page.locator("#shown .badge").count() == 16
-    assert page.locator("#lead").inner_text() == "Sup-Rotation-100% (published)"
+    # Everything here is published, so no row says so; and the interval of the lead holds no lead.
+    assert "(published)" not in page.locator("#shown").inner_text()
+    assert page.locator("#lead").inner_text() == "No clear winner: Sup-Rotation-100% and Sup-Exemplar-100%"
+    spans = page.locator(".heat thead .spans th")
+    assert spans.all_inner_texts() == ["means", "Natural", "Specialized", "Structured"]
+    assert [int(n) for n in spans.evaluate_all("all => all.map((e) => e.colSpan)")] == [5, 7, 4, 8]
     show(page, "Fine-tuning")
     assert len(table(page)["rows"]) == 8
 
@@ -97,9 +103,11 @@ def test_a_cell_tells_where_it_comes_from(open_page, made):
     path, record = records(made)[model, task]
     page.locator(".heat tbody tr").nth(2).locator("td").nth(2).hover()
     tip = page.locator("#tip").inner_text()
-    assert f"{100 * record['metrics']['accuracy']:.2f} %" in tip and f"{model}, {task}" in tip
-    assert f"{record['n_examples']} examples" in tip and "95 % interval" in tip
-    assert str(path.relative_to(made.workdir)) in tip and "resize vtab" in tip and "image_size 64" in tip
+    accuracy, n = record["metrics"]["accuracy"], record["n_examples"]
+    low, high = resampling.wilson(accuracy, n)
+    assert tip.splitlines()[:2] == [f"{100 * accuracy:.1f} %", f"{model}, {task}"]
+    assert f"95 % interval {100 * low:.1f} to {100 * high:.1f} %" in tip and f"{n} examples" in tip
+    assert str(path.relative_to(made.workdir)) in tip and "resize" not in tip
 
 
 def test_sort_by_click(open_page):
@@ -116,6 +124,10 @@ def test_sort_by_click(open_page):
     assert [float(r[column]) for r in table(page)["rows"]] == sorted(values)
     assert header.get_attribute("aria-sort") == "ascending"
     assert page.locator("[aria-sort]").count() == 1
+    button.click()  # as it was
+    assert page.locator(".heat [aria-sort]").inner_text().startswith("mean")
+    means = [float(r[1]) for r in table(page)["rows"]]
+    assert means == sorted(means, reverse=True)
     page.locator(".heat thead button", has_text="model").click()
     names = [r[0] for r in table(page)["rows"]]
     assert names == sorted(names)
@@ -123,7 +135,8 @@ def test_sort_by_click(open_page):
 
 def test_sort_other_tables(open_page):
     page = open_page()
-    epp = page.locator("#strength table").first
+    page.locator("#strength details summary").click()
+    epp = page.locator("#strength details table")
     epp.locator("thead button", has_text="standard error").click()
     values = [float(v) for v in epp.locator("tbody tr td:nth-child(3)").all_inner_texts()]
     assert values == sorted(values, reverse=True)
@@ -163,7 +176,10 @@ def test_by_keyboard_alone(open_page, made):
     tab_to("e.name === 'name'")
     page.keyboard.type("vit")
     assert {r[0] for r in table(page)["rows"]} == {report_data.spec(i) for i in (1, 4, 7)}
-    tab_to(f"e.textContent.trim() === '{tasks.EMBEDDED[0]}' && e.tagName === 'BUTTON'")
+    tab_to("e.matches('.heat thead button')")  # one stop for all headings
+    press("ArrowRight")
+    press("ArrowRight")
+    assert page.evaluate("document.activeElement.textContent.trim()") == tasks.EMBEDDED[0]
     press("Enter")
     shown = table(page)
     column = shown["head"].index(tasks.EMBEDDED[0])
@@ -176,14 +192,14 @@ def test_by_keyboard_alone(open_page, made):
         press(key)
     shown = table(page)
     row, col = page.evaluate(
-        "[document.activeElement.parentElement.cells[0].textContent, document.activeElement.cellIndex]"
+        "[document.activeElement.parentElement.dataset.label, document.activeElement.cellIndex]"
     )
     assert row in [r[0] for r in shown["rows"]] and col == 1
     press("ArrowRight")
     tip = page.locator("#tip")
     path, record = records(made)[row, shown["head"][2]]
     assert (
-        f"{100 * record['metrics']['accuracy']:.2f} %" in tip.inner_text() and path.name in tip.inner_text()
+        f"{100 * record['metrics']['accuracy']:.1f} %" in tip.inner_text() and path.name in tip.inner_text()
     )
     assert page.evaluate("document.activeElement.getAttribute('aria-describedby')") == "tip"
     press("Escape")
@@ -199,7 +215,7 @@ def test_charts_are_drawn_and_follow_the_theme(open_page):
         "[...document.querySelectorAll('main .plot')].every((p) => p.querySelector('.main-svg'))"
     )
     n = page.locator("main .plot").count()
-    assert n >= 7  # EPP, wins, top 5, methods, speed, size, proxies, one proxy
+    assert n == 7  # ranking, strength, wins, speed, size, proxies, one proxy
     assert page.locator("main .plot[role=img][aria-label]").count() == n
     before = page.locator("[data-plot='finetune/epp'] .scatterlayer path.point").first.evaluate(
         "e => getComputedStyle(e).fill"
@@ -217,7 +233,7 @@ def test_one_proxy_on_one_task(open_page):
     page.locator("#scatter").scroll_into_view_if_needed()
     page.wait_for_selector("#scatter .main-svg")
     form = page.locator("#pair")
-    form.locator("select[name=proxy]").select_option(label="leep")
+    form.locator("select[name=proxy]").select_option(label="LEEP")
     form.locator("select[name=task]").select_option(label=tasks.EMBEDDED[2])
     assert "4 models, weighted Kendall" in form.locator("output").inner_text()
     assert page.evaluate("document.querySelector('#scatter').data[0].x.length") == 4
@@ -241,12 +257,76 @@ def test_text_stands_out(open_page, scheme):
     assert chromium.low_contrast(page) == []
 
 
-def test_prints(open_page, browser):
-    page = open_page(scheme="dark")
-    assert len(page.pdf()) > 100_000
+def test_prints(open_page):
+    """Every chart is drawn anew for the paper: no point and no name beyond its edge."""
+    page = open_page({"width": 688, "height": 975}, scheme="dark")
     page.emulate_media(media="print")
-    assert page.locator(".filters").first.is_hidden()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".filters").first.is_hidden() and page.locator("details:not([open])").count() == 0
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    plots = page.evaluate(
+        """() => [...document.querySelectorAll("main .plot")].map((plot) => {
+          const outer = plot.getBoundingClientRect();
+          const marks = [...plot.querySelectorAll(".point path, path.point, .ytick text, .annotation-text-g")];
+          return { width: outer.width, marks: marks.length, beyond: marks.map((e) => e.getBoundingClientRect())
+            .filter((box) => box.left < outer.left - 1 || box.right > outer.right + 1).length }; })"""
+    )
+    assert len(plots) == 7 and all(0 < plot["width"] <= 688 and plot["marks"] for plot in plots)
+    assert [plot["beyond"] for plot in plots] == [0] * 7
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details:not([open])").count() > 0
+    assert len(page.pdf()) > 100_000
+
+
+def test_the_address_says_what_is_shown(open_page, made):
+    page = open_page()
+    show(page, "Nearest neighbours (cosine)")
+    page.locator(".heat thead button", has_text=tasks.EMBEDDED[1]).click()
+    page.locator("#ranking input[name=name]").fill("vit")
+    page.locator("#theme").click()
+    shown = table(page)
+    assert len(shown["rows"]) == 3
+    page.reload()
+    assert table(page) == shown and page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert (
+        page.get_by_label("Results of").evaluate("e => e.selectedOptions[0].text")
+        == "Nearest neighbours (cosine)"
+    )
+    page.get_by_role("link", name="Methods").click()
+    assert "board=knn-accuracy_cosine" in page.url and "theme=dark" in page.url
+
+
+def test_no_model_matches(open_page):
+    page = open_page()
+    page.locator("#ranking input[name=name]").fill("no such")
+    assert table(page)["rows"] == [] and page.locator("#ranking .empty").is_visible()
+    page.get_by_role("button", name="Clear the filter").click()
+    assert len(table(page)["rows"]) == 8 and page.locator("#ranking .empty").is_hidden()
+
+
+def test_download_of_a_table(open_page):
+    page = open_page()
+    page.locator("#ranking input[name=name]").fill("vit")
+    with page.expect_download() as download:
+        page.locator("#ranking [data-csv]").click()
+    assert download.value.suggested_filename == "finetune-accuracy.csv"
+    lines = list(csv.reader(download.value.path().read_text().splitlines()))
+    shown = table(page)
+    assert lines[:4] == [shown["head"], *shown["rows"]] and lines[4][0] == "(chance)"
+
+
+def test_columns_beyond_the_edge_are_announced(open_page):
+    page = open_page(PHONE)
+    show(page, "Published: VTAB (2019), 1,000 examples")
+    box = page.locator(".heat-scroll")
+    assert "more-right" in box.evaluate("e => e.parentElement.className")
+    box.evaluate("e => { e.scrollLeft = e.scrollWidth; }")
+    page.wait_for_function("!document.querySelector('.heat-scroll').parentElement.matches('.more-right')")
+    assert "more-left" in box.evaluate("e => e.parentElement.className")
+    # On a phone a row of a sheet is a card: nothing beyond the edge.
+    sheets = page.locator("#shown .sheet:visible")
+    beyond = sheets.evaluate_all("all => all.map((e) => e.scrollWidth - e.parentElement.clientWidth)")
+    assert beyond and max(beyond) <= 0
 
 
 def test_headings_landmarks_and_labels(open_page):
@@ -271,5 +351,5 @@ def test_markup_in_a_message_is_text(open_page):
 def test_data_of_the_page_is_json(made):
     text = made.path.read_text(encoding="utf-8")
     data = text.partition('id="data">')[2].partition("</script>")[0]
-    assert json.loads(data)["cells"]["finetune"]["tasks"] == list(tasks.EMBEDDED)
+    assert len(json.loads(data)["cells"]["finetune"]["values"]) == 8
     assert "http://" not in text.partition("<script>")[0].replace("http://www.w3.org", "")

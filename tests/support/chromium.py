@@ -21,7 +21,7 @@ _FLAGS = (
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="playwright is in requirements-test.txt")
     with api.sync_playwright() as playwright:

@@ -83,16 +83,20 @@ def test_csv_names_are_no_formulas():
     [
         (0.12345, "percent", "12.3"),
         (0.12345, "percent.2", "12.35"),
-        (-0.0125, "points", "-1.25"),
-        (0.5, "points", "+50.00"),
+        (-0.0125, "points", "-1.2"),
+        (-0.0001, "points", "0.0"),
+        (0.5, "points", "+50.0"),
         (-1.23456, "number", "-1.23"),
         (-1.23456, "number.4", "-1.2346"),
         (25557032, "whole", "25,557,032"),
+        (25557032, "size", "25.6 M"),
+        (381_896, "size", "382 k"),
+        (-0.001, "number", "0.00"),
         (3.14159, "seconds", "3.14"),
         (1234.5, "seconds", "1,234"),
         ((0.1, 0.25), "interval", "0.10 to 0.25"),
         ((0.1, 0.25), "interval percent", "10.0 to 25.0"),
-        ((-0.01, 0.02), "points interval", "-1.00 to +2.00"),
+        ((-0.01, 0.02), "points interval", "-1.0 to +2.0"),
         ((1, 3), "interval whole", "1 to 3"),
         ((math.nan, math.nan), "interval", ""),
         (None, "percent", ""),
@@ -122,4 +126,35 @@ def test_numbers_are_aligned_to_the_right():
         "m5         5",
         "m10       10",
         "why",
+    ]
+
+
+def test_a_papers_table_has_numbers_to_the_right_and_the_best_in_bold():
+    columns = [
+        Column("model", "text", lambda row: row[0]),
+        Column("mean", "percent", lambda row: row[1], best=True),
+        Column("lead", "points", lambda row: row[2]),
+        Column("family", "text", lambda row: "resnet", paper=False),
+    ]
+    rows = [("a_1", 0.701, -0.012), ("b", 0.7012, 0.3), ("c", None, 0.0), ("(chance)", 0.9, None)]
+    table = Table(columns, rows, ["why"], key="knn-accuracy", title="50 % of it", n_below=1)
+    assert to_latex(table).splitlines() == [
+        "% needs \\usepackage{booktabs}",
+        "% why",
+        "\\begin{table}[t]",
+        "\\centering",
+        "\\caption{50 \\% of it}",
+        "\\label{tab:knn-accuracy}",
+        "\\begin{tabular}{lrr}",
+        "\\toprule",
+        "model & mean & lead \\\\",
+        "\\midrule",
+        "a\\_1 & \\textbf{70.1} & $-$1.2 \\\\",
+        "b & \\textbf{70.1} & +30.0 \\\\",
+        "c &  & 0.0 \\\\",
+        "\\midrule",
+        "(chance) & 90.0 &  \\\\",
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\end{table}",
     ]

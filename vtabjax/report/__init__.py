@@ -83,14 +83,14 @@ def _summary(data: ReportData, page: Path, workdir: Path) -> str:
 
 
 def _write_all(data: ReportData, own: options.ReportOptions, workdir: Path, folder: Path) -> None:
-    from vtabjax.report import analysis, page, proxies, tables
+    from vtabjax.report import analysis, page, proxies, proxy_tables, tables
 
     draws = analysis.Options(own.resamples, own.seed, own.tie_margin / 100, own.example_rounds, own.reference)
     analyses = [analysis.analyse(board, draws) for board in data.boards]
     comparison = proxies.compare_proxies(data, draws)
     by_board = {a.board.key: tables.board_tables(a) for a in analyses}
-    proxy_tables = tables.proxy_tables(comparison)
-    for table in [table for of_board in by_board.values() for table in of_board.values()] + proxy_tables:
+    of_proxies = proxy_tables.proxy_tables(comparison)
+    for table in [table for of_board in by_board.values() for table in of_board.values()] + of_proxies:
         _write(table, folder / "tables")
     figures: Sequence[str] = ()
     if own.figures:
@@ -98,7 +98,7 @@ def _write_all(data: ReportData, own: options.ReportOptions, workdir: Path, fold
 
         figures = static.write(analyses, comparison, folder / "figures")
     title = own.title or f"vtabjax: {workdir.resolve().name}"
-    html = page.render(data, analyses, by_board, comparison, proxy_tables, draws, workdir, title, figures)
+    html = page.render(data, analyses, by_board, comparison, of_proxies, draws, own, workdir, title, figures)
     # A folder's name may hold bytes that are no text.
     files.write_text(folder / "report.html", html.encode("utf-8", "backslashreplace").decode())
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vtabjax import ranking, tasks
 from vtabjax.ranking import resampling
+from vtabjax.report import naming
 from vtabjax.report.boards import BALANCED, Board
 from vtabjax.tables import MAJORITY, AccuracyRow, Column, accuracy_columns, levels, whole_groups
 
@@ -93,6 +94,8 @@ class Differences:
       difference: leader minus row, [len(rows)].
       low: 95 % interval.
       high: 95 % interval.
+      mean_low: lower end of the 95 % interval of each row's own mean, [len(rows)].
+      mean_high: its upper end.
     """
 
     leader: int
@@ -100,6 +103,8 @@ class Differences:
     difference: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    mean_low: np.ndarray
+    mean_high: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +122,17 @@ class Analysis:
       mean_of_groups: [M], or None without all three groups.
       ranks: within each task, [M, T].
       mean_rank: [M]; NaN for incomplete rows.
-      top5: tasks on which each row is among the five best, [M].
+      top: how many places count as among the best: 5, or fewer with few models.
+      top_counts: tasks on which each row is among the `top` best, [M].
       order: rows, the best first: complete ones by their mean, the others behind by their strength.
       strengths: EPP, or None.
       no_strengths: why there is none.
       differences: against the leader, or None.
       no_differences: why there are none.
       levels: the rows below the models: chance, and the most frequent class.
+      names: of the models, for people, without what all share.
+      shared: what the names leave out, in words.
+      task_names: of the tasks, for people.
     """
 
     board: Board
@@ -136,13 +145,17 @@ class Analysis:
     mean_of_groups: np.ndarray | None
     ranks: np.ndarray
     mean_rank: np.ndarray
-    top5: np.ndarray
+    top: int
+    top_counts: np.ndarray
     order: list[int]
     strengths: Strengths | None
     no_strengths: str
     differences: Differences | None
     no_differences: str
     levels: list[AccuracyRow]
+    names: list[str]
+    shared: str
+    task_names: list[str]
 
     @property
     def leader(self) -> int | None:
@@ -167,9 +180,16 @@ class Analysis:
         )
 
     @property
-    def by_top5(self) -> list[int]:
-        """All rows, the one that is among the five best on most tasks first."""
-        return sorted(range(len(self.board.models)), key=lambda i: (-self.top5[i], self.order.index(i)))
+    def floor(self) -> np.ndarray:
+        """What is reached on each task without looking at a picture, the higher of chance and majority, [T]."""
+        levels = np.array([row.values for row in self.levels], float).reshape(-1, len(self.board.tasks))
+        return np.nan_to_num(levels, nan=-np.inf).max(axis=0, initial=-np.inf)
+
+    @property
+    def by_top(self) -> list[int]:
+        """All rows, the one that is among the best on most tasks first."""
+        place = {row: k for k, row in enumerate(self.order)}
+        return sorted(place, key=lambda i: (-self.top_counts[i], place[i]))
 
 
 def analyse(board: Board, options: Options) -> Analysis:
@@ -188,6 +208,8 @@ def analyse(board: Board, options: Options) -> Analysis:
         range(len(values)), key=lambda i: (not complete[i], -mean[i] if complete[i] else -behind[i], i)
     )
     differences, no_differences = _differences(board, complete, order, options)
+    top = 5 if len(values) >= 15 else 3 if len(values) >= 8 else 1
+    names, shared = naming.of_models(board.models)
     return Analysis(
         board=board,
         low=low,
@@ -201,13 +223,17 @@ def analyse(board: Board, options: Options) -> Analysis:
         else None,
         ranks=ranks,
         mean_rank=np.where(complete, np.nan_to_num(ranks).mean(1), np.nan),
-        top5=ranking.top_counts(values, 5),
+        top=top,
+        top_counts=ranking.top_counts(values, top),
         order=order,
         strengths=strengths,
         no_strengths=no_strengths,
         differences=differences,
         no_differences=no_differences,
         levels=_levels(board, groups),
+        names=names,
+        shared=shared,
+        task_names=naming.of_tasks(board.tasks),
     )
 
 
@@ -356,30 +382,14 @@ def _differences(
         groups=[board.groups.get((leader, j)) for j in range(len(board.tasks))],
     )
     low, high = resampling.interval(means[:, :1] - means)
+    mean_low, mean_high = resampling.interval(means)
     accuracy = np.mean([c.mean(1) for c in correct], axis=0)
-    return Differences(leader=leader, rows=rows, difference=accuracy[0] - accuracy, low=low, high=high), ""
-
-
-def costs(board: Board) -> dict[str, np.ndarray]:
-    """What each model costs, [M] each, NaN where unknown: "parameters", "GFLOPs" of an image, and "images/s", of which
-    more is cheaper."""
-    return {
-        "parameters": np.array([np.nan if m.parameters is None else m.parameters for m in board.models]),
-        "GFLOPs": np.array([np.nan if m.gflops is None else m.gflops for m in board.models]),
-        "images/s": np.array([m.images_per_second or np.nan for m in board.models]),
-    }
-
-
-def front(unit: str, cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """`pareto` of one of the `costs`."""
-    return pareto(-cost if unit == "images/s" else cost, gain)
-
-
-def pareto(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Which points no other one beats in both (lower cost, higher gain), bool [N]; False where either is NaN."""
-    unbeaten = np.zeros(len(cost), bool)
-    best = -np.inf
-    for i in np.lexsort((-gain, cost)):  # NaN come last
-        if np.isfinite(cost[i]) and np.isfinite(gain[i]) and gain[i] > best:
-            unbeaten[i], best = True, gain[i]
-    return unbeaten
+    return Differences(
+        leader=leader,
+        rows=rows,
+        difference=accuracy[0] - accuracy,
+        low=low,
+        high=high,
+        mean_low=mean_low,
+        mean_high=mean_high,
+    ), ""

@@ -31,6 +31,24 @@ SCOPES = {
 }
 
 
+# What a model's training is called that has none.
+RANDOM, NO_NETWORK = "random weights", "no network"
+
+# Transferability scores as their papers write them.
+SCORE_NAMES = {
+    "leep": "LEEP",
+    "nce": "NCE",
+    "nleep": "N-LEEP",
+    "logme": "LogME",
+    "h_score": "H-score",
+    "regularized_h_score": "regularised H-score",
+    "transrate": "TransRate",
+    "gbc": "GBC",
+    "parc": "PARC",
+    "sfda": "SFDA",
+}
+
+
 # The mean of the accuracies on each class, as results call it.
 BALANCED = "balanced_accuracy"
 
@@ -45,8 +63,8 @@ class Model:
     Attributes:
       label: its name in the report: the spec, with its weights' hash where one spec had several weights.
       spec: the spec.
-      method: how it was trained: "supervised", "self-supervised", ...; "from scratch" for random weights, "none" for
-        the pixels themselves, "unknown".
+      method: how it was trained: "supervised", "self-supervised", ...; `RANDOM`; `NO_NETWORK` for the pixels
+        themselves; "unknown".
       family: the module that defines its architecture.
       architecture: its name in its library.
       parameters: how many; None where unknown.
@@ -166,6 +184,7 @@ class ReportData:
       records: how many results there are.
       versions: package -> versions -> how many results.
       devices: device -> how many results.
+      finished: when the first and the last result was finished (ISO 8601); None where that is not known.
     """
 
     boards: list[Board]
@@ -175,6 +194,7 @@ class ReportData:
     records: int
     versions: Mapping[str, collections.Counter[str]]
     devices: collections.Counter[str]
+    finished: tuple[str, str] | None = None
 
 
 def family(architecture: str) -> str:

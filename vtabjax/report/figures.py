@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vtabjax.report.analysis import Analysis, costs, front
+from vtabjax.report.analysis import Analysis
+from vtabjax.report.costs import costs, front
 from vtabjax.report.proxies import ProxyComparison
 from vtabjax.runtime import files
 
@@ -35,7 +36,7 @@ def write(analyses: Sequence[Analysis], comparison: ProxyComparison, folder: Pat
 
     drawings: list[tuple[str, Callable[[Any], bool]]] = []
     for a in analyses:
-        for name, draw in (("heat", _heat), ("epp", _epp), ("top5", _top5), ("cost", _cost)):
+        for name, draw in (("heat", _heat), ("epp", _epp), ("top", _top), ("cost", _cost)):
             drawings.append((f"{a.board.key}-{name}", functools.partial(draw, a)))
     drawings.append(("proxies", functools.partial(_proxies, comparison)))
     drawings.append(("proxies-by-task", functools.partial(_scatter, comparison)))
@@ -79,8 +80,8 @@ def _heat(a: Analysis, figure: Any) -> bool:
         axes.text(
             j, i, "–" if np.isnan(value) else f"{100 * value:.1f}", ha="center", va="center", fontsize=5.5
         )
-    _named(axes, [b.models[i].display_name for i in rows])
-    axes.set_xticks(range(len(b.tasks)), b.tasks, rotation=60, ha="right")
+    _named(axes, [a.names[i] for i in rows])
+    axes.set_xticks(range(len(b.tasks)), a.task_names, rotation=60, ha="right")
     axes.set_title(f"{b.title}: {b.measure}, %{_of(len(b.models))}", loc="left")
     return True
 
@@ -97,7 +98,7 @@ def _epp(a: Analysis, figure: Any) -> bool:
     axes.errorbar(s.scores[rows], range(len(rows)), xerr=half, fmt="none", ecolor=_MUTED, elinewidth=0.8)
     axes.scatter(s.scores[rows], range(len(rows)), s=16, c=colours, zorder=3)
     axes.grid(axis="x", color="#e3e6ea", linewidth=0.6)
-    _named(axes, [b.models[i].display_name for i in rows])
+    _named(axes, [a.names[i] for i in rows])
     axes.set_xlabel(
         "EPP, 95 % interval clustered by task" + (" (penalised fit)" if s.within is not None else "")
     )
@@ -105,22 +106,25 @@ def _epp(a: Analysis, figure: Any) -> bool:
     return True
 
 
-def _top5(a: Analysis, figure: Any) -> bool:
+def _top(a: Analysis, figure: Any) -> bool:
     b = a.board
     if len(b.models) < 2:
         return False
-    rows = a.by_top5[:MOST]
+    rows = a.by_top[:MOST]
     figure.set_size_inches(5.5, 0.9 + 0.17 * len(rows))
     axes = figure.add_subplot()
-    axes.barh(range(len(rows)), a.top5[rows], color=_ACCENT, height=0.65)
-    _named(axes, [b.models[i].display_name for i in rows])
-    axes.set_xlabel(f"tasks (of {len(b.tasks)}) among the five best")
+    axes.barh(range(len(rows)), a.top_counts[rows], color=_ACCENT, height=0.65)
+    _named(axes, [a.names[i] for i in rows])
+    among = f"among the best {a.top}" if a.top > 1 else "on which it is the best"
+    axes.set_xlabel(f"tasks (of {len(b.tasks)}) {among}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(f"{b.title}{_of(len(b.models))}", loc="left")
     return True
 
 
 def _cost(a: Analysis, figure: Any) -> bool:
+    from matplotlib import ticker
+
     b = a.board
     known = costs(b)
     units = [u for u in ("images/s", "parameters") if ((known[u] > 0) & np.isfinite(a.mean)).sum() > 1]
@@ -132,18 +136,23 @@ def _cost(a: Analysis, figure: Any) -> bool:
         best = np.flatnonzero(front(unit, cost, a.mean))
         best = best[np.argsort(cost[best])]
         best = best[cost[best] > 0]  # no parameters, no place on a logarithmic axis
-        axes.plot(cost[best], 100 * a.mean[best], ":", color=_MUTED, linewidth=1)
+        steps: Any = "steps-pre" if unit == "images/s" else "steps-post"
+        axes.plot(cost[best], 100 * a.mean[best], color=_MUTED, linewidth=1, drawstyle=steps)
         there = cost > 0
         axes.scatter(cost[there], 100 * a.mean[there], s=14, c=_ACCENT, zorder=3)
-        for i in best[:12]:
+        named = dict.fromkeys([*[i for i in a.order if there[i]][:3], *best[:12].tolist()])
+        for i in named:
             axes.annotate(
-                b.models[i].label,
+                a.names[i],
                 (cost[i], 100 * a.mean[i]),
                 fontsize=5,
                 xytext=(3, 3),
                 textcoords="offset points",
             )
         axes.set(xscale="log", xlabel=unit, ylabel=f"mean {a.board.measure}, %")
+        for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            ticks(ticker.EngFormatter(sep=""))
+        axes.tick_params(axis="x", which="both", labelsize=6)
     return True
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vtabjax.options import UsageError
-from vtabjax.report.boards import Model
+from vtabjax.report.boards import NO_NETWORK, RANDOM, Model
 from vtabjax.specs import filters
 
 
@@ -42,7 +42,7 @@ def _known(model: Model, result: Mapping[str, Any]) -> dict[str, Any]:
     """Under the names that model.json has; None where it is not known."""
     return {
         "source": (result.get("source") or {}).get("source") or model.spec.partition("/")[0],
-        "method": {"from scratch": "none", "unknown": None}.get(model.method, model.method),
+        "method": {RANDOM: "none", NO_NETWORK: "none", "unknown": None}.get(model.method, model.method),
         "family": None if model.family == "unknown" else model.family,
         "parameters": model.parameters,
         "gflops": model.gflops,

@@ -21,8 +21,11 @@ from vtabjax.report import filtered
 from vtabjax.report import records as records_of
 from vtabjax.report.boards import (
     BALANCED,
+    NO_NETWORK,
     PROTOCOLS,
+    RANDOM,
     SCOPES,
+    SCORE_NAMES,
     Board,
     Model,
     ReportData,
@@ -84,6 +87,7 @@ def gather(
                 f"Results were made with several versions of {package} ({_counted(counts)}); their numbers differ only "
                 "by rounding and are shown together."
             )
+    finished = [record.data["finished"] for record in records if record.data.get("finished")]
     devices = collections.Counter(_device(r.data) for r in records)
     if len(devices) > 1:
         notices.append(
@@ -98,6 +102,7 @@ def gather(
         records=len(records),
         versions=versions,
         devices=devices,
+        finished=(min(finished), max(finished)) if finished else None,
     )
 
 
@@ -230,8 +235,8 @@ def _method(spec: str, info: Mapping[str, Any]) -> str:
     except specs.SpecError:
         random = False
     if random or (info.get("method") == "none" and info.get("parameters")):
-        return "from scratch"
-    return info.get("method") or "unknown"
+        return RANDOM
+    return NO_NETWORK if info.get("method") == "none" else info.get("method") or "unknown"
 
 
 # Boards.
@@ -290,7 +295,7 @@ def _metrics(group: Sequence[Record], score: str) -> list[str]:
 def _title(protocol: str, metric: str, settings: Mapping[str, Any], differing: Iterable[str]) -> str:
     title = PROTOCOLS.get(protocol, protocol)
     if protocol == "transferability":
-        title = metric
+        title = SCORE_NAMES.get(metric, metric)
     elif metric == "val_accuracy":
         title += " (validation)"
     elif protocol == "knn":

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import markupsafe
-import numpy as np
 
-from vtabjax import __version__
-from vtabjax.report import charts, funnel, prose, templates
+from vtabjax import __version__, installation, options
+from vtabjax.report import cells, charts, funnel, naming, prose, templates
 from vtabjax.report.analysis import Analysis, Options
-from vtabjax.report.boards import SIZES, ReportData, value_text
+from vtabjax.report.boards import SIZES, ReportData
+from vtabjax.report.headline import headline
 from vtabjax.report.proxies import ProxyComparison
+from vtabjax.report.standing import standing
 from vtabjax.report.tables import not_finite
-from vtabjax.tables import Table, sort_value, text
+from vtabjax.specs import filters
+from vtabjax.tables import Table
+
+# Fields of configs/report.py with their defaults, which the command on the page leaves out.
+DEFAULTS = {
+    "title": "",
+    "published": "",
+    "imagenet": "",
+    "reference": "",
+    "score": "accuracy",
+    "filter": (),
+    "resamples": 1000,
+    "seed": 0,
+    "tie_margin": 0.0,
+    "example_rounds": 0,
+    "figures": True,
+    "models_dir": "",
+}
 
 
 def render(
@@ -25,7 +44,8 @@ def render(
     tables: dict[str, dict[str, Table]],
     comparison: ProxyComparison,
     proxy_tables: Sequence[Table],
-    options: Options,
+    draws: Options,
+    own: options.ReportOptions,
     workdir: Path,
     title: str,
     figures: Sequence[str] = (),
@@ -38,7 +58,8 @@ def render(
       tables: board -> name -> table.
       comparison: proxies against fine-tuning.
       proxy_tables: its tables.
-      options: of the statistics.
+      draws: the options of the statistics.
+      own: the config's.
       workdir: named in commands.
       title: of the page.
       figures: stems of the static figures that lie beside it.
@@ -52,6 +73,7 @@ def render(
         drawn["proxies"] = chart
     embedded = {
         "charts": {name: c["figure"] for name, c in drawn.items()},
+        "points": {name: c["points"] for name, c in drawn.items() if "points" in c},
         "colours": charts.COLOURS,
         "cells": {b["key"]: b["cells"] for b in boards},
         "scatter": charts.scatter(comparison),
@@ -63,20 +85,24 @@ def render(
             title=title,
             version=__version__,
             funnel=funnel.section(workdir),
+            workdir=workdir.resolve().name,
+            when=_when(data),
+            command=_command(own, workdir),
             boards=boards,
             drawn=drawn,
             notices=data.notices,
             missing=prose.missing(data, comparison, workdir),
             comparison=comparison,
-            proxy_tables=[_cells_of(table) for table in proxy_tables],
+            proxy_tables=[cells.of_table(table) for table in proxy_tables],
+            proxy_tasks=naming.of_tasks(comparison.finetuned.tasks) if comparison.finetuned else [],
             failures=prose.failures(data),
-            methods=prose.methods(data),
-            statistics=prose.statistics(options),
+            methods=prose.methods(data, analyses),
+            statistics=prose.statistics(draws),
             versions=prose.versions(data),
             records=data.records,
             figures=figures,
             style=templates.asset("style.css"),
-            script=templates.asset("report.js"),
+            script=templates.asset("report.js") + templates.asset("charts.js"),
             plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
             data=markupsafe.Markup(_json(embedded)),
         )
@@ -89,110 +115,57 @@ def _json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _cells_of(table: Table) -> dict[str, Any]:
-    """What the page's template needs of a table: a cell is its text and what it is sorted by."""
-    numeric = [column.kind != "text" for column in table.columns]
-    rows = [
-        [
-            {"text": text(value, column.kind), "sort": sort_value(value), "numeric": is_number}
-            for value, column, is_number in zip(row, table.columns, numeric, strict=True)
-        ]
-        for row in table.rows
-    ]
-    return {
-        "title": table.title,
-        "columns": table.columns,
-        "numeric": numeric,
-        "rows": rows,
-        "remarks": table.remarks,
-    }
+def _when(data: ReportData) -> str:
+    """The days on which the results were finished."""
+    if not data.finished:
+        return ""
+    first, last = data.finished[0][:10], data.finished[1][:10]
+    return first if first == last else f"{first} to {last}"
+
+
+def _command(own: options.ReportOptions, workdir: Path) -> str:
+    """The command that makes the page again."""
+    parts = [f"--config.{name}={_flag(getattr(own, name))}" for name in DEFAULTS if _changed(own, name)]
+    fields = " ".join(shlex.quote(part) for part in parts)
+    base = f"{installation.command()} --config=configs/report.py --workdir={shlex.quote(str(workdir))}"
+    return f"{base} {fields}".rstrip()
+
+
+def _changed(own: options.ReportOptions, name: str) -> bool:
+    value = getattr(own, name)
+    return bool(value != DEFAULTS[name] and (value or DEFAULTS[name]))
+
+
+def _flag(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return filters.as_text(value) if isinstance(value, tuple) else str(value)
 
 
 def _board(a: Analysis, tables: dict[str, Table]) -> dict[str, Any]:
     b = a.board
+    s = standing(a)
     models = [b.models[i] for i in a.order]
+    strongest = a.strengths.strongest[0] if a.strengths else None
+    n_models, n_tasks = len(models), len(b.tasks)
     return {
         "key": b.key,
         "title": b.title,
-        "headline": prose.headline(a),
-        "heat": _heat(a),
-        "cells": _cells(a),
+        "measure": b.measure,
+        "by_mean": a.leader is not None,
+        "headline": headline(a, s),
+        "counts": f"{n_models} model{'s' * (n_models != 1)}, {n_tasks} task{'s' * (n_tasks != 1)}.",
+        "heat": cells.heat(a),
+        "cells": cells.told(a),
         "methods": sorted({m.method for m in models}),
         "families": sorted({m.family for m in models}),
         "sizes": [name for _, name in SIZES if any(m.size == name for m in models)],
         "published": any(m.published for m in models),
-        "tables": {name: _cells_of(table) for name, table in tables.items()},
-        "charts": charts.board_charts(a),
+        "all_published": all(m.published for m in models),
+        "shared": a.shared,
+        "strongest": a.names[strongest] if strongest is not None and strongest != s.first else "",
+        "tables": {name: cells.of_table(table) for name, table in tables.items()},
+        "charts": charts.board_charts(a, s),
         "analysis": a,
         "not_finite": not_finite(a),
-        "goodness": a.strengths.goodness if a.strengths else None,
     }
-
-
-def _heat(a: Analysis) -> dict[str, Any]:
-    """The heat map: columns, rows of cells (text, shade from 0 to 1 within the column), and the rows below them."""
-    columns = a.accuracy_columns()[1:]
-    columns.insert(
-        0, columns.pop([column.name for column in columns].index("mean"))
-    )  # beside the model's name
-    table = Table(columns, [a.accuracy_row(i) for i in a.order])
-    values = np.array(table.rows, float)
-    shades = np.stack([_shades(column) for column in values.T], axis=1)
-    rows = [
-        {
-            "model": a.board.models[i],
-            "cells": [
-                None if np.isnan(value) else (text(value, "percent"), f"{shade:.2f}")
-                for value, shade in zip(values[k], shades[k], strict=True)
-            ],
-            "size": a.board.models[i].size,
-        }
-        for k, i in enumerate(a.order)
-    ]
-    below = Table(columns, a.levels)
-    return {
-        "columns": [{"name": name, "task": name in a.board.tasks} for name in table.header],
-        "rows": rows,
-        "levels": [
-            {"name": level.name, "cells": [cell or "–" for cell in cells]}
-            for level, cells in zip(a.levels, below.texts(), strict=True)
-        ],
-    }
-
-
-def _shades(values: np.ndarray) -> np.ndarray:
-    """How near each value [M] is to the best of its column: from 0 to 1; NaN where there is none."""
-    known = values[~np.isnan(values)]
-    low, spread = (known.min(), np.ptp(known)) if known.size else (0, 0)
-    return np.clip((values - low) / spread, 0, 1) if spread > 0 else np.where(np.isnan(values), np.nan, 0.5)
-
-
-def _cells(a: Analysis) -> dict[str, Any]:
-    """What the page tells about each cell of the heat map, rows in the order of the heat map."""
-    b = a.board
-
-    def rounded(values: np.ndarray) -> list:
-        return [[None if np.isnan(v) else round(float(v), 6) for v in values[i]] for i in a.order]
-
-    settings = ", ".join(f"{k} {value_text(v)}" for k, v in b.settings.items())
-    return {
-        "settings": settings,
-        "tasks": list(b.tasks),
-        "values": rounded(b.values),
-        "mean": [None if np.isnan(a.mean[i]) else round(float(a.mean[i]), 6) for i in a.order],
-        "low": rounded(a.low),
-        "high": rounded(a.high),
-        "n": [[int(v) for v in b.n_examples[i]] for i in a.order],
-        "files": [list(b.files[i]) for i in a.order],
-        "sources": [b.models[i].source for i in a.order],
-        "chosen": [[_chosen(b.chosen.get((i, j))) for j in range(len(b.tasks))] for i in a.order],
-    }
-
-
-def _chosen(chosen: Any) -> str:
-    """Chosen hyperparameters that fit in a line."""
-    return ", ".join(
-        f"{k} {value_text(v)}"
-        for k, v in (chosen or {}).items()
-        if isinstance(v, (int, float, str)) and k != "curves"
-    )

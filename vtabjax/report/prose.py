@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from vtabjax import installation, specs
-from vtabjax.report.analysis import Analysis, Options, Strengths
+from vtabjax.report import naming
+from vtabjax.report.analysis import Analysis, Options
 from vtabjax.report.boards import PROTOCOLS, Board, ReportData, value_text
 from vtabjax.report.proxies import ProxyComparison
 from vtabjax.specs import pooling
@@ -39,95 +40,6 @@ _TRAINED = {
     "prompt": "Tokens before the first block (VPT-shallow, arXiv 2203.12119) and a linear layer on the features are",
     "prompt_deep": "Tokens before every block (VPT-deep, arXiv 2203.12119) and a linear layer on the features are",
 }
-
-
-class Headline(NamedTuple):
-    """A board in a few words.
-
-    Attributes:
-      lead: the model that is first.
-      sentences: by how much, and the uncertainty.
-      tiles: (value, what it is), the most telling first.
-    """
-
-    lead: str
-    sentences: list[str]
-    tiles: list[tuple[str, str]]
-
-
-def headline(a: Analysis) -> Headline:
-    """Who wins, by how much, and with what uncertainty."""
-    models, tasks = a.board.models, a.board.tasks
-    tiles: list[tuple[str, str]] = []
-    if a.leader is None:
-        sentences = [
-            f"No model has all {len(tasks)} tasks, so there are no means to compare; models are ordered by "
-            "their strength on the tasks they share."
-        ]
-    else:
-        where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
-        tiles.append((f"{text(a.mean[a.leader], 'percent')} %", f"mean {a.board.measure}, {where}"))
-        sentences = _lead(a, a.leader)
-    if a.strengths and len(models) > 1:
-        more_sentences, more_tiles = _by_strength(a, a.strengths)
-        sentences += more_sentences
-        tiles += more_tiles
-    tiles.append((f"{len(models)}", "model" + "s" * (len(models) != 1)))
-    return Headline(models[a.order[0]].display_name, sentences, tiles)
-
-
-def _lead(a: Analysis, leader: int) -> list[str]:
-    """How far the second best mean is behind, and what other test examples might say."""
-    second = next((i for i in a.order[1:] if a.complete[i]), None)
-    if second is None:
-        return []
-    gap = a.mean[leader] - a.mean[second]
-    sentences = [f"{a.board.models[second].display_name} follows, {100 * gap:.2f} points behind."]
-    d = a.differences
-    if d and second in d.rows:
-        k = d.rows.index(second)
-        settle = "settle" if d.low[k] > 0 else "do not settle"
-        sentences.append(
-            f"Other test examples of these tasks would put the lead between {100 * d.low[k]:.2f} and "
-            f"{100 * d.high[k]:.2f} points (95 %), so the test examples {settle} it."
-        )
-    return sentences
-
-
-def _by_strength(a: Analysis, s: Strengths) -> tuple[list[str], list[tuple[str, str]]]:
-    """Sentences and tiles about who is the strongest, and what new tasks might say."""
-    scores, n_tasks = s.fit.scores, len(a.board.tasks)
-    names = [model.display_name for model in a.board.models]
-    first, strongest = a.order[0], int(np.argmax(scores))
-    if scores[strongest] - scores[first] < 0.005:  # equal as shown: the one with the better mean is named
-        strongest = first
-    sentences, tiles = [], []
-    if n_tasks > 1:
-        share = f"{text(s.best[strongest], 'percent')} %"
-        tiles.append((share, f"of resampled tasks put {names[strongest]} first"))
-    if strongest != first:
-        sentences.append(
-            f"By strength (EPP), which counts wins and not margins, {names[strongest]} comes first."
-        )
-    second = next(i for i in np.argsort(-scores, kind="stable") if i != strongest)
-    p, low, high = (matrix[strongest, second] for matrix in s.wins)
-    if np.isfinite(p):
-        tiles.append(
-            (
-                f"{text(p, 'percent')} %",
-                f"chance that {names[strongest]} beats {names[second]} on a new task",
-            )
-        )
-    if np.isfinite(p) and np.isfinite(low):
-        sentences.append(
-            f"On a new task like these, {names[strongest]} would beat {names[second]} with probability {p:.2f} "
-            f"(95 %: {low:.2f} to {high:.2f})."
-        )
-    n = s.fit.n_clusters
-    if n < 8:
-        few = "One task says" if n == 1 else f"{n} tasks say"
-        sentences.append(f"{few} little about new ones: intervals over tasks are rough.")
-    return sentences, tiles
 
 
 def missing(data: ReportData, comparison: ProxyComparison, workdir: Path) -> list[str]:
@@ -168,7 +80,7 @@ def _gaps(board: Board) -> list[str]:
     gaps = np.isnan(board.values)
     if not gaps.any():
         return []
-    tasks = [t for t, n in zip(board.tasks, gaps.sum(0), strict=True) if n]
+    tasks = [t for t, n in zip(naming.of_tasks(board.tasks), gaps.sum(0), strict=True) if n]
     shown = specs.listed(tasks, 4)
     return [
         f"{board.title}: {int(gaps.sum())} of {gaps.size} cells have no result ({int(gaps.any(1).sum())} of "
@@ -189,16 +101,17 @@ def failures(data: ReportData) -> list[dict[str, Any]]:
             "model": model,
             "stage": stage,
             "message": message,
-            "tasks": [t for t, _ in cells],
+            "tasks": naming.of_tasks([t for t, _ in cells]),
             "path": cells[0][1],
         }
         for (protocol, model, stage, message), cells in alike.items()
     ]
 
 
-def methods(data: ReportData) -> list[dict[str, Any]]:
+def methods(data: ReportData, analyses: Sequence[Analysis] = ()) -> list[dict[str, Any]]:
     """How the numbers were made, from the results' own settings: {"title", "what", "settings": [(name, value)]}."""
     seen, out = set(), []
+    fits = {a.board.key: _goodness(a) for a in analyses}
     for board in [*data.boards, *data.proxies]:
         key = (board.protocol, str(sorted(board.settings.items(), key=str)))
         if key in seen or board.beside_published:
@@ -207,10 +120,25 @@ def methods(data: ReportData) -> list[dict[str, Any]]:
         title = PROTOCOLS["transferability"] if board.protocol == "transferability" else board.title
         settings = [(name, value_text(v)) for name, v in board.settings.items()]
         settings.append(("models x tasks", f"{len(board.models)} x {len(board.tasks)}"))
+        settings += fits.get(board.key, [])
         pooled = pooling.remarks({model.display_name: model.features for model in board.models})
         settings += [("features", remark.removeprefix("features: ")) for remark in pooled]
         out.append({"title": title, "what": _what(board), "settings": settings})
     return out
+
+
+def _goodness(a: Analysis) -> list[tuple[str, str]]:
+    """How well one number per model explains who wins."""
+    if a.strengths is None or not np.isfinite(a.strengths.goodness.concordance):
+        return []
+    g = a.strengths.goodness
+    said = f"the stronger model won {text(g.concordance, 'percent')} % of {text(g.matches, 'whole')} matches"
+    if np.isfinite(g.explained):
+        said += f"; strengths explain {text(g.explained, 'percent')} % of the deviance of equal ones"
+    said += f" (deviance {g.deviance:.1f} on {g.df} degrees of freedom"
+    if np.isfinite(g.p_value):
+        said += f", p = {g.p_value:.2g} if matches were independent, which they are not"
+    return [("fit of the strengths", said + ")")]
 
 
 def _what(board: Board) -> str:
@@ -228,6 +156,33 @@ def _what(board: Board) -> str:
             "after training on the others, and the accuracy is that over all of them."
         )
     return what
+
+
+# When an order is called sure.
+_SURE = [
+    (
+        "Intervals in the ranking",
+        "Of the difference between a model's mean and the first one's: the paired bootstrap, or where there are no "
+        "results on each example, Student's t over the differences on each task. An interval that reaches the "
+        "first model's mean is no difference.",
+    ),
+    (
+        "No clear winner",
+        "A headline names one winner only where the interval of its lead is above zero and that of its chance to "
+        "beat the second on a new task is above one half, as far as they are known.",
+    ),
+]
+
+
+def _agreement(n: str) -> str:
+    """How proxies are compared with fine-tuning, with so many draws."""
+    return (
+        "Weighted Kendall (Vigna, WWW 2015; additive hyperbolic weights), Kendall's tau-b, Pearson, Spearman, "
+        f"regret@k and hit@k on each task, then the mean over tasks; intervals from {n} draws of the models. "
+        "Proxies that three quarters of the fine-tuned results have are compared on the results that all of these "
+        "have. A proxy is marked as noise where on at least half of the tasks at least half of the models are within "
+        "its resolution of the median: one example of an accuracy, a thousandth of a score."
+    )
 
 
 def statistics(options: Options) -> list[tuple[str, str]]:
@@ -248,7 +203,9 @@ def statistics(options: Options) -> list[tuple[str, str]]:
             "EPP",
             "Elo-based Predictive Power (Gosiewska, Woznica, Biecek, arXiv 2006.02293): the Bradley-Terry model over "
             f"matches. Any two models with a result in the same round play one match; a round is {rounds}; "
-            f"equal accuracies are half a win for each.{tie} Elo = 1500 + 400 / ln 10 x EPP.",
+            f"equal accuracies are half a win for each.{tie} Elo = 1500 + 400 / ln 10 x EPP. "
+            "The difference between two EPP is the log odds of winning on a new task; the chance to beat an average "
+            "model is 1 / (1 + exp(-EPP)), EPP counted from the mean.",
         ),
         (
             "Standard errors",
@@ -271,11 +228,8 @@ def statistics(options: Options) -> list[tuple[str, str]]:
             f"{n} draws of each task's test examples (of whole groups, where they belong together), the same ones for "
             "every model: how the difference between two means would vary with other test examples of the same tasks.",
         ),
-        (
-            "Agreement",
-            "Weighted Kendall (Vigna, WWW 2015; additive hyperbolic weights), Kendall's tau-b, Pearson, Spearman, "
-            f"regret@k and hit@k on each task, then the mean over tasks; intervals from {n} draws of the models.",
-        ),
+        *_SURE,
+        ("Agreement", _agreement(n)),
         (
             "Chance and majority",
             "The accuracy reached without looking at a picture: by guessing uniformly, and by always answering the "

@@ -12,6 +12,10 @@ from vtabjax.report.analysis import Options
 from vtabjax.report.boards import PROTOCOLS, Board, ReportData
 
 _CHORES = ("convert", "load", "data", "write", "features")
+# Proxies that have this share of the fine-tuned results are compared on those that all of them have.
+_WIDE = 0.75
+# Scores that differ by less than this share of their size tell no models apart.
+_RESOLUTION = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Proxy:
       without: family -> mean weighted Kendall without that family.
       seconds: median per model and task beyond the features; None for baselines.
       with_features: with the pass over the images; None where that was not timed.
+      flat_on: on how many tasks most models have nearly the same value, so that their order is noise.
     """
 
     key: str
@@ -37,6 +42,18 @@ class Proxy:
     without: dict[str, float]
     seconds: float | None
     with_features: float | None
+    flat_on: int = 0
+
+    @property
+    def n_models(self) -> int:
+        """How many models it was judged on, of the task with the most."""
+        return int(self.agreement.n_models.max())
+
+    @property
+    def noise(self) -> bool:
+        """Whether its order is noise on at least half of the tasks it was judged on."""
+        n_tasks = int((self.agreement.n_models > 0).sum())
+        return n_tasks > 0 and 2 * self.flat_on >= n_tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +66,7 @@ class ProxyComparison:
       seconds: median of fine-tuning per model and task; None where unknown.
       missing: why there is nothing, or "".
       others: titles of fine-tuned boards that were not used.
+      n_models: how many models most proxies were judged on; a proxy with fewer says so.
     """
 
     finetuned: Board | None
@@ -56,6 +74,7 @@ class ProxyComparison:
     seconds: float | None
     missing: str
     others: list[str]
+    n_models: int = 0
 
     def weighted_kendall(self) -> tuple[list[Proxy], np.ndarray, np.ndarray, np.ndarray]:
         """(the proxies that have a finite one, its mean over tasks, the interval's lower ends, its upper ends)."""
@@ -75,13 +94,13 @@ def compare_proxies(data: ReportData, options: Options) -> ProxyComparison:
         return _nothing("there are no fine-tuned accuracies (configs/finetune.py)")
     if not cheap:
         return _nothing("there are no proxies (configs/knn.py, linear.py, transferability.py)")
-    truth = max(tuned, key=lambda b: int((~np.isnan(b.values)).sum()))
+    truth = max(tuned, key=lambda b: (len(b.models), int((~np.isnan(b.values)).sum())))
     others = [b.title for b in tuned if b is not truth]
     if len(truth.models) < 3:
         why = f"only {len(truth.models)} models were fine-tuned; a ranking needs three"
         return _nothing(why, truth, others)
-    measured = [_measured(board, cheap, truth, options) for board in cheap]
-    proxies = [p for p in (*measured, *_baselines(truth, options)) if p is not None]
+    measured, common = _all_measured(cheap, truth, options)
+    proxies = [p for p in (*measured, *_baselines(truth, common, options)) if p is not None]
     if not proxies:
         return _nothing("no proxy was computed for the models and tasks that were fine-tuned", truth, others)
 
@@ -90,7 +109,12 @@ def compare_proxies(data: ReportData, options: Options) -> ProxyComparison:
         return bool(np.isnan(tau)), 0.0 if np.isnan(tau) else -tau
 
     return ProxyComparison(
-        finetuned=truth, proxies=sorted(proxies, key=place), seconds=_cost(truth), missing="", others=others
+        finetuned=truth,
+        proxies=sorted(proxies, key=place),
+        seconds=_cost(truth),
+        missing="",
+        others=others,
+        n_models=max(p.n_models for p in proxies),
     )
 
 
@@ -99,20 +123,66 @@ def _nothing(why: str, truth: Board | None = None, others: Sequence[str] = ()) -
     return ProxyComparison(finetuned=truth, proxies=[], seconds=seconds, missing=why, others=list(others))
 
 
-def _measured(board: Board, boards: Sequence[Board], truth: Board, options: Options) -> Proxy | None:
-    """The proxy that a board holds, for the models and tasks of the fine-tuned one; None where it has none of them."""
+def _all_measured(boards: Sequence[Board], truth: Board, options: Options) -> tuple[list[Proxy], np.ndarray]:
+    """The proxies that boards hold, for the models and tasks of the fine-tuned one; on which results they are compared,
+    bool [M, T].
+
+    Those that have most of the fine-tuned results are compared on the results that all of them have; one with few
+    would take too many from the others, and stands on its own.
+    """
+    tuned = ~np.isnan(truth.values)
+    values = {board.key: _placed(board, board.values, truth) for board in boards}
+    there = {key: tuned & ~np.isnan(v) for key, v in values.items()}
+    wide = [mask for mask in there.values() if mask.sum() >= _WIDE * tuned.sum()]
+    common = np.logical_and.reduce([tuned, *wide])
+    proxies = []
+    for board in boards:
+        if not there[board.key].any():
+            continue
+        title = board.title if board.protocol in PROTOCOLS else f"{board.protocol}: {board.title}"
+        compared = np.where(common & there[board.key], values[board.key], np.nan)
+        proxy = _proxy(board.key, title, compared, truth, options)
+        if proxy is None:
+            continue
+        seconds, features = _cost(board), _features(board, boards)
+        proxies.append(
+            dataclasses.replace(
+                proxy,
+                seconds=seconds,
+                with_features=None if seconds is None or features is None else seconds + features,
+                flat_on=_flat_on(board, compared, truth),
+            )
+        )
+    return proxies, common
+
+
+def _placed(board: Board, values: np.ndarray, truth: Board) -> np.ndarray:
+    """A board's values, [M, T] of another board's models and tasks; NaN where it has none."""
     rows = {model.label: i for i, model in enumerate(truth.models)}
     columns = {task: j for j, task in enumerate(truth.tasks)}
-    values = np.full(truth.values.shape, np.nan)
+    placed = np.full(truth.values.shape, np.nan)
     for i, model in enumerate(board.models):
         for j, task in enumerate(board.tasks):
             if model.label in rows and task in columns:
-                values[rows[model.label], columns[task]] = board.values[i, j]
-    title = board.title if board.protocol in PROTOCOLS else f"{board.protocol}: {board.title}"
-    seconds, features = _cost(board), _features(board, boards)
-    with_features = None if seconds is None or features is None else seconds + features
-    proxy = _proxy(board.key, title, values, truth, options)
-    return proxy and dataclasses.replace(proxy, seconds=seconds, with_features=with_features)
+                placed[rows[model.label], columns[task]] = values[i, j]
+    return placed
+
+
+def _flat_on(board: Board, values: np.ndarray, truth: Board) -> int:
+    """On how many tasks at least half of the models are nearer to the median than the proxy can resolve."""
+    accuracies = board.accuracy or board.metric == "val_accuracy"
+    n_examples = _placed(board, board.n_examples.astype(float), truth)
+    flat = 0
+    for column, n in zip(values.T, n_examples.T, strict=True):
+        known = ~np.isnan(column)
+        if known.sum() < 5:  # too few to say what most do
+            continue
+        middle = np.median(column[known])
+        largest = np.nanmax(n[known], initial=0)
+        resolution = 1 / largest if accuracies and largest > 0 else _RESOLUTION * abs(middle)
+        # The tolerance lets two accuracies that are one example apart be so in floating point.
+        flat += bool(np.mean(np.abs(column[known] - middle) <= resolution + 1e-12) >= 0.5)
+    return flat
 
 
 def _proxy(key: str, title: str, values: np.ndarray, truth: Board, options: Options) -> Proxy | None:
@@ -134,7 +204,7 @@ def _proxy(key: str, title: str, values: np.ndarray, truth: Board, options: Opti
     )
 
 
-def _baselines(truth: Board, options: Options) -> list[Proxy | None]:
+def _baselines(truth: Board, common: np.ndarray, options: Options) -> list[Proxy | None]:
     """What can be known of a model without looking at the task."""
 
     def column(values: Sequence[float | None]) -> np.ndarray:
@@ -152,7 +222,10 @@ def _baselines(truth: Board, options: Options) -> list[Proxy | None]:
         ("static-parameters", "number of parameters", column([m.parameters for m in models])),
         ("static-width", "feature width", column([m.num_features for m in models])),
     ]
-    proxies = [_proxy(key, title, values, truth, options) for key, title, values in baselines]
+    proxies = [
+        _proxy(key, title, np.where(common, values, np.nan), truth, options)
+        for key, title, values in baselines
+    ]
     return [proxy and dataclasses.replace(proxy, static=True) for proxy in proxies]
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtabjax import specs, tasks
-from vtabjax.report.boards import Board, Model, family, order_tasks
+from vtabjax.report.boards import RANDOM, Board, Model, family, order_tasks
 
 BUILT_IN = {"vtab": Path(__file__).parent / "assets" / "vtab_2019.csv"}
 # Optional columns: training examples ("1000", "full"), and what rows are grouped by.
@@ -266,7 +266,7 @@ def _published_model(label: str, fields: Mapping[str, str], given: Published) ->
     return Model(
         label,
         label,
-        method="from scratch" if method == "none" else method,
+        method=RANDOM if method == "none" else method,
         family=fields.get("family")
         or (family(fields["architecture"]) if "architecture" in fields else "unknown"),
         architecture=fields.get("architecture", ""),

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vtabjax.ranking import ELO, elo, t_multiplier
-from vtabjax.report.analysis import Analysis, Differences, Strengths, costs, front
-from vtabjax.report.boards import Board, Model
-from vtabjax.report.proxies import Proxy, ProxyComparison
+from vtabjax.report import standing
+from vtabjax.report.analysis import Analysis, Differences, Strengths
+from vtabjax.report.boards import Model
+from vtabjax.report.costs import costs, front
 from vtabjax.specs import pooling
-from vtabjax.tables import AccuracyRow, Column, Table, text
+from vtabjax.tables import AccuracyRow, Column, Table
+
+# More tasks than a page is wide enough for: then a paper's table has them as rows, and so many models.
+_WIDE = 8
+_BESIDE = 8
 
 
 def board_tables(a: Analysis) -> dict[str, Table]:
@@ -22,11 +27,16 @@ def board_tables(a: Analysis) -> dict[str, Table]:
     made = {
         "accuracy": _accuracy(a),
         "best": _best(a),
-        "top5": _top5(a),
+        "top": _top(a),
         "groups": _groups(a),
         "cost": _cost(a),
     }
+    if a.groups:
+        made["means"] = _means(a)
+    if len(a.board.tasks) > _WIDE:
+        made["transposed"] = _transposed(a)
     if a.strengths:
+        made["strength"] = _strength(a, a.strengths)
         made["epp"] = _epp(a, a.strengths)
     if a.differences:
         made["differences"] = _differences(a, a.differences)
@@ -34,13 +44,20 @@ def board_tables(a: Analysis) -> dict[str, Table]:
 
 
 def _table(
-    a: Analysis, name: str, title: str, columns: list[Column], items: list[Any], remarks: list[str]
+    a: Analysis,
+    name: str,
+    title: str,
+    columns: Sequence[Column],
+    items: Sequence[Any],
+    remarks: list[str],
+    n_below: int = 0,
 ) -> Table:
-    return Table(columns, items, remarks, key=f"{a.board.key}-{name}", title=f"{a.board.title}: {title}")
+    key, title = f"{a.board.key}-{name}", f"{a.board.title}: {title}"
+    return Table(columns, items, remarks, key=key, title=title, n_below=n_below)
 
 
 def _model_column(a: Analysis) -> Column:
-    return Column("model", "text", lambda i: a.board.models[i].display_name)
+    return Column("model", "text", lambda i: a.board.models[i].display_name, shown=lambda i: a.names[i])
 
 
 def _array_column(name: str, kind: str, values: np.ndarray) -> Column:
@@ -76,12 +93,12 @@ def _board_row(a: Analysis, i: int) -> _BoardRow:
 def _accuracy(a: Analysis) -> Table:
     columns = [
         *a.accuracy_columns(),
-        Column("mean rank", "number", lambda row: row.mean_rank),
-        Column("method", "text", lambda row: row.method),
-        Column("family", "text", lambda row: row.family),
-        Column("parameters", "whole", lambda row: row.parameters),
-        Column("GFLOPs", "number", lambda row: row.gflops),
-        Column("licence", "text", lambda row: row.license),
+        Column("mean rank", "number", lambda row: row.mean_rank, paper=False),
+        Column("method", "text", lambda row: row.method, paper=False),
+        Column("family", "text", lambda row: row.family, paper=False),
+        Column("parameters", "size", lambda row: row.parameters),
+        Column("GFLOPs", "number", lambda row: row.gflops, paper=False),
+        Column("licence", "text", lambda row: row.license, paper=False),
     ]
     remarks = [f"{a.board.measure} in percent (fractions in the CSV)"]
     n_lacking = int((~a.complete).sum())
@@ -89,7 +106,44 @@ def _accuracy(a: Analysis) -> Table:
         remarks.append(f"{n_lacking} of {len(a.order)} models lack tasks: they have no mean")
     remarks += pooling.remarks({m.display_name: m.features for m in (a.board.models[i] for i in a.order)})
     rows = [_board_row(a, i) for i in a.order] + [_BoardRow(**vars(level)) for level in a.levels]
-    return _table(a, "accuracy", a.board.measure, columns, rows, remarks)
+    return _table(a, "accuracy", a.board.measure, columns, rows, remarks, len(a.levels))
+
+
+def _means(a: Analysis) -> Table:
+    """Models and the means alone, for a paper's column."""
+    columns = [column for column in a.accuracy_columns() if column.name not in a.board.tasks]
+    rows = [a.accuracy_row(i) for i in a.order] + list(a.levels)
+    title = f"mean {a.board.measure} in each group"
+    return _table(a, "means", title, columns, rows, [f"mean {a.board.measure} in percent"], len(a.levels))
+
+
+def _transposed(a: Analysis) -> Table:
+    """Tasks as rows, the first models as columns, for a page that is higher than wide."""
+    best = [a.accuracy_row(i) for i in a.order[:_BESIDE]] + list(a.levels)
+    columns = [Column("task", "text", lambda column: column.name)]
+    columns += [Column(row.name, "percent", lambda c, row=row: c.value(row)) for row in best]  # type: ignore[misc]
+    shown = f"the first {_BESIDE} of {len(a.order)} models" if len(a.order) > _BESIDE else "all models"
+    remarks = [f"{a.board.measure} in percent; {shown}"]
+    items = a.accuracy_columns()[1:]
+    n_means = len(items) - len(a.board.tasks)
+    return _table(a, "transposed", f"{a.board.measure}, {shown}", columns, items, remarks, n_means)
+
+
+def _strength(a: Analysis, s: Strengths) -> Table:
+    """Strengths as chances: what the page shows."""
+    chances = standing.against_average(s)
+    columns = [
+        _model_column(a),
+        Column("chance to beat an average model", "percent", lambda i: chances.p[i]),
+        Column("95 %", "interval percent", lambda i: (chances.low[i], chances.high[i]), beside=True),
+        Column("place among resampled tasks", "interval whole", lambda i: (s.rank_low[i], s.rank_high[i])),
+        Column("first in", "percent", lambda i: s.best[i] if len(a.board.tasks) > 1 else None),
+    ]
+    remarks = [
+        "percent: the chance to be better than an average model on a new task, with its 95 % interval; 'first in': "
+        "share of the resampled tasks in which a model is the best"
+    ]
+    return _table(a, "strength", "strength", columns, s.strongest, remarks)
 
 
 def _epp(a: Analysis, s: Strengths) -> Table:
@@ -105,7 +159,7 @@ def _epp(a: Analysis, s: Strengths) -> Table:
         Column("rank interval", "interval whole", lambda i: (s.rank_low[i], s.rank_high[i])),
         Column("best in", "percent", lambda i: s.best[i] if len(a.board.tasks) > 1 else None),
     ]
-    zero = "mean zero" if s.reference is None else f"{a.board.models[s.reference].label} is zero"
+    zero = "mean zero" if s.reference is None else f"{a.names[s.reference]} is zero"
     remarks = [
         f"P(i beats j on a new task) = 1 / (1 + exp(EPP of j - EPP of i)); {zero}; standard errors clustered by task, "
         f"{s.fit.n_clusters} of them; 'best in': share of the task resamples in which a model is the best"
@@ -132,7 +186,7 @@ def not_finite(a: Analysis) -> str:
     if s is None or s.within is None:
         return ""
     n = s.within.components.max() + 1
-    names = [a.board.models[i].label for i in s.unbeaten]
+    names = [a.names[i] for i in s.unbeaten]
     others = " and others" if len(names) > 3 else ""
     unbeaten = f"{', '.join(names[:3])}{others} lost no match; " if names else ""
     return (
@@ -143,10 +197,10 @@ def not_finite(a: Analysis) -> str:
 
 
 class _Winner(NamedTuple):
-    """The best of a task: names of all that share the place, accuracy, its interval, lead over the next lower one."""
+    """The best of a task: its number, all rows that share the place, accuracy, its interval, lead over the next."""
 
-    task: str
-    names: list[str]
+    task: int
+    rows: list[int]
     accuracy: float
     interval: tuple[float, float]
     lead: float | None
@@ -160,8 +214,8 @@ def _winner(a: Analysis, j: int) -> _Winner:
     best = values[first]
     next_lower = next((values[i] for i in order if values[i] < best), None)
     return _Winner(
-        task=a.board.tasks[j],
-        names=[a.board.models[i].display_name for i in order if values[i] == best],
+        task=j,
+        rows=[int(i) for i in order if values[i] == best],
         accuracy=best,
         interval=(a.low[first, j], a.high[first, j]),
         lead=None if next_lower is None else best - next_lower,
@@ -169,12 +223,21 @@ def _winner(a: Analysis, j: int) -> _Winner:
     )
 
 
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
 def _best(a: Analysis) -> Table:
     columns = [
-        Column("task", "text", lambda w: w.task),
-        Column("best model", "text", lambda w: ", ".join(w.names[:3]) + (" ..." if len(w.names) > 3 else "")),
+        Column("task", "text", lambda w: a.board.tasks[w.task], shown=lambda w: a.task_names[w.task]),
+        Column(
+            "best model",
+            "text",
+            lambda w: _listed([a.board.models[i].display_name for i in w.rows]),
+            shown=lambda w: _listed([a.names[i] for i in w.rows]),
+        ),
         Column(a.board.measure, "percent", lambda w: w.accuracy),
-        Column("95 % interval", "interval percent", lambda w: w.interval),
+        Column("95 % interval", "interval percent", lambda w: w.interval, beside=True),
         Column("lead", "points", lambda w: w.lead),
         Column("models", "whole", lambda w: w.n_models),
     ]
@@ -185,20 +248,22 @@ def _best(a: Analysis) -> Table:
     return _table(a, "best", "best model of each task", columns, winners, remarks)
 
 
-def _top5(a: Analysis) -> Table:
+def _top(a: Analysis) -> Table:
     models = a.board.models
     columns = [
         _model_column(a),
-        Column("top 5", "whole", lambda i: int(a.top5[i])),
+        *([Column(f"top {a.top}", "whole", lambda i: int(a.top_counts[i]))] if a.top > 1 else []),
         Column("best", "whole", lambda i: int((a.ranks[i] == 1).sum())),
         Column("tasks", "whole", lambda i: int((~np.isnan(a.board.values[i])).sum())),
         _array_column("mean rank", "number", a.mean_rank),
-        Column("architecture", "text", lambda i: models[i].architecture),
+        Column("architecture", "text", lambda i: models[i].architecture, paper=False),
     ]
-    remarks = ["on how many tasks a model is among the five best, or ties for fifth place"]
-    if len(models) <= 5:
-        remarks.append("with five models or fewer, each is always among the five best")
-    return _table(a, "top5", "among the five best", columns, a.by_top5, remarks)
+    remarks = [
+        f"on how many tasks a model is among the best {a.top}, or ties with them"
+        if a.top > 1
+        else "on how many tasks a model is the best, or ties with it"
+    ]
+    return _table(a, "top", f"among the best {a.top}" if a.top > 1 else "best", columns, a.by_top, remarks)
 
 
 def _differences(a: Analysis, d: Differences) -> Table:
@@ -206,8 +271,19 @@ def _differences(a: Analysis, d: Differences) -> Table:
     columns = [
         _model_column(a),
         _array_column("mean", "percent", a.mean),
+        Column(
+            "mean, 95 %",
+            "interval percent",
+            lambda i: (d.mean_low[place[i]], d.mean_high[place[i]]),
+            beside=True,
+        ),
         Column("behind", "points", lambda i: d.difference[place[i]]),
-        Column("95 % paired bootstrap", "points interval", lambda i: (d.low[place[i]], d.high[place[i]])),
+        Column(
+            "95 % paired bootstrap",
+            "points interval",
+            lambda i: (d.low[place[i]], d.high[place[i]]),
+            beside=True,
+        ),
         Column(
             "lead is",
             "text",
@@ -219,7 +295,7 @@ def _differences(a: Analysis, d: Differences) -> Table:
         "as they are"
     ]
     followers = [i for i in d.rows if i != d.leader]
-    title = f"behind {a.board.models[d.leader].label}"
+    title = f"behind {a.names[d.leader]}"
     return _table(a, "differences", title, columns, followers, remarks)
 
 
@@ -245,6 +321,8 @@ def _grouped(a: Analysis) -> list[_Group]:
         for i, model in enumerate(a.board.models):
             if a.complete[i]:
                 members[name_of_group(model)].append(i)
+        if len(members) < 2:  # all alike, or nothing is known: a row that says nothing
+            continue
         for name, rows in sorted(members.items(), key=lambda item: -a.mean[item[1]].mean()):
             groups.append(_Group(by, name, rows, max(rows, key=lambda i: a.mean[i])))
     return groups
@@ -258,7 +336,12 @@ def _groups(a: Analysis) -> Table:
         Column("models", "whole", lambda g: len(g.members)),
         Column("mean", "percent", lambda g: a.mean[g.members].mean()),
         Column("best", "percent", lambda g: a.mean[g.best]),
-        Column("best model", "text", lambda g: a.board.models[g.best].display_name),
+        Column(
+            "best model",
+            "text",
+            lambda g: a.board.models[g.best].display_name,
+            shown=lambda g: a.names[g.best],
+        ),
         Column("mean EPP", "number", lambda g: s.scores[g.members].mean() if s else None),
     ]
     columns += [
@@ -278,13 +361,17 @@ def _cost(a: Analysis) -> Table:
     columns = [
         _model_column(a),
         _array_column("mean", "percent", a.mean),
-        _array_column("parameters", "whole", parameters),
-        Column("front (size)", "text", lambda i: "yes" if on_front["parameters"][i] else ""),
-        _array_column("GFLOPs", "number", cost["GFLOPs"]),
-        Column("front (GFLOPs)", "text", lambda i: "yes" if on_front["GFLOPs"][i] else ""),
-        _array_column("images/s", "whole", speed),
-        Column("front (speed)", "text", lambda i: "yes" if on_front["images/s"][i] else ""),
     ]
+    for unit, kind, front_by in (
+        ("parameters", "size", "size"),
+        ("GFLOPs", "number", "GFLOPs"),
+        ("images/s", "whole", "speed"),
+    ):
+        if np.isfinite(cost[unit]).any():
+            columns += [
+                _array_column(unit, kind, cost[unit]),
+                _array_column(f"front ({front_by})", "text", np.where(on_front[unit], "yes", "")),
+            ]
     remarks = ["on the front: no model is both cheaper and more accurate"]
     device = next((m.device for m in a.board.models if m.device), "")
     if device:
@@ -292,93 +379,3 @@ def _cost(a: Analysis) -> Table:
     known = ~(np.isnan(parameters) & np.isnan(speed))
     rows = [i for i in a.order if a.complete[i] and known[i]]
     return _table(a, "cost", "accuracy against cost", columns, rows, remarks)
-
-
-_MEASURES = {
-    "weighted_kendall": "weighted Kendall",
-    "kendall": "Kendall",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "regret@1": "regret@1",
-    "regret@3": "regret@3",
-    "hit@1": "hit@1",
-    "hit@3": "hit@3",
-}
-
-
-def proxy_tables(comparison: ProxyComparison) -> list[Table]:
-    """Proxies against fine-tuning: averages with intervals, per task, and without each family."""
-    if not comparison.proxies or comparison.finetuned is None:
-        return []
-    tables = [_proxies(comparison, comparison.finetuned), _proxies_by_task(comparison, comparison.finetuned)]
-    families = list(dict.fromkeys(family for p in comparison.proxies for family in p.without))
-    if families:
-        tables.append(_proxies_without(comparison, families))
-    return tables
-
-
-def _measure_columns(name: str, title: str) -> list[Column]:
-    """A measure's mean over the tasks, and its interval."""
-    points = name.startswith("regret")
-
-    def mean(proxy: Proxy) -> float:
-        return proxy.agreement.mean[name]
-
-    def interval(proxy: Proxy) -> tuple[float, float]:
-        return proxy.agreement.low[name], proxy.agreement.high[name]
-
-    return [
-        Column(title, "points" if points else "number", mean),
-        Column(f"{title} 95 %", "points interval" if points else "interval", interval, label="95 %"),
-    ]
-
-
-def _proxies(comparison: ProxyComparison, finetuned: Board) -> Table:
-    columns = [
-        Column("proxy", "text", lambda p: p.title),
-        Column("kind", "text", lambda p: "baseline" if p.static else "measured"),
-    ]
-    for name, title in _MEASURES.items():
-        columns += _measure_columns(name, title)
-    columns += [
-        Column("tasks", "whole", lambda p: p.agreement.n_tasks["weighted_kendall"]),
-        Column("seconds", "seconds", lambda p: p.seconds),
-        Column("with features", "seconds", lambda p: p.with_features),
-    ]
-    n_models = int(max(p.agreement.n_models.max() for p in comparison.proxies))
-    took = "" if comparison.seconds is None else text(comparison.seconds, "seconds")
-    remarks = [
-        f"against {finetuned.title}: agreement on each task over up to {n_models} models, then the mean "
-        "over tasks; intervals: models drawn with replacement",
-        "regret@k: points of accuracy lost by fine-tuning only the k models the proxy ranks first; hit@k: share of "
-        "tasks on which the best model is among them",
-        "seconds: median for a model on a task" + (f"; fine-tuning took {took} s (median)" if took else ""),
-    ]
-    return Table(
-        columns, comparison.proxies, remarks, key="proxies", title="How far each proxy can be trusted"
-    )
-
-
-def _proxies_by_task(comparison: ProxyComparison, finetuned: Board) -> Table:
-    columns = [Column("proxy", "text", lambda p: p.title)]
-    columns += [
-        Column(task, "number", lambda p, j=j: p.agreement.per_task["weighted_kendall"][j])  # type: ignore[misc]
-        for j, task in enumerate(finetuned.tasks)
-    ]
-    remarks = ["empty: undefined (fewer than two models, or all equal)"]
-    title = "Weighted Kendall of each proxy, task by task"
-    return Table(columns, comparison.proxies, remarks, key="proxies-by-task", title=title)
-
-
-def _proxies_without(comparison: ProxyComparison, families: list[str]) -> Table:
-    columns = [
-        Column("proxy", "text", lambda p: p.title),
-        Column("all", "number", lambda p: p.agreement.mean["weighted_kendall"]),
-    ]
-    columns += [
-        Column(f"without {family}", "number", lambda p, family=family: p.without.get(family))  # type: ignore[misc]
-        for family in families
-    ]
-    remarks = ["a proxy that needs one family to look good ranks families, not models"]
-    title = "Weighted Kendall without one family of models"
-    return Table(columns, comparison.proxies, remarks, key="proxies-without-family", title=title)

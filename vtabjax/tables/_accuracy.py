@@ -55,10 +55,14 @@ def accuracy_columns(
 
     return [
         Column("model", "text", operator.attrgetter("name")),
-        *(Column(name, kind, value_of(j)) for j, name in enumerate(task_names)),
-        *(Column(group, kind, mean_over(group)) for group in groups),
-        Column("mean", kind, operator.attrgetter("mean")),
-        *([Column("mean of groups", kind, operator.attrgetter("mean_of_groups"))] if mean_of_groups else []),
+        *(Column(name, kind, value_of(j), best=True) for j, name in enumerate(task_names)),
+        *(Column(group, kind, mean_over(group), best=True) for group in groups),
+        Column("mean", kind, operator.attrgetter("mean"), best=True),
+        *(
+            [Column("mean of groups", kind, operator.attrgetter("mean_of_groups"), best=True)]
+            if mean_of_groups
+            else []
+        ),
     ]
 
 

@@ -16,17 +16,25 @@ class Column(NamedTuple):
 
     Attributes:
       name: its heading.
-      kind: "text", "percent" (of a fraction), "points" (a difference of fractions), "number", "whole", "seconds",
-        "interval" (low, high), "points interval", "interval percent" or "interval whole"; "percent.2" and "number.4"
-        have as many digits after the point.
+      kind: "text", "percent" (of a fraction), "points" (a difference of fractions), "number", "whole", "size" (a
+        number of parameters), "seconds", "interval" (low, high), "points interval", "interval percent" or "interval
+        whole"; "percent.2" and "number.4" have as many digits after the point.
       value: an item of the table -> what the column says of it; None or NaN where there is nothing.
       label: a shorter heading for the page, where the place says the rest.
+      shown: what the page says instead of `value`, such as a model's name without what all names share.
+      beside: of an interval, that the page puts it into the cell of the column before.
+      best: whether the highest value is set in bold in a paper.
+      paper: whether the column is in a paper's table.
     """
 
     name: str
     kind: str
     value: Callable[[Any], Any]
     label: str = ""
+    shown: Callable[[Any], str] | None = None
+    beside: bool = False
+    best: bool = False
+    paper: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Table:
       remarks: what has to be known.
       key: for file names and links.
       title: its caption.
+      n_below: how many of the last rows are for comparison (chance) and never the best.
     """
 
     columns: Sequence[Column]
@@ -46,6 +55,7 @@ class Table:
     remarks: Sequence[str] = ()
     key: str = ""
     title: str = ""
+    n_below: int = 0
 
     @property
     def header(self) -> list[str]:
@@ -91,16 +101,24 @@ def text(value: Any, kind: str) -> str:
     unit, _, digits = kind.partition(".")
     match unit:
         case "percent":
-            return f"{100 * value:.{digits or 1}f}"
+            return _rounded(100 * value, int(digits or 1))
         case "points":
-            return f"{100 * value:+.2f}"
+            return _rounded(100 * value, int(digits or 1), "+")
         case "number":
-            return f"{value:.{digits or 2}f}"
+            return _rounded(value, int(digits or 2))
         case "whole":
             return f"{value:,.0f}"
+        case "size":
+            return f"{value / 1e6:,.1f} M" if value >= 1e6 else f"{value / 1e3:.0f} k" if value else "0"
         case "seconds":
             return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
     return str(value)
+
+
+def _rounded(value: float, digits: int, sign: str = "") -> str:
+    """With so many digits after the point; zero has no sign."""
+    shown = f"{value:{sign}.{digits}f}"
+    return f"{0:.{digits}f}" if float(shown) == 0 else shown
 
 
 def sort_value(value: Any) -> Any:

@@ -1,111 +1,166 @@
 "use strict";
-// The page's behaviour: which board is shown, sorting and filtering tables, what a cell tells, and when charts are drawn.
-// It asks nothing of any server.
+// The page's behaviour: which board is shown, sorting and filtering tables, what a cell tells, copies of tables, and all
+// of that in the address. It asks nothing of any server. charts.js draws.
 const vtabReport = (() => {
   const root = document.documentElement;
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (selector, from = document) => from.querySelector(selector);
   const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
-  const shown = $("#shown"), tip = $("#tip");
-  let plotly = false;
+  const shown = $("#shown"), tip = $("#tip"), select = $("#board");
+  const MOST = 200; // rows that are shown at once: more take seconds to lay out
+  const redraw = []; // what happens when the theme or the board changes
+
+  // The address holds what is shown: #board=knn&sort=dtd&dir=ascending&name=vit&theme=dark
+  const FIELDS = ["name", "method", "family", "size"];
+  const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+  const remember = (name, value) => {
+    if (value) state.set(name, value);
+    else state.delete(name);
+    history.replaceState(null, "", state.size ? `#${state}` : location.pathname + location.search);
+  };
 
   // Theme: the system's, until somebody chooses another one.
   const system = matchMedia("(prefers-color-scheme: dark)");
-  let chosen = null;
   const applyTheme = () => {
-    root.dataset.theme = chosen ?? (system.matches ? "dark" : "light");
-    if (plotly) $$(".plot[data-drawn]").forEach(draw);
+    root.dataset.theme = state.get("theme") ?? (system.matches ? "dark" : "light");
+    redraw.forEach((draw) => draw());
   };
   system.addEventListener("change", applyTheme);
   $("#theme").addEventListener("click", () => {
-    chosen = root.dataset.theme === "dark" ? "light" : "dark";
+    remember("theme", root.dataset.theme === "dark" ? "light" : "dark");
     applyTheme();
   });
 
-  // Sorting. A column is sorted downwards first where it holds numbers; rows without a value stay at the end.
+  // Sorting. A column is sorted downwards first where it holds numbers, then upwards, then as it was; rows without a value
+  // stay at the end.
+  const heads = (table) => [...table.tHead.rows].at(-1).cells;
+  const name = (table, column) => heads(table)[column].textContent.trim();
   const key = (row, column, table) => {
-    const cell = row.cells[column];
-    if (!table.dataset.heat) return cell.dataset.v;
-    if (column === 0) return cell.textContent;
-    const cells = data.cells[table.dataset.heat], j = cells.tasks.indexOf(name(table, column));
-    if (j >= 0) return cells.values[row.dataset.i][j] ?? "";
-    return name(table, column) === "mean" ? cells.mean[row.dataset.i] ?? "" : cell.classList.contains("none") ? "" : cell.textContent;
+    if (!table.dataset.heat) return row.cells[column].dataset.v;
+    if (column === 0) return row.cells[0].textContent;
+    return data.cells[table.dataset.heat].values[row.dataset.i][column - 1] ?? "";
   };
-  const name = (table, column) => table.tHead.rows[0].cells[column].textContent.trim();
+  const original = new WeakMap(); // table -> its rows and sorted column as they came
+  const asItCame = (table) => {
+    if (!original.has(table)) {
+      const sorted = [...heads(table)].findIndex((th) => th.ariaSort);
+      original.set(table, { rows: [...table.tBodies[0].rows], sorted });
+    }
+    return original.get(table);
+  };
+  const mark = (table, column, direction) => {
+    for (const other of heads(table)) other.removeAttribute("aria-sort");
+    if (column >= 0) heads(table)[column].setAttribute("aria-sort", direction);
+  };
+  const sortBy = (table, column, direction) => {
+    const before = asItCame(table), body = table.tBodies[0];
+    if (!direction) {
+      body.append(...before.rows);
+      mark(table, before.sorted, "descending");
+    } else {
+      const rows = [...body.rows], fixed = rows.filter((row) => row.classList.contains("below"));
+      const keys = new Map(rows.map((row) => [row, key(row, column, table)]));
+      const numeric = isNumeric(table, column);
+      rows.sort((a, b) => {
+        const x = keys.get(a), y = keys.get(b);
+        if (x === "" || y === "") return (x === "") - (y === "");
+        const order = numeric ? Number(x) - Number(y) : String(x).localeCompare(String(y), undefined, { numeric: true });
+        return direction === "descending" ? -order : order;
+      });
+      body.append(...rows.filter((row) => !fixed.includes(row)), ...fixed);
+      mark(table, column, direction);
+    }
+    if (table.dataset.heat) limit(table);
+  };
+  const isNumeric = (table, column) => {
+    const filled = [...table.tBodies[0].rows].map((row) => key(row, column, table)).filter((v) => v !== "");
+    return filled.length > 0 && filled.every((v) => !Number.isNaN(Number(v)));
+  };
   const sort = (th) => {
-    const table = th.closest("table"), column = th.cellIndex, body = table.tBodies[0], rows = [...body.rows];
-    const keys = new Map(rows.map((row) => [row, key(row, column, table)]));
-    const filled = [...keys.values()].filter((v) => v !== "");
-    const numeric = filled.length > 0 && filled.every((v) => !Number.isNaN(Number(v)));
-    const before = th.getAttribute("aria-sort");
-    const down = before ? before === "ascending" : numeric;
-    const compare = (a, b) => {
-      const x = keys.get(a), y = keys.get(b);
-      if (x === "" || y === "") return (x === "") - (y === "");
-      const order = numeric ? Number(x) - Number(y) : String(x).localeCompare(String(y), undefined, { numeric: true });
-      return down ? -order : order;
-    };
-    rows.sort(compare);
-    body.append(...rows);
-    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-    th.setAttribute("aria-sort", down ? "descending" : "ascending");
-    if (table.dataset.heat) say(table, `sorted by ${name(table, column)}, ${down ? "descending" : "ascending"}`);
+    const table = th.closest("table"), column = th.cellIndex, now = th.getAttribute("aria-sort");
+    const cycle = isNumeric(table, column) ? ["descending", "ascending"] : ["ascending", "descending"];
+    const place = cycle.indexOf(now);
+    // The column that a table comes sorted by begins with the other direction.
+    const next = place < 0 ? cycle[0] : cycle[place + 1] ?? null;
+    sortBy(table, column, next);
+    if (table.dataset.heat) {
+      remember("sort", next && name(table, column));
+      remember("dir", next);
+      say(table);
+    }
   };
 
   // Filtering.
-  const say = (table, also) => {
-    const rows = [...table.tBodies[0].rows], left = rows.filter((row) => !row.hidden).length;
+  const sorted = (table) => [...heads(table)].find((th) => th.hasAttribute("aria-sort"));
+  const say = (table) => {
+    const rows = [...table.tBodies[0].rows], left = rows.filter((row) => !("out" in row.dataset)).length, th = sorted(table);
     enter(rows.find((row) => !row.hidden)?.cells[1]);
-    const output = $("output", table.closest("section"));
-    output.value = `${left} of ${rows.length} models` + (also ? `, ${also}` : "");
+    const by = th ? `, sorted by ${th.textContent.trim()}, ${th.getAttribute("aria-sort")}` : "";
+    const section = table.closest("section");
+    $("output", section).value = `${left} of ${rows.length} models${by}`;
+    $(".empty", section).hidden = left > 0;
+  };
+  // Of very many models the first are shown; a button shows all.
+  const limit = (table) => {
+    const rest = $(".rest", table.closest("section")), all = "all" in table.dataset;
+    let there = 0;
+    for (const row of table.tBodies[0].rows) row.hidden = "out" in row.dataset || (++there > MOST && !all);
+    rest.hidden = all || there <= MOST;
+    $("button", rest).textContent = `Show all ${there.toLocaleString("en")} models`;
   };
   const filter = (form) => {
     const table = $("table.heat", form.closest("section"));
     const text = form.elements.name.value.trim().toLowerCase();
-    const wanted = ["method", "family", "size"].map((k) => [k, form.elements[k]?.value ?? ""]).filter(([, v]) => v);
+    const wanted = FIELDS.slice(1).map((k) => [k, form.elements[k]?.value ?? ""]).filter(([, v]) => v);
     for (const row of table.tBodies[0].rows) {
-      row.hidden = !(row.cells[0].textContent.toLowerCase().includes(text) && wanted.every(([k, v]) => row.dataset[k] === v));
+      const named = `${row.dataset.label} ${row.cells[0].textContent}`.toLowerCase();
+      const passes = named.includes(text) && wanted.every(([k, v]) => row.dataset[k] === v);
+      if (passes) delete row.dataset.out;
+      else row.dataset.out = "";
     }
+    limit(table);
+    for (const field of FIELDS) remember(field, form.elements[field]?.value);
     say(table);
   };
 
   // What a cell of the heat map tells.
-  const percent = (v) => (100 * v).toFixed(2);
+  const percent = (v) => (100 * v).toFixed(1);
   const tell = (cell) => {
     const table = cell.closest("table"), cells = data.cells[table.dataset.heat], i = cell.parentElement.dataset.i;
-    const what = name(table, cell.cellIndex), j = cells.tasks.indexOf(what);
-    const model = cell.parentElement.cells[0].textContent.replace(/\s*published$/, "").trim();
-    const lines = [`${model}, ${what}`];
-    let head = "no result";
-    if (j < 0) {
-      if (!cell.classList.contains("none")) head = what === "mean" ? `${percent(cells.mean[i])} %` : `${cell.textContent} %`;
-      else head = "lacks tasks, so it has no mean";
-    } else if (cells.values[i][j] !== null) {
-      head = `${percent(cells.values[i][j])} %`;
-      if (cells.n[i][j]) {
-        lines.push(`95 % interval ${percent(cells.low[i][j])} to ${percent(cells.high[i][j])}`);
-        lines.push(`${cells.n[i][j].toLocaleString("en")} examples`);
-      }
+    const column = cell.cellIndex - 1, j = column - cells.n_means;
+    const value = cells.values[i][column], low = cells.low[i][column];
+    const lines = [`${cell.parentElement.dataset.label}, ${name(table, cell.cellIndex)}`];
+    const head = value === null ? (j < 0 ? "lacks tasks, so it has no mean" : "no result") : `${percent(value)} %`;
+    if (low !== null) lines.push(`95 % interval ${percent(low)} to ${percent(cells.high[i][column])} %`);
+    else if (value !== null) lines.push(j < 0 ? "no interval of this mean" : "no interval: the number of test examples is not known");
+    if (j >= 0 && value !== null) {
+      if (cells.n[i][j]) lines.push(`${cells.n[i][j].toLocaleString("en")} examples`);
+      if (cell.classList.contains("floor")) lines.push("not above chance or majority");
       if (cells.chosen[i][j]) lines.push(`chosen: ${cells.chosen[i][j]}`);
-      lines.push(cells.sources[i] ? `published: ${cells.sources[i]}` : cells.settings);
+      if (cells.sources[i]) lines.push(`published: ${cells.sources[i]}`);
       if (cells.files[i][j]) lines.push(cells.files[i][j]);
     }
     tip.replaceChildren(Object.assign(document.createElement("strong"), { textContent: head }));
     for (const line of lines) tip.append(Object.assign(document.createElement("div"), { textContent: line }));
     tip.hidden = false;
+    place(cell);
+    cell.setAttribute("aria-describedby", "tip");
+  };
+  const place = (cell) => {
     const box = cell.getBoundingClientRect(), size = tip.getBoundingClientRect();
     const left = Math.min(Math.max(8, box.left + box.width / 2 - size.width / 2), innerWidth - size.width - 8);
     const above = box.top - size.height - 8;
     tip.style.left = `${Math.max(8, left)}px`;
     tip.style.top = `${above > 8 ? above : box.bottom + 8}px`;
-    cell.setAttribute("aria-describedby", "tip");
   };
+  const told = () => $("[aria-describedby=tip]");
   const hush = () => {
     tip.hidden = true;
-    $("[aria-describedby=tip]")?.removeAttribute("aria-describedby");
+    told()?.removeAttribute("aria-describedby");
   };
   const isCell = (element) => element instanceof HTMLTableCellElement && element.matches(".heat tbody td");
-  // One cell is where Tab enters the table; arrow keys go on from there.
+  const isHead = (element) => element instanceof HTMLButtonElement && element.matches(".heat thead button");
+  // One cell and one heading are where Tab enters the table; arrow keys go on from there.
   const enter = (cell) => {
     $$(".heat td[tabindex]").forEach((other) => other.removeAttribute("tabindex"));
     if (cell) cell.tabIndex = 0;
@@ -131,68 +186,121 @@ const vtabReport = (() => {
     event.preventDefault();
     focus(rows[Math.min(Math.max(r, 0), rows.length - 1)].cells[Math.min(Math.max(c, 1), last)]);
   };
+  const moveHead = (button, event) => {
+    const buttons = $$("button", button.closest("thead")), at = buttons.indexOf(button);
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: buttons.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = buttons[Math.min(Math.max(to, 0), buttons.length - 1)];
+    for (const other of buttons) other.tabIndex = other === next ? 0 : -1;
+    next.focus();
+  };
   document.addEventListener("pointerover", (e) => isCell(e.target) ? tell(e.target) : isCell(document.activeElement) || hush());
   document.addEventListener("focusin", (e) => isCell(e.target) ? tell(e.target) : hush());
-  document.addEventListener("keydown", (e) => isCell(e.target) ? move(e.target, e) : e.key === "Escape" && hush());
-  document.addEventListener("scroll", () => isCell(document.activeElement) || hush(), { capture: true, passive: true });
+  document.addEventListener("keydown", (e) => {
+    if (isCell(e.target)) move(e.target, e);
+    else if (isHead(e.target)) moveHead(e.target, e);
+    else if (e.key === "Escape") hush();
+  });
+  document.addEventListener("scroll", (e) => {
+    const cell = told();
+    if (cell && (cell === document.activeElement || cell.matches(":hover"))) place(cell);
+    else hush();
+    if (e.target instanceof HTMLElement && e.target.matches(".scroll")) cue(e.target);
+  }, { capture: true, passive: true });
+
+  // Copies of a table as it is shown: sorted, filtered, an interval in a column of its own.
+  const asRows = (table) => {
+    const rows = [[...heads(table)].map((th) => th.textContent.trim())];
+    for (const row of [...table.tBodies[0].rows, ...(table.tFoot?.rows ?? [])]) {
+      if ("out" in row.dataset) continue;
+      const label = row.dataset.label;
+      rows.push([...row.cells].map((cell, k) => (k === 0 && label ? label : cell.textContent.replace(/\s+/g, " ").trim())));
+    }
+    return rows.map((row) => row.map((text) => text.replaceAll("−", "-").replace(/^–$/, "")));
+  };
+  const quoted = (text) => {
+    const safe = /^[=+@\t\r]|^-(?![\d.])/.test(text) ? `'${text}` : text; // no formula for a spreadsheet
+    return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  };
+  const flash = (button, text) => {
+    const before = button.dataset.label ??= button.textContent;
+    button.textContent = text;
+    setTimeout(() => { button.textContent = before; }, 1500);
+  };
+  const tableOf = (button) => {
+    let element = button.closest(".tools");
+    while (element && !element.matches(".cued")) element = element.previousElementSibling;
+    return $("table", element);
+  };
+  const copy = async (button) => {
+    const text = asRows(tableOf(button)).map((row) => row.join("\t")).join("\n");
+    try {
+      await navigator.clipboard.writeText(text);
+      flash(button, "Copied");
+    } catch {
+      flash(button, "The browser does not allow it");
+    }
+  };
+  const download = (button) => {
+    const text = asRows(tableOf(button)).map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
+    const link = document.createElement("a");
+    link.href = `data:text/csv;charset=utf-8,${encodeURIComponent(text)}`;
+    link.download = `${button.dataset.csv}.csv`;
+    link.click();
+  };
+
+  // What lies outside of a table's window is said at its edge.
+  const cue = (box) => {
+    const right = box.scrollWidth - box.clientWidth - box.scrollLeft > 2, under = box.scrollHeight - box.clientHeight - box.scrollTop > 2;
+    const outer = box.parentElement;
+    outer.classList.toggle("more-right", right);
+    outer.classList.toggle("more-below", under);
+    outer.classList.toggle("more-left", box.scrollLeft > 2);
+    const table = $("table", box), edge = box.getBoundingClientRect().right;
+    if (!table.tHead) return;
+    const hidden = right ? [...heads(table)].filter((th) => th.getBoundingClientRect().right > edge + 8).length : 0;
+    outer.dataset.more = hidden ? `${hidden} more column${hidden > 1 ? "s" : ""} →` : "";
+  };
+  const cues = () => $$("main .scroll").forEach(cue);
+  addEventListener("resize", cues);
+  document.addEventListener("toggle", cues, true);
+
+  const restore = (form) => {
+    for (const field of FIELDS) {
+      const element = form.elements[field], value = state.get(field) ?? "";
+      if (element && (element.tagName === "INPUT" || [...element.options].some((o) => o.value === value))) element.value = value;
+    }
+  };
   document.addEventListener("click", (e) => {
-    const button = e.target.closest("thead button");
-    if (button) sort(button.closest("th"));
-    else if (isCell(e.target)) focus(e.target);
+    const button = e.target.closest("button");
+    if (button?.matches("thead button")) sort(button.closest("th"));
+    else if (button?.matches("[data-copy]")) copy(button);
+    else if (button?.matches("[data-csv]")) download(button);
+    else if (button?.matches(".clear")) {
+      const form = $(".filters", button.closest("section"));
+      form.reset();
+      filter(form);
+      form.elements.name.focus();
+    } else if (button?.matches(".all")) {
+      const table = $("table.heat", button.closest("section"));
+      table.dataset.all = "";
+      limit(table);
+    } else if (isCell(e.target)) focus(e.target);
+    // Links within the page leave what the address says of its state.
+    const link = e.target.closest("nav a, .skip");
+    const target = link && $(link.getAttribute("href"));
+    if (target) {
+      e.preventDefault();
+      target.scrollIntoView();
+      target.tabIndex = -1;
+      target.focus({ preventScroll: true });
+    }
   });
   document.addEventListener("input", (e) => {
     const form = e.target.closest("#ranking .filters");
     if (form) filter(form);
   });
-
-  // Charts are drawn when they come near the screen.
-  const colours = (value) => {
-    if (typeof value === "string") return data.colours[value] ? getComputedStyle(root).getPropertyValue(data.colours[value]).trim() : value;
-    if (Array.isArray(value)) return value.map(colours);
-    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, colours(v)]));
-    return value;
-  };
-  const shorten = (layout, width) => {
-    const most = width < 480 ? 18 : width < 800 ? 32 : 60;
-    for (const axis of [layout.xaxis, layout.yaxis]) {
-      axis.ticktext = axis.ticktext?.map((text) => (text.length > most ? `${text.slice(0, most - 6)}…${text.slice(-5)}` : text));
-    }
-  };
-  const draw = (box) => {
-    const figure = box.id === "scatter" ? pair() : data.charts[box.dataset.plot];
-    const { data: traces, layout } = colours(figure);
-    shorten(layout, box.clientWidth);
-    if (layout.xaxis.title && box.clientWidth < 480) {
-      layout.xaxis.title.text = layout.xaxis.title.text.replace(/, /g, ",<br>");
-      layout.margin.b = 60;
-    }
-    box.dataset.drawn = "yes";
-    Plotly.react(box, traces, layout, { displayModeBar: false, responsive: true });
-  };
-  const near = new IntersectionObserver((entries) => entries.forEach((entry) => {
-    if (entry.isIntersecting) {
-      near.unobserve(entry.target);
-      draw(entry.target);
-    }
-  }), { rootMargin: "400px" });
-  const watch = () => $$("main .plot:not([data-drawn])").forEach((box) => near.observe(box));
-  addEventListener("beforeprint", () => $$("main .plot:not([data-drawn])").forEach(draw));
-
-  // One proxy against fine-tuning on one task.
-  const pair = () => {
-    const form = $("#pair"), s = data.scatter, figure = structuredClone(s.figure);
-    const proxy = s.proxies[form.elements.proxy.value], j = form.elements.task.value;
-    const rows = s.models.map((_, i) => i).filter((i) => proxy.values[i][j] !== null && s.truth[i][j] !== null);
-    Object.assign(figure.data[0], {
-      x: rows.map((i) => proxy.values[i][j]), y: rows.map((i) => s.truth[i][j]), text: rows.map((i) => s.models[i]),
-      hovertemplate: "%{text}<br>%{x:.4g}, fine-tuned %{y:.1f} %<extra></extra>",
-    });
-    figure.layout.xaxis.title.text = proxy.title;
-    const tau = proxy.tau[j];
-    $("output", form).value = `${rows.length} models, weighted Kendall ${tau === null ? "undefined" : tau.toFixed(2)}`;
-    return figure;
-  };
-  $("#pair")?.addEventListener("input", () => plotly && draw($("#scatter")));
 
   // Boards.
   const boards = new Map();
@@ -203,21 +311,24 @@ const vtabReport = (() => {
       const there = boards.get(which) ?? [...$(`#board-${CSS.escape(which)}`).content.childNodes];
       shown.replaceChildren(...there);
       shown.dataset.board = which;
-      if (plotly) $$(".plot[data-drawn]", shown).forEach(draw); // the theme or the width may have changed meanwhile
     }
-    say($("table.heat", shown));
-    if (plotly) watch();
+    const table = $("table.heat", shown), form = $("#ranking .filters");
+    const column = [...heads(table)].findIndex((th) => th.textContent.trim() === state.get("sort"));
+    asItCame(table);
+    sortBy(table, column, column >= 0 && ["ascending", "descending"].find((d) => d === state.get("dir")));
+    restore(form);
+    filter(form);
+    redraw.forEach((draw) => draw());
+    cues();
   };
-  const select = $("#board");
-  select?.addEventListener("change", () => show(select.value));
+  select?.addEventListener("change", () => {
+    remember("board", select.value === select.options[0].value ? "" : select.value);
+    show(select.value);
+  });
+  if (select && [...select.options].some((o) => o.value === state.get("board"))) select.value = state.get("board");
+  else if (select) select.selectedIndex = 0;
   applyTheme();
-  if (shown.dataset.board) show(select ? select.value : shown.dataset.board); // a browser may remember what was selected
+  if (shown.dataset.board) show(select ? select.value : shown.dataset.board);
 
-  return {
-    plots() {
-      plotly = true;
-      if ($("#pair")) pair();
-      watch();
-    },
-  };
+  return { data, redraw, $, $$ };
 })();
