@@ -34,46 +34,37 @@ def sum_to_channels(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _scale_and_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    return x * scale + shift
-
-
-def _scale_and_shift_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, tuple]:
-    return x * scale + shift, (x, scale, shift)
-
-
-def _scale_and_shift_backward(saved: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, scale, shift = saved
-    g = xla_cpu.materialise(g)
-    to_scale, to_shift = sum_to_channels(g * x), sum_to_channels(g)
-    return (g * scale).astype(x.dtype), to_scale.astype(scale.dtype), to_shift.astype(shift.dtype)
-
-
-_scale_and_shift.defvjp(_scale_and_shift_forward, _scale_and_shift_backward)
-
-
-def scale_and_shift(x: jax.Array, scale: jax.Array | None, shift: jax.Array | None) -> jax.Array:
-    """``x * scale + shift`` by channel; x [B, ..., C], the others [C] or None."""
-    vectors = all(v is None or v.shape == x.shape[-1:] for v in (scale, shift))
-    if jax.default_backend() == "cpu" and x.ndim > 1 and vectors and (scale is not None or shift is not None):
-        if scale is None:
-            return _shifted(x, shift)
-        return _scale_and_shift(x, scale, jnp.zeros_like(scale) if shift is None else shift)
+def _by_channel(x: jax.Array, scale: jax.Array | None, shift: jax.Array | None) -> jax.Array:
     x = x if scale is None else x * scale
     return x if shift is None else x + shift
 
 
-@jax.custom_vjp
-def _shifted(x: jax.Array, shift: jax.Array) -> jax.Array:
-    return x + shift
+def _by_channel_forward(
+    x: jax.Array, scale: jax.Array | None, shift: jax.Array | None
+) -> tuple[jax.Array, tuple]:
+    return _by_channel(x, scale, shift), (None if scale is None else x, scale, shift)
 
 
-def _shifted_backward(shift: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _by_channel_backward(saved: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    x, scale, shift = saved
     g = xla_cpu.materialise(g)
-    return g, sum_to_channels(g).astype(shift.dtype)
+    to_scale = None if scale is None else sum_to_channels(g * x).astype(g.dtype)
+    to_shift = None if shift is None else sum_to_channels(g).astype(g.dtype)
+    return g if scale is None else g * scale, to_scale, to_shift
 
 
-_shifted.defvjp(lambda x, shift: (x + shift, shift), _shifted_backward)
+_by_channel.defvjp(_by_channel_forward, _by_channel_backward)
+
+
+def scale_and_shift(x: jax.Array, scale: jax.Array | None, shift: jax.Array | None) -> jax.Array:
+    """``x * scale + shift`` by channel; x [B, ..., C], the others [C] or None."""
+    vectors = [v for v in (scale, shift) if v is not None]
+    if jax.default_backend() != "cpu" or x.ndim < 2 or any(v.shape != x.shape[-1:] for v in vectors):
+        x = x if scale is None else x * scale
+        return x if shift is None else x + shift
+    dtype = jnp.result_type(x, *vectors)
+    scale, shift = (None if v is None else v.astype(dtype) for v in (scale, shift))
+    return _by_channel(x.astype(dtype), scale, shift)
 
 
 @jax.custom_vjp
