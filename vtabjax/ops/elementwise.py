@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from vtabjax.ops import _gradients
+
 __all__ = [
     "add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "neg", "abs",
     "sqrt", "rsqrt", "square", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos",
@@ -31,6 +33,9 @@ def rsub(self: jax.Array, other: ArrayLike, *, alpha: float = 1) -> jax.Array:
 
 
 def mul(self: jax.Array, other: ArrayLike) -> jax.Array:
+    if isinstance(self, jax.Array) and isinstance(other, jax.Array) and 2 <= self.ndim >= other.ndim >= 1:
+        if other.size == other.shape[-1] == self.shape[-1]:  # a number for each channel, as in layer scale
+            return _gradients.scale_and_shift(self, other.reshape(-1), None)
     return self * other
 
 

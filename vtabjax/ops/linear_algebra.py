@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from vtabjax.ops import _gradients
 from vtabjax.ops.reduce import linalg_vector_norm
 
 __all__ = [
@@ -25,7 +26,7 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
     out = lax.dot_general(
         input.astype(dtype), weight.astype(dtype), (((input.ndim - 1,), (weight.ndim - 1,)), ((), ()))
     )
-    return out if bias is None else out + bias
+    return out if bias is None else _gradients.scale_and_shift(out, None, bias)
 
 
 def matmul(self: jax.Array, other: ArrayLike) -> jax.Array:

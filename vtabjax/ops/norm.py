@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from vtabjax.ops import _gradients
 from vtabjax.runtime import xla_cpu
 
 __all__ = ["layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm", "native_group_norm"]
@@ -45,11 +46,17 @@ def batch_norm(
     """
     x = _wide(input)
     shape = _along(axis, x.ndim)
-    new_mean = new_var = None
+    last = axis % x.ndim == x.ndim - 1
+    new_mean = new_var = out = None
     if training or running_mean is None or running_var is None:
         axes = tuple(a for a, n in enumerate(shape) if n == 1)
-        mean = x.mean(axes)
-        var = jnp.square(x - mean.reshape(shape)).mean(axes)
+        if last and jax.default_backend() == "cpu":
+            ones, zeros = jnp.ones(x.shape[-1:], x.dtype), jnp.zeros(x.shape[-1:], x.dtype)
+            given = (ones if weight is None else _wide(weight)), (zeros if bias is None else _wide(bias))
+            out, mean, var = _gradients.normalised(x, *given, jnp.asarray(eps, x.dtype))
+        else:
+            mean = x.mean(axes)
+            var = jnp.square(x - mean.reshape(shape)).mean(axes)
         if running_mean is not None and running_var is not None:
             count = x.size // x.shape[axis]
             unbiased = var * (count / max(count - 1, 1))
@@ -57,12 +64,16 @@ def batch_norm(
             new_var = ((1 - momentum) * running_var + momentum * unbiased).astype(running_var.dtype)
     else:
         mean, var = _wide(running_mean), _wide(running_var)
+    if out is not None:
+        return out.astype(input.dtype), new_mean, new_var
     scale = jax.lax.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight
-    out = (x - mean.reshape(shape)) * scale.reshape(shape)
-    if bias is not None:
-        out = out + bias.reshape(shape)
+    if last:
+        out = _gradients.scale_and_shift(x - mean, scale, bias)
+    else:
+        out = (x - mean.reshape(shape)) * scale.reshape(shape)
+        out = out if bias is None else out + bias.reshape(shape)
     return out.astype(input.dtype), new_mean, new_var
 
 
@@ -79,11 +90,7 @@ def layer_norm(
     x = _wide(xla_cpu.materialise(input))
     x = x - x.mean(axes, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
-    if weight is not None:
-        x = x * weight
-    if bias is not None:
-        x = x + bias
-    return x.astype(input.dtype)
+    return _gradients.scale_and_shift(x, weight, bias).astype(input.dtype)
 
 
 def native_layer_norm(

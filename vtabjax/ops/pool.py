@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vtabjax.ops import _gradients
 from vtabjax.ops._sizes import Size, per_dimension
+from vtabjax.runtime import xla_cpu
+
+_Ints = tuple[int, ...]
 
 __all__ = [
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
@@ -81,8 +87,66 @@ def max_pool_channels_last(
     stride = per_dimension(stride, rank) if stride not in ((), None) else kernel
     padding, dilation = per_dimension(padding, rank), per_dimension(dilation, rank)
     pads = _geometry(x.shape[1:-1], kernel, stride, padding, dilation, ceil_mode)
+    taps = math.prod(kernel)
+    if jax.default_backend() == "cpu" and jnp.issubdtype(x.dtype, jnp.floating) and taps <= _MAX_TAPS:
+        return _max_by_taps(x, tuple(kernel), tuple(stride), tuple(pads), tuple(dilation))
     low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     return _reduce(x, np.array(low, x.dtype), lax.max, kernel, stride, pads, dilation)
+
+
+_MAX_TAPS = 25  # the larger windows of spatial pyramids would be long programs
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_by_taps(
+    x: jax.Array, kernel: _Ints, stride: _Ints, pads: tuple[tuple[int, int], ...], dilation: _Ints
+) -> jax.Array:
+    """Max pooling as a maximum of shifted images: XLA's CPU backend reduces windows, and scatters, number by number."""
+    return functools.reduce(jnp.maximum, _tap_windows(x, kernel, stride, pads, dilation))
+
+
+def _tap_windows(
+    x: jax.Array, kernel: _Ints, stride: _Ints, pads: Sequence[tuple[int, int]], dilation: _Ints
+) -> list[jax.Array]:
+    padded = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
+    dims = zip(padded.shape[1:-1], kernel, stride, dilation, strict=True)
+    sizes = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in dims]
+    starts = itertools.product(*(range(0, k * d, d) for k, d in zip(kernel, dilation, strict=True)))
+    return [_gradients.windows(padded, start, stride, sizes) for start in starts]
+
+
+def _max_by_taps_forward(
+    x: jax.Array, kernel: _Ints, stride: _Ints, pads: tuple[tuple[int, int], ...], dilation: _Ints
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    out = _max_by_taps(x, kernel, stride, pads, dilation)
+    return out, (x, out)
+
+
+def _max_by_taps_backward(
+    kernel: _Ints,
+    stride: _Ints,
+    pads: tuple[tuple[int, int], ...],
+    dilation: _Ints,
+    saved: tuple[jax.Array, jax.Array],
+    g: jax.Array,
+) -> tuple[jax.Array]:
+    """All of a window's gradient goes to the first of its largest numbers, as in PyTorch."""
+    x, out = saved
+    found = _tap_windows(x, kernel, stride, pads, dilation)
+    first = jnp.full(out.shape, len(found), jnp.uint8)
+    for number, window in reversed(list(enumerate(found))):
+        first = jnp.where(window == out, jnp.uint8(number), first)
+    first, g = xla_cpu.materialise(first), xla_cpu.materialise(g)
+    numbers = dict(zip(itertools.product(*map(range, kernel)), range(len(found)), strict=True))
+
+    def part(tap: _Ints) -> jax.Array:
+        return jnp.where(first == numbers[tap], g, 0)
+
+    low = [p for p, _ in pads]
+    return (_gradients.scattered(part, kernel, stride, low, dilation, x.shape[1:-1]),)
+
+
+_max_by_taps.defvjp(_max_by_taps_forward, _max_by_taps_backward)
 
 
 def _max_pool(rank: int, x: jax.Array, *args: Any) -> jax.Array:
