@@ -58,6 +58,7 @@ class _BoardRow(AccuracyRow):
     parameters: int | None = None
     gflops: float | None = None
     license: str = ""
+    by: str = ""
 
 
 def _board_row(a: Analysis, i: int) -> _BoardRow:
@@ -70,6 +71,7 @@ def _board_row(a: Analysis, i: int) -> _BoardRow:
         parameters=model.parameters,
         gflops=model.gflops,
         license=model.license,
+        by=model.source,
     )
 
 
@@ -82,6 +84,7 @@ def _accuracy(a: Analysis) -> Table:
         Column("parameters", "whole", lambda row: row.parameters),
         Column("GFLOPs", "number", lambda row: row.gflops),
         Column("licence", "text", lambda row: row.license),
+        *([Column("by", "text", lambda row: row.by)] if any(m.source for m in a.board.models) else []),
     ]
     remarks = [f"{a.board.measure} in percent (fractions in the CSV)"]
     n_lacking = int((~a.complete).sum())
