@@ -16,8 +16,7 @@ def others(folder, start, stop, *, who="Ada", changes=None, **rest):
     """A pack of nearest neighbours of some models, all with the same bits as `report_data.sweep` would give."""
     report_data.sweep(folder / "all", stop, TASKS, ("knn",))
     for path, record in list(results.records(folder / "all")):
-        i = int(record["model"].split("_")[-1][:3].rstrip("@."))
-        if i < start:
+        if record["model"] in map(report_data.spec, range(start)):
             path.unlink()
     for _, record in list(results.records(folder / "all")) if changes or rest else []:
         cell = Cell("knn", record["model"], record["task"], {**record["settings"], **(changes or {})})

@@ -41,7 +41,7 @@ def test_what_comes_back_is_what_was_packed(packed):
 def test_columns_are_readable_without_us(packed):
     frame = pyarrow.parquet.read_table(packed.path).to_pandas().set_index(["protocol", "model"])
     row = frame.loc["knn", report_data.spec(0)]
-    bits = np.unpackbits(np.frombuffer(row["correct"], np.uint8), count=row["correct_count"])
+    bits = np.unpackbits(np.frombuffer(row["correct"], np.uint8), count=int(row["correct_count"]))
     assert row["n_examples"] == 203 and bits.mean() == pytest.approx(row["accuracy"])
     assert json.loads(row["settings"])["metric"] == ["euclidean", "cosine"]
 
