@@ -1,5 +1,7 @@
-"""Runs ejected source as if vtabjax were missing: `ejected_models.py FOLDER NAME ...` reads NAME.py, NAME.safetensors and
-NAME-images.npy there, and writes the outputs in float32 and float64 to NAME-outputs.npz."""
+"""Runs ejected source as if vtabjax were missing: `ejected_models.py FOLDER NAME ...`.
+
+Reads NAME.py, NAME.safetensors and NAME-images.npy there; outputs in float32 and float64 go to NAME-outputs.npz.
+"""
 
 import importlib
 import sys
