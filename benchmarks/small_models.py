@@ -2,8 +2,7 @@
 
     python benchmarks/small_models.py --workdir=runs/small
 
-Hours on a processor with two cores are minutes on a larger one; run again, it resumes. The models are those of the pack that
-is there.
+An hour or two on two cores; run again, it resumes. The models are those of the pack that is there.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class EjectError(ValueError):
     """A model that cannot be written as source; the message says what of it."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Statement:
     """A line of a call: an operator, or the call of a child.
 
@@ -53,7 +53,7 @@ class Statement:
         return node_refs(Node("", "", self.args, self.kwargs))
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Module:
     """A module that has variables.
 
