@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from converters import from_torch, randomise
+from vtabjax import ops
 from vtabjax.graph import Node, Ref
 from vtabjax.model import Model, apply, eject, normalise
-from vtabjax.model.eject import _layout
+from vtabjax.model.eject import _layout, helpers
 
 # isort: split
 import timm
@@ -108,15 +109,30 @@ def test_equal_modules_share_a_class(ejected):
 
 def test_what_it_cannot_write(tmp_path):
     parts = conftest.tiny_parts()
-    nodes = (*parts.graph.nodes, Node("odd", "aten.erfinv.default", (parts.graph.outputs["features"],), {}))
+    nodes = (*parts.graph.nodes, Node("odd", "aten.log1p.default", (parts.graph.outputs["features"],), {}))
     graph = type(parts.graph)(
         **{**vars(parts.graph), "nodes": nodes, "outputs": {"features": Ref("value", "odd")}}
     )
-    with pytest.raises(eject.EjectError, match="aten.erfinv.default cannot be written as source yet"):
+    with pytest.raises(eject.EjectError, match="aten.log1p.default cannot be written as source yet"):
         Model(graph, parts.variables, parts.info).eject(tmp_path / "x.py")
     with pytest.raises(ValueError, match="give a file whose name can be imported"):
         Model(*parts).eject(tmp_path / "my-model.py")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("arguments", [(3, 2, 1), (2, 2, 0), (3, 3, 1), ((2, 3), (3, 2), (1, 0))])
+def test_pools(arguments, ceil_mode):
+    x = np.random.default_rng(0).standard_normal((2, 3, 7, 8)).astype(np.float32)
+    pairs = [(a, a) if isinstance(a, int) else a for a in arguments]
+    np.testing.assert_array_equal(
+        helpers.max_pool2d(x, *arguments, ceil_mode), ops.TABLE["max_pool2d"](x, *pairs, 1, ceil_mode)
+    )
+    for counted in (True, False):
+        wanted = ops.TABLE["avg_pool2d"](x, *pairs, ceil_mode, counted)
+        np.testing.assert_allclose(
+            helpers.avg_pool2d(x, *arguments, ceil_mode, counted), wanted, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(

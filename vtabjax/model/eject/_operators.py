@@ -143,13 +143,12 @@ def _average(line: Line) -> str:
     return f"{line['self']}.mean(axis=(2, 3), keepdims=True)"
 
 
-def _pool(function: str, **plain: Any) -> Callable[[Line], str]:
+def _pool(function: str, **defaults: Any) -> Callable[[Line], str]:
     def text(line: Line) -> str:
-        odd = {name: value for name, value in plain.items() if line.raw[name] != value}
-        if odd:
-            raise EjectError(f"{function} with {', '.join(odd)} cannot be written as source yet")
+        if line.raw.get("dilation", 1) != 1 or line.raw.get("divisor_override") is not None:
+            raise EjectError(f"{function} with a dilation or a divisor cannot be written as source yet")
         stride = "stride" if line.raw["stride"] not in ((), None) else "kernel_size"
-        return line.call(function, "self", "kernel_size", stride, padding=0)
+        return line.call(function, "self", "kernel_size", stride, padding=0, **defaults)
 
     return text
 
@@ -290,8 +289,8 @@ _FUNCTIONS: Mapping[str, Callable[[Line], str]] = {
     "softmax": lambda line: f"jax.nn.softmax({line['self']}, axis={line['dim']})",
     "mean": _reduced("mean"), "sum": _reduced("sum"), "amax": _reduced("max"), "adaptive_avg_pool2d": _average,
     "linalg_vector_norm": _vector_norm,
-    "max_pool2d": _pool("max_pool2d", dilation=1, ceil_mode=False),
-    "avg_pool2d": _pool("avg_pool2d", ceil_mode=False, count_include_pad=True, divisor_override=None),
+    "max_pool2d": _pool("max_pool2d", ceil_mode=False),
+    "avg_pool2d": _pool("avg_pool2d", ceil_mode=False, count_include_pad=True),
     "flatten": _flatten, "view": _by_numbers("reshape", "size"), "reshape": _by_numbers("reshape", "size"),
     "permute": _by_numbers("transpose", "dims"),
     "transpose": lambda line: f"jnp.swapaxes({line['self']}, {line['dim0']}, {line['dim1']})",

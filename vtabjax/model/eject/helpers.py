@@ -55,25 +55,40 @@ def attention(query, key, value, mask=None, scale=None):
     return jnp.einsum("...qk,...kd->...qd", jax.nn.softmax(logits), value)
 
 
-def _windows(x, kernel_size, stride, padding, start, function):
+def _edges(size, kernel, stride, padding, ceil_mode):
+    """What is added before and after a dimension; with ceil_mode windows may go beyond."""
+    if not ceil_mode:
+        return padding, padding
+    steps = -(-(size + 2 * padding - kernel) // stride)
+    steps -= steps * stride >= size + padding
+    return padding, max(padding, steps * stride + kernel - size - padding)
+
+
+def _windows(x, kernel_size, stride, edges, start, function):
     return jax.lax.reduce_window(
         x,
         jnp.asarray(start, x.dtype),
         function,
-        (1, 1, *_pair(kernel_size)),
-        (1, 1, *_pair(stride)),
-        [(0, 0), (0, 0), *((p, p) for p in _pair(padding))],
+        (1, 1, *kernel_size),
+        (1, 1, *stride),
+        [(0, 0), (0, 0), *edges],
     )
 
 
-def max_pool2d(x, kernel_size, stride, padding=0):
-    return _windows(x, kernel_size, stride, padding, -jnp.inf, jax.lax.max)
+def max_pool2d(x, kernel_size, stride, padding=0, ceil_mode=False):
+    sizes = (x.shape[2:], _pair(kernel_size), _pair(stride), _pair(padding))
+    edges = [_edges(*of_one, ceil_mode) for of_one in zip(*sizes, strict=True)]
+    return _windows(x, *sizes[1:3], edges, -jnp.inf, jax.lax.max)
 
 
-def avg_pool2d(x, kernel_size, stride, padding=0):
-    height, width = _pair(kernel_size)
-    x = _windows(x, kernel_size, stride, padding, 0, jax.lax.add)
-    return x / (height * width)
+def avg_pool2d(x, kernel_size, stride, padding=0, ceil_mode=False, count_include_pad=True):
+    sizes = (x.shape[2:], _pair(kernel_size), _pair(stride), _pair(padding))
+    edges = [_edges(*of_one, ceil_mode) for of_one in zip(*sizes, strict=True)]
+    counted = [(p if count_include_pad else 0,) * 2 for p in sizes[3]]
+    ones = jnp.pad(jnp.ones_like(x[:1, :1]), [(0, 0), (0, 0), *counted])
+    beyond = [(a - c, b - c) for (a, b), (c, _) in zip(edges, counted, strict=True)]
+    total = _windows(x, *sizes[1:3], edges, 0, jax.lax.add)
+    return total / _windows(ones, *sizes[1:3], beyond, 0, jax.lax.add)
 
 
 def pad(x, widths):
