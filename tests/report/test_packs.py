@@ -83,7 +83,7 @@ def test_other_examples_have_their_own_board(tmp_path):
 
 
 def test_a_model_that_is_here_is_shown_once(tmp_path):
-    report_data.sweep(tmp_path / "run", 3, TASKS, ("knn",))
+    report_data.sweep(tmp_path / "run", 4, TASKS, ("knn",))
     found, notices = boards(tmp_path / "run", others(tmp_path / "ada", 1, 4))
     assert sorted(m.label for m in found["knn"].models) == sorted(report_data.spec(i) for i in range(4))
     (said,) = [n for n in notices if "not shown" in n]

@@ -93,7 +93,7 @@ class _Writer:
         paths = [*self.module.variables, *self.module.children]
         for name in dict.fromkeys(path.partition(".")[0] for path in paths):
             lines.append(f"self.{name} = {self._value(name)}")
-        return lines
+        return lines or ['"""It has no variables."""']
 
     def _value(self, path: str) -> str:
         """The expression for what is at a path."""
