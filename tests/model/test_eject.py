@@ -100,6 +100,9 @@ def test_equal_modules_share_a_class(ejected):
     assert classes["my_vit"] == [
         "BiasedConv2d", "PatchEmbed", "LayerNorm", "Linear", "Attn", "Mlp", "Block", "TestVit",
     ]  # fmt: skip
+    assert classes["my_convnext"] == [
+        "BiasedConv2d", "LayerNorm2d", "Mlp", "Block", "Stage", "Stage2", "Linear", "Head", "TestConvnext",
+    ]  # fmt: skip
     assert classes["my_resnet"].count("Conv2d") == 1 and len(classes["my_resnet"]) <= 7
     text = ejected["my_vit"][0].read_text()
     assert 'nnx.List(Block(under(weights, f"blocks.{i}")) for i in range(6))' in text

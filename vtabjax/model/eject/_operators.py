@@ -60,6 +60,9 @@ def arguments(statement: Statement, op: str) -> dict[str, Any]:
             f"operator {op} cannot be written as source yet; add it to vtabjax/model/eject/_operators.py "
             "(the model itself runs: vtabjax.model.load)"
         )
+    if "normalized_shape" in bound:  # the weight has it
+        bound["normalized_shape"] = len(bound["normalized_shape"])
+    bound.pop("momentum", None)
     for pair in _PAIRS:
         value = bound.get(pair)
         if isinstance(value, tuple) and len(set(value)) == 1 and not isinstance(value[0], Ref):

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vtabjax.graph import DType, Graph, Node, Ref, map_refs, node_refs
+from vtabjax.graph import DType, Graph, Node, Ref, map_refs, node_refs, refs
 from vtabjax.model import running
 from vtabjax.ops import channels_last, split_name
 
@@ -124,7 +124,7 @@ def simplified(graph: Graph) -> Graph:
         if name in _IDENTITIES or (name == "pad" and not any(node.args[1])):
             same[node.name] = node.args[0]
             continue
-        if name in _RESHAPES and (shape := shapes.get(node.name)) is not None:
+        if name in _RESHAPES and (shape := shapes.get(node.name)) is not None and any(refs(node.args[1:])):
             node = node._replace(args=(node.args[0], shape), kwargs={})
         elif name == "expand" and (shape := shapes.get(node.name)) is not None:
             sizes = tuple(n if size == -1 else size for n, size in zip(shape, node.args[1], strict=True))
