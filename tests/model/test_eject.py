@@ -110,6 +110,11 @@ def test_equal_modules_share_a_class(ejected):
     assert "stride=2" in ejected["my_resnet"][0].read_text()
 
 
+def test_the_page_shows_what_is_written(ejected):
+    page = (conftest.ROOT / "docs" / "eject.md").read_text(encoding="utf-8")
+    assert re.search(r"```python\n(class Block.*?)```", page, re.S)[1] in ejected["my_vit"][0].read_text()
+
+
 def test_what_it_cannot_write(tmp_path):
     parts = conftest.tiny_parts()
     nodes = (*parts.graph.nodes, Node("odd", "aten.log1p.default", (parts.graph.outputs["features"],), {}))

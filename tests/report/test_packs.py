@@ -93,6 +93,13 @@ def test_a_model_that_is_here_is_shown_once(tmp_path):
     )
 
 
+def test_tasks_that_nobody_here_has_leave_ours_their_means(tmp_path):
+    report_data.sweep(tmp_path / "run", 2, TASKS[:1], ("knn",))
+    found, notices = boards(tmp_path / "run", others(tmp_path / "ada", 2, 4))
+    assert found["knn"].tasks == [TASKS[0]] and len(found["knn"].models) == 4
+    assert any("Results of others on sprites_location are not shown" in n for n in notices)
+
+
 def test_packs_alone_are_a_leaderboard(tmp_path):
     first, second = others(tmp_path / "ada", 0, 2), others(tmp_path / "bob", 1, 4, who="Bob")
     (tmp_path / "empty").mkdir()

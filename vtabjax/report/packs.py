@@ -94,12 +94,28 @@ def apart(found: Sequence[Record], notices: list[str]) -> list[Record]:
         by_place.setdefault((record.label, record.setup), record.by)
     kept = [r for r in found if by_place[r.label, r.setup] == r.by]
     _compare_repeated(found, kept, notices)
+    kept = _on_our_tasks(kept, notices)
     makers = collections.defaultdict(set)
     for record in kept:
         makers[record.label].add(record.by)
     for record in kept:
         if record.by and len(makers[record.label]) > 1:
             record.label = f"{record.label} [{record.by}]"
+    return kept
+
+
+def _on_our_tasks(found: Sequence[Record], notices: list[str]) -> list[Record]:
+    """Without what others have on tasks that nobody here was measured on: it would leave ours without a mean."""
+    of_setup: dict[str, set[str]] = collections.defaultdict(set)
+    for record in found:
+        if not record.by:
+            of_setup[record.setup].add(record.data["task"])
+    kept = [r for r in found if r.setup not in of_setup or r.data["task"] in of_setup[r.setup]]
+    others = {r.data["task"] for r in found} - {r.data["task"] for r in kept}
+    if others:
+        notices.append(
+            f"Results of others on {specs.listed(sorted(others))} are not shown: nothing here was measured on these tasks."
+        )
     return kept
 
 
