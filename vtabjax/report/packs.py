@@ -114,7 +114,7 @@ def _on_our_tasks(found: Sequence[Record], notices: list[str]) -> list[Record]:
     others = {r.data["task"] for r in found} - {r.data["task"] for r in kept}
     if others:
         notices.append(
-            f"Results of others on {specs.listed(sorted(others))} are not shown: nothing here was measured on these tasks."
+            f"Results of others on {specs.listed(sorted(others))} are not shown: nothing here was measured there."
         )
     return kept
 
