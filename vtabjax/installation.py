@@ -21,7 +21,7 @@ _EXTRAS = {
     "convert": ("torch", "torchvision", "timm"),
     "hub": ("transformers", "open_clip", "datasets"),
     "data": ("tensorflow_datasets", "array_record", "tensorflow"),
-    "report": ("plotly", "jinja2", "matplotlib"),
+    "report": ("plotly", "jinja2", "matplotlib", "pyarrow"),
     "slurm": ("submitit",),
 }
 

@@ -47,7 +47,7 @@ def test_the_list_names_what_there_is():
     text = " ".join(help.everything().split())
     for part in (
         "knn mini, vtab, vtab_full",
-        "report html, status",
+        "report html, status, pack",
         "timm, torchvision, hf",
         "dtd, flowers102",
     ):

@@ -23,6 +23,7 @@ from vtabjax.runtime import files
 from vtabjax.specs import Spec, SpecError, pooling
 
 FOLDER = Path(__file__).parent
+PACK = FOLDER / "mini.parquet"  # results of small models on the embedded tasks (docs/packs.md)
 GRID = 16  # baseline/pixels averages the image to GRID x GRID pixels
 _PIXELS = {
     "architecture": "pixels",

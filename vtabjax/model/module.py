@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -70,6 +72,22 @@ class Model(nnx.Module):
     def __call__(self, images: Array, *, train: bool = False, rng: jax.Array | None = None) -> jax.Array:
         """Features [B, D] of images [B, H, W, C] in [0, 1]. Errors: those of `outputs`."""
         return self.outputs(images, train=train, rng=rng)["features"]
+
+    def eject(self, path: str | os.PathLike) -> Path:
+        """Writes the model as readable source that needs no vtabjax, and its weights beside it.
+
+        Args:
+          path: the file, such as "my_model.py".
+
+        Returns:
+          The file with the weights, "my_model.safetensors".
+
+        Raises:
+          vtabjax.model.eject.EjectError: it has an operator that cannot be written as source yet.
+        """
+        from vtabjax.model.eject import eject
+
+        return eject(self, path)
 
 
 # Resampling overshoots [0, 1] a little; images of 0 to 255 and normalised ones are far beyond.

@@ -178,7 +178,10 @@ class FinetuneOptions:
 class ReportOptions:
     """The fields of configs/report.py."""
 
-    suite: Annotated[str, OneOf(("html", "status"))]
+    suite: Annotated[str, OneOf(("html", "status", "pack"))]
+    pack: _Line
+    who: _Line
+    licence: _Line
     title: _Line
     published: _Line
     imagenet: _Line

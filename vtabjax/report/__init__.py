@@ -30,23 +30,27 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
     Raises:
       UsageError: a field of the config is wrong, or there is no such folder.
     """
+    from vtabjax import results
     from vtabjax.report import gather, published
 
     own = options.read(options.ReportOptions, config)
     workdir = files.as_path(workdir)
     if not workdir.is_dir():
         raise UsageError(f"--workdir={workdir}: there is no such folder; name the workdir of a sweep")
+    if own.suite == "pack":
+        return _pack(own, workdir)
     try:
-        others = [published.read(name) for name in specs.split_list(own.published)]
+        named = specs.split_list(own.published)
+        packs = [results.read_pack(path) for name in named if (path := published.pack_path(name))]
+        others = [published.read(name) for name in named if not published.pack_path(name)]
         top1 = published.imagenet(own.imagenet)
-    except published.PublishedError as e:
+    except (published.PublishedError, results.PackError) as e:
         raise UsageError(str(e)) from e
     folder = workdir / "report"
     try:
         _check_folder(folder)
-        data = gather.gather(
-            workdir, files.as_path(own.models_dir or workdir / "models"), others, top1, own.filter, own.score
-        )
+        models_dir = files.as_path(own.models_dir or workdir / "models")
+        data = gather.gather(workdir, models_dir, others, top1, own.filter, own.score, packs)
         _check_reference(own.reference, data.boards)
         _write_all(data, own, workdir, folder)
     except OSError as e:
@@ -54,6 +58,26 @@ def run(config: Any, workdir: str | os.PathLike) -> int:
             f"the report cannot be made in {folder} ({_reason(e)}); make room or make the folder writable"
         ) from e
     print(_summary(data, folder / "report.html", workdir), file=sys.stderr)
+    return 0
+
+
+def _pack(own: options.ReportOptions, workdir: Path) -> int:
+    """Writes the results into one file for others."""
+    from vtabjax import results
+
+    try:
+        made = results.pack(workdir, own.pack or workdir / "pack.parquet", who=own.who, licence=own.licence)
+    except OSError as e:
+        raise UsageError(f"the pack cannot be written ({_reason(e)})") from e
+    except ValueError as e:
+        raise UsageError(str(e)) from e
+    unsaid = [name for name in ("who", "licence") if not getattr(made, name)]
+    if unsaid:
+        print(f"not stated: {' and '.join(unsaid)}; --config.{unsaid[0]}=... says it", file=sys.stderr)
+    if made.local_names:
+        print(f"readers will see these paths: {specs.listed(made.local_names)}", file=sys.stderr)
+    models = {record["model"] for record in made.records}
+    print(f"{len(made.records)} results of {len(models)} models: {made.path}", file=sys.stderr)
     return 0
 
 

@@ -76,7 +76,7 @@ class Model:
       features: how they were made, in words; "" where unknown.
       images_per_second: the fastest of its passes over images, on `device`; None where none was timed.
       device: on which devices.
-      source: of a published row; "" for ours.
+      source: of a published row, or who made a pack's and when; "" for ours.
     """
 
     label: str

@@ -18,6 +18,7 @@ import numpy as np
 from vtabjax import results, specs
 from vtabjax.data import copies
 from vtabjax.report import filtered
+from vtabjax.report import packs as of_packs
 from vtabjax.report import records as records_of
 from vtabjax.report.boards import (
     BALANCED,
@@ -46,6 +47,7 @@ def gather(
     imagenet: Mapping[str, float] | None = None,
     conditions: Sequence[filters.Condition] = (),
     score: str = "accuracy",
+    packs: Sequence[results.Pack] = (),
 ) -> ReportData:
     """Reads a workdir.
 
@@ -56,14 +58,19 @@ def gather(
       imagenet: spec, or name without its source -> top-1 in percent.
       conditions: those on the models of the workdir that are shown.
       score: "accuracy", or "balanced_accuracy" to rank by the mean of the accuracies on each class.
+      packs: others' results with their bits, which stand on our boards where they were made in the same way.
 
     Raises:
       UsageError: no model fulfils the conditions.
     """
     notices: list[str] = []
     records: Sequence[Record] = records_of.read(workdir, notices)
+    records = [*records, *of_packs.records(packs, records, notices)]
     records_of.label(records, notices)
     records_of.variants(records, notices)
+    if not packs:
+        of_packs.places(records, notices)
+    records = of_packs.apart(records, notices)
     _copies(records, notices)
     _groups(records, notices)
     models = _models(records, models_dir, imagenet or {})
@@ -195,6 +202,7 @@ def _models(records: Sequence[Record], models_dir: Path, imagenet: Mapping[str, 
             features=_features(of_model, info),
             images_per_second=speeds[label].get(device) if device else None,
             device=device,
+            source=of_model[0].by,
         )
     return models
 

@@ -7,7 +7,8 @@ Three layouts of a CSV file are read; lines that start with ``#`` are comments, 
   - official: docs/data/results.csv of github.com/google-research/task_adaptation, two rows of column names (training
     examples, data set) and a row per model.
 
-``vtab`` is the table of the benchmark's own release, which comes with the project (vtab_2019.csv).
+``vtab`` is the table of the benchmark's own release, which comes with the project (vtab_2019.csv). Packs (.parquet; the
+one called ``mini`` comes with the project) are read by `vtabjax.results.read_pack`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtabjax import specs, tasks
+from vtabjax import bundled, specs, tasks
 from vtabjax.report.boards import RANDOM, Board, Model, family, order_tasks
 
-BUILT_IN = {"vtab": Path(__file__).parent / "assets" / "vtab_2019.csv"}
+BUILT_IN = {"vtab": Path(__file__).parent / "assets" / "vtab_2019.csv", "mini": bundled.PACK}
 # Optional columns: training examples ("1000", "full"), and what rows are grouped by.
 FIELDS = ("examples", "method", "architecture", "family", "parameters", "pretraining_data", "source")
 
@@ -74,6 +75,12 @@ class Published(NamedTuple):
     rows: list[Row]
 
 
+def pack_path(name: str) -> Path | None:
+    """The file, if a name in config.published stands for a pack of results; None for a table of published numbers."""
+    path = BUILT_IN.get(name, Path(name))
+    return path if path.suffix == ".parquet" else None
+
+
 def read(name: str) -> Published:
     """Reads "vtab" or a file.
 
@@ -85,7 +92,7 @@ def read(name: str) -> Published:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise PublishedError(
-            f"config.published={name!r} cannot be read ({e}); give a CSV file, or {', '.join(BUILT_IN)} for the "
+            f"config.published={name!r} cannot be read ({e}); give a CSV file, a pack (.parquet), or vtab for the "
             "benchmark's own table"
         ) from e
     comment = " ".join(line.lstrip("# ").strip() for line in lines if line.startswith("#"))

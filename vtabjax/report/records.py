@@ -17,6 +17,9 @@ from vtabjax.sweep import folds
 OF_THE_TASK = ("task", "pictures", "skip_broken", "groups", "folds_of")
 # Packages whose version decides what is computed, not only how it is rounded.
 DECISIVE = ("vtabjax", "tensorflow-datasets")
+_OURS = (
+    1_000_000  # results of others that one of ours outweighs where it says which examples are the usual ones
+)
 
 
 @dataclasses.dataclass
@@ -28,12 +31,14 @@ class Record:
       data: what the file holds.
       label: the model's name in the report.
       variant: says which examples of the task it is about, where there are results on others.
+      by: who made it and when, of a pack's; "" for the workdir's own.
     """
 
     path: str
     data: Mapping[str, Any]
     label: str = ""
     variant: str = ""
+    by: str = ""
 
     @functools.cached_property
     def setup(self) -> str:
@@ -85,11 +90,11 @@ def variants(records: Sequence[Record], notices: list[str]) -> None:
     """Results on other examples of a task (a data set prepared anew) go to a board of their own."""
     fingerprints: dict[tuple, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for record in records:
-        fingerprints[_data_key(record)][_fingerprint(record.data)] += 1
+        fingerprints[data_key(record)][fingerprint(record.data)] += 1 if record.by else _OURS
     mixed = set()
     for record in records:
-        most_common = [name for name, _ in fingerprints[_data_key(record)].most_common()]
-        rank = most_common.index(_fingerprint(record.data))
+        most_common = [name for name, _ in fingerprints[data_key(record)].most_common()]
+        rank = most_common.index(fingerprint(record.data))
         if rank:
             record.variant = f"data {rank + 1}"
             mixed.add(record.data["task"])
@@ -100,7 +105,8 @@ def variants(records: Sequence[Record], notices: list[str]) -> None:
         )
 
 
-def _data_key(record: Record) -> tuple:
+def data_key(record: Record) -> tuple:
+    """Results with equal keys have equal fingerprints where they are about the same examples."""
     # Fingerprints are of images as the model sees them, so those of another input size differ by right.
     data = record.data
     size = tuple((data.get("input") or {}).get("input_size") or ())
@@ -108,6 +114,7 @@ def _data_key(record: Record) -> tuple:
     return data["task"], size, json.dumps(settings, sort_keys=True), data["protocol"]
 
 
-def _fingerprint(data: Mapping[str, Any]) -> str:
+def fingerprint(data: Mapping[str, Any]) -> str:
+    """Of the examples behind a result, and of their groups."""
     found = [data.get("data") or {}, *([data["groups"]] if data.get("groups") else [])]
     return json.dumps(found, sort_keys=True)

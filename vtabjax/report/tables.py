@@ -75,6 +75,7 @@ class _BoardRow(AccuracyRow):
     parameters: int | None = None
     gflops: float | None = None
     license: str = ""
+    by: str = ""
 
 
 def _board_row(a: Analysis, i: int) -> _BoardRow:
@@ -87,6 +88,7 @@ def _board_row(a: Analysis, i: int) -> _BoardRow:
         parameters=model.parameters,
         gflops=model.gflops,
         license=model.license,
+        by=model.source,
     )
 
 
@@ -99,6 +101,7 @@ def _accuracy(a: Analysis) -> Table:
         Column("parameters", "size", lambda row: row.parameters),
         Column("GFLOPs", "number", lambda row: row.gflops, paper=False),
         Column("licence", "text", lambda row: row.license, paper=False),
+        *([Column("by", "text", lambda row: row.by, paper=False)] if any(m.source for m in a.board.models) else []),
     ]
     remarks = [f"{a.board.measure} in percent (fractions in the CSV)"]
     n_lacking = int((~a.complete).sum())

@@ -27,7 +27,15 @@ import numpy as np
 
 from vtabjax import __version__, specs
 from vtabjax.results import _record
-from vtabjax.results._record import pack, pack_confusion, pack_groups, unpack, unpack_confusion, unpack_groups
+from vtabjax.results._pack import Pack, PackError, pack, read_pack
+from vtabjax.results._record import (
+    pack_confusion,
+    pack_correct,
+    pack_groups,
+    unpack,
+    unpack_confusion,
+    unpack_groups,
+)
 from vtabjax.runtime import files
 from vtabjax.specs import weight_files
 
@@ -35,9 +43,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Cell", "collect", "config_hash", "errors", "file_name", "find", "find_all", "has_other_settings", "pack",
-    "pack_confusion", "pack_groups", "paths", "read", "records", "save", "save_error", "unpack", "unpack_confusion",
-    "unpack_groups", "versions",
+    "Cell", "Pack", "PackError", "collect", "config_hash", "errors", "file_name", "find", "find_all",
+    "has_other_settings", "pack", "pack_confusion", "pack_correct", "pack_groups", "paths", "read", "read_pack",
+    "records", "save", "save_error", "unpack", "unpack_confusion", "unpack_groups", "versions",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -259,7 +267,7 @@ def save(
         "metrics": {k: finite.get(k) for k in metrics},
         "notes": {k: f"{v}" for k, v in metrics.items() if v is not None and k not in finite} | dict(notes),
         "n_examples": None if correct is None else len(correct),
-        "correct": None if correct is None else pack(correct),
+        "correct": None if correct is None else pack_correct(correct),
         "confusion": None if confusion is None else pack_confusion(confusion),
         **({} if groups is None else {"groups": pack_groups(groups)}),
         "chosen": dict(chosen),

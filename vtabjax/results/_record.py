@@ -92,14 +92,14 @@ def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> 
     return fits and math.isfinite(value) and least <= value <= most
 
 
-def pack(correct: np.ndarray) -> dict[str, Any]:
+def pack_correct(correct: np.ndarray) -> dict[str, Any]:
     """bool [N] as JSON: eight examples a byte (the first one in the highest bit), base64, and the count."""
     bits = np.packbits(np.asarray(correct, bool))
     return {"count": len(correct), "packed": base64.b64encode(bits.tobytes()).decode()}
 
 
 def unpack(packed: Mapping[str, Any]) -> np.ndarray:
-    """bool [N] from what `pack` made."""
+    """bool [N] from what `pack_correct` made."""
     bits = np.frombuffer(base64.b64decode(packed["packed"]), np.uint8)
     return np.unpackbits(bits, count=packed["count"]).astype(bool)
 

@@ -105,7 +105,7 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "task": tasks.without_fold(first["task"])[0],
         "metrics": dict(outcome.metrics),
         "n_examples": len(correct),
-        "correct": results.pack(correct),
+        "correct": results.pack_correct(correct),
         "confusion": results.pack_confusion(confusion),
         **({} if groups is None else {"groups": results.pack_groups(groups)}),
         "settings": {k: v for k, v in first["settings"].items() if k not in OF_THE_FOLD},

@@ -29,6 +29,7 @@ from vtabjax.sweep import (
     failures,
     folders,
     heartbeat,
+    placing,
     plan,
     shares,
     tables,
@@ -353,6 +354,8 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     records = {**state.records, **dict(zip(later, new, strict=True))}
     found = {(cell.model, cell.task): records[i] for i, cell in enumerate(state.cells)}
     print(tables.shown(protocol, found), flush=True)
+    if place := placing.among_small_models(record for record in found.values() if record is not None):
+        _say(place)
     failed = [failures.of(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
     if failed:
         _say(failures.listed(failed))

@@ -308,7 +308,7 @@ class _Protocol:
                 predictions, confidence = self.trainer.classify(state, inputs, self.classes)
                 correct = predictions == labels
                 return {
-                    "correct": results.pack(correct),
+                    "correct": results.pack_correct(correct),
                     "confusion": results.pack_confusion(
                         measures.confusion_matrix(labels, predictions, self.classes)
                     ),
