@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from vtabjax import installation, results
 from vtabjax.options import RunOptions, UsageError
 from vtabjax.results import Cell
-from vtabjax.runtime import files, processes
+from vtabjax.runtime import files, processes, terminal
 from vtabjax.sweep import (
     artefacts,
     converters_client,
@@ -352,7 +352,8 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     new = results.find_all([state.cells[i] for i in later], workdir, damaged)
     records = {**state.records, **dict(zip(later, new, strict=True))}
     found = {(cell.model, cell.task): records[i] for i, cell in enumerate(state.cells)}
-    print(tables.shown(protocol, found), flush=True)
+    width, styled = terminal.width(sys.stdout), terminal.is_styled(sys.stdout)
+    print(tables.shown(protocol, found, width=width, styled=styled, workdir=workdir), flush=True)
     failed = [failures.of(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
     if failed:
         _say(failures.listed(failed))

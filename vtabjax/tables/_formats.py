@@ -1,4 +1,4 @@
-"""A table as text: for the terminal, CSV, Markdown and LaTeX. Names are shown as they are, whatever they hold."""
+"""A table as text: CSV, Markdown and LaTeX. Names are shown as they are, whatever they hold."""
 
 from __future__ import annotations
 
@@ -10,21 +10,11 @@ from typing import Any
 from vtabjax.tables._table import Table
 
 
-def to_terminal(table: Table) -> str:
-    """The table with its remarks below, columns aligned."""
-    from tabulate import tabulate
-
-    align = ["left" if column.kind == "text" else "right" for column in table.columns]
-    header, rows, remarks = _printable(table)
-    lines = tabulate(rows, header, tablefmt="simple", colalign=align, disable_numparse=True)
-    return "\n".join([lines, *remarks])
-
-
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown, with its remarks."""
     from tabulate import tabulate
 
-    header, rows, remarks = _printable(table)
+    header, rows, remarks = printables(table)
     rows = [[_markdown(text) for text in row] for row in rows]
     lines = tabulate(rows, [_markdown(name) for name in header], tablefmt="github", disable_numparse=True)
     return "\n\n".join([lines, *map(_markdown, remarks)]) + "\n"
@@ -34,7 +24,7 @@ def to_latex(table: Table) -> str:
     """The table for LaTeX (booktabs), its remarks as comments."""
     from tabulate import tabulate
 
-    header, rows, remarks = _printable(table)
+    header, rows, remarks = printables(table)
     lines = tabulate(rows, header, tablefmt="latex_booktabs", disable_numparse=True)
     return "\n".join([*(f"% {remark}" for remark in remarks), lines]) + "\n"
 
@@ -52,7 +42,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _printable(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
+def printables(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, rows and remarks as printable texts."""
     rows = [[printable(text) for text in row] for row in table.texts()]
     return [printable(name) for name in table.header], rows, [printable(r) for r in table.remarks]

@@ -21,12 +21,16 @@ class Column(NamedTuple):
         have as many digits after the point.
       value: an item of the table -> what the column says of it; None or NaN where there is nothing.
       label: a shorter heading for the page, where the place says the rest.
+      first: whether it comes before the others where there is no room for all.
+      more_is_better: whether its highest value is the best.
     """
 
     name: str
     kind: str
     value: Callable[[Any], Any]
     label: str = ""
+    first: bool = False
+    more_is_better: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Table:
       remarks: what has to be known.
       key: for file names and links.
       title: its caption.
+      n_references: how many of the last items are there for comparison only.
     """
 
     columns: Sequence[Column]
@@ -46,6 +51,7 @@ class Table:
     remarks: Sequence[str] = ()
     key: str = ""
     title: str = ""
+    n_references: int = 0
 
     @property
     def header(self) -> list[str]:
