@@ -123,3 +123,41 @@ def test_numbers_are_aligned_to_the_right():
         "m10       10",
         "why",
     ]
+
+
+def accuracies():
+    """Models in rows, a mean and tasks in columns; the last row is there for comparison."""
+    columns = [Column("model", "text", lambda row: row[0])]
+    for j in range(12):
+        columns.append(
+            Column(f"task_number_{j}", "percent", lambda row, j=j: row[1] + j / 100, more_is_better=True)
+        )
+    columns.append(Column("mean", "percent", lambda row: row[1], first=True, more_is_better=True))
+    rows = [("timm/resnet50.a1_in1k", 0.5), ("timm/resnet18.a1_in1k", 0.5004), ("(chance)", 0.9)]
+    return Table(columns, rows, ["accuracy in percent"], n_references=1)
+
+
+def test_a_table_fits_the_terminal():
+    shown = to_terminal(accuracies(), width=80, file="knn.csv").splitlines()
+    assert max(map(len, shown)) <= 80
+    first, second, ruler, *rows, more, remark = shown
+    assert second.split()[:3] == ["model", "mean", "number_0"] and "task_" in first  # the mean is first
+    assert rows[0].split()[:3] == ["timm/resnet50.a1_in1k", "50.0", "50.0"]
+    n_shown = len(ruler.split())
+    assert 3 < n_shown < 14 and more == f"{14 - n_shown} more columns: knn.csv"
+    # Without that limit, and with enough room, the columns are in their order and whole.
+    assert to_terminal(accuracies()).splitlines()[0].split()[-1] == "mean"
+    assert to_terminal(accuracies(), width=300) == to_terminal(accuracies())
+
+
+def test_a_name_is_cut_where_there_is_no_room():
+    shown = to_terminal(accuracies(), width=24, file="knn.csv").splitlines()
+    assert all(len(line) <= 24 for line in shown if "knn.csv" not in line) and "~" in shown[2]
+
+
+def test_the_best_is_bold():
+    shown = to_terminal(accuracies(), styled=True).splitlines()
+    bold = [re.findall(r"\x1b\[1m *([^\x1b]*)\x1b\[0m", line) for line in shown]
+    assert bold[2] == bold[3] and len(bold[2]) == 13  # both are 50.0 as shown
+    assert bold[4] == [] and shown[4].startswith("\x1b[2m(chance)")
+    assert "\x1b" not in to_terminal(accuracies())

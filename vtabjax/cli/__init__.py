@@ -119,7 +119,7 @@ def _run(config: Any) -> int:
     from vtabjax.sweep import runner
 
     status = runner.run(config, workdir, _CELLS.value)
-    if status == 0 and not config.get("dry_run") and processes.is_first():
+    if not config.get("dry_run") and processes.is_first():
         print(f"next: {installation.command()} report --workdir={workdir}", file=sys.stderr)
     return status
 
@@ -131,9 +131,12 @@ def _report(config: ConfigDict) -> int:
 
         return status.main(config, workdir)
     installation.require("report", "the report")
-    from vtabjax import report
+    from vtabjax.sweep.progress import working
 
-    return report.run(config, workdir)
+    with working("making the report"):
+        from vtabjax import report
+
+        return report.run(config, workdir)
 
 
 def _prepare(config: ConfigDict) -> int:

@@ -34,7 +34,7 @@ from vtabjax.sweep import (
     tables,
     worker,
 )
-from vtabjax.sweep.progress import duration
+from vtabjax.sweep.progress import duration, working
 
 
 class WorkerShare(NamedTuple):
@@ -225,18 +225,20 @@ def preflight(pending: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
     """
     try:
         processes.broadcast_from_first(lambda: plan.check_folders(run, workdir))
-        processes.all_or_none(lambda: _check_tasks(pending, run.data_dir))
-        folders.look_through(
-            pending,
-            _say,
-            background=run.background,
-            max_pixels=run.max_pixels,
-            skip_broken=run.skip_broken,
-            cache_dir=worker.image_cache(run, workdir),
-        )
-        unknown = processes.broadcast_from_first(
-            lambda: artefacts.unavailable_models(worker.to_convert(pending, run, workdir))
-        )
+        with working("looking at the data"):
+            processes.all_or_none(lambda: _check_tasks(pending, run.data_dir))
+            folders.look_through(
+                pending,
+                _say,
+                background=run.background,
+                max_pixels=run.max_pixels,
+                skip_broken=run.skip_broken,
+                cache_dir=worker.image_cache(run, workdir),
+            )
+        with working("looking up the models"):
+            unknown = processes.broadcast_from_first(
+                lambda: artefacts.unavailable_models(worker.to_convert(pending, run, workdir))
+            )
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
@@ -357,7 +359,6 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     failed = [failures.of(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
     if failed:
         _say(failures.listed(failed))
-        _say("add --config.retry_failed=true to try them again")
     for message in damaged:
         _say(f"left out of the table: {message}")
     try:
@@ -367,4 +368,6 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
             f"the tables above cannot be written to {workdir / 'tables'} ({e.strerror}); make room or make "
             "the folder writable, and run the same command again"
         ) from e
+    if failed:
+        _say("the same command with --config.retry_failed=true tries what failed again")
     return 1 if failed else 0

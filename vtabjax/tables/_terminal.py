@@ -53,9 +53,10 @@ def _that_fit(columns: Sequence[Column], widths: Sequence[int], width: int) -> t
     for i in sorted(range(len(columns)), key=rank.__getitem__):
         # The first name and one number are there in any case; the name is cut.
         least = _LEAST if columns[i].kind == "text" else widths[i]
-        if room >= least or len(taken) < 2:
-            taken.append(i)
-            room -= widths[i] + len(_GAP)
+        if room < least and len(taken) >= 2:
+            break
+        taken.append(i)
+        room -= widths[i] + len(_GAP)
     return [columns[i] for i in taken], [c.name for i, c in enumerate(columns) if i not in taken]
 
 
@@ -68,7 +69,7 @@ class _Layout:
 
     @classmethod
     def of(cls, table: Table, wrapped: bool) -> _Layout:
-        names, rows = printables(table)
+        names, rows, _ = printables(table)
         header = []
         for j, name in enumerate(names):
             widest = max((len(row[j]) for row in rows), default=0)
