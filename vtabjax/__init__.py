@@ -8,8 +8,8 @@ What most people need:
     vtabjax.embed(spec, pictures)    features of pictures, with labels and names
     vtabjax.collect(workdir)         the results of a sweep as a data frame; vtabjax.results.pivot: models x tasks
 
-Below them are the packages `data`, `features`, `model`, `protocols`, `ranking`, `results` and `tasks`. Everything is imported
-when it is used, so that importing vtabjax costs nothing. docs/python.md shows how they go together.
+Below them are the packages `data`, `features`, `model`, `protocols`, `ranking`, `results` and `tasks`. Everything is
+imported when it is used, so that importing vtabjax costs nothing. docs/python.md shows how they go together.
 """
 
 __version__ = "0.1.0"

@@ -1,8 +1,10 @@
 """What a sweep says while it runs."""
 
 import io
+import itertools
 import json
 import re
+import time
 
 import pyte
 import pytest
@@ -86,7 +88,7 @@ def test_log_lines(capsys, monkeypatch):
     todo = cells(2)
     progress = Progress(todo)
     progress.doing("tiny/a: task0")
-    clock = iter(range(1000, 100_000, 45))
+    clock = itertools.count(time.monotonic() + 100, 45)
     with monkeypatch.context() as patched:
         patched.setattr("vtabjax.sweep.progress.time.monotonic", lambda: next(clock))
         with bars.bar(desc="linear", total=8, delay=0) as bar:

@@ -117,10 +117,10 @@ def test_an_interval_is_two_columns_of_a_csv():
 def test_numbers_are_aligned_to_the_right():
     columns = [Column("model", "text", lambda n: f"m{n}"), Column("n", "whole", lambda n: n)]
     assert to_terminal(Table(columns, [5, 10], ["why"])).splitlines() == [
-        "model      n",
-        "-------  ---",
-        "m5         5",
-        "m10       10",
+        "model   n",
+        "-----  --",
+        "m5      5",
+        "m10    10",
         "why",
     ]
 

@@ -115,10 +115,11 @@ def _run(config: Any) -> int:
     if protocol == "select":
         from vtabjax.sweep.select import run as selection
 
-        return selection.run(config, workdir, _CELLS.value)
-    from vtabjax.sweep import runner
+        status = selection.run(config, workdir, _CELLS.value)
+    else:
+        from vtabjax.sweep import runner
 
-    status = runner.run(config, workdir, _CELLS.value)
+        status = runner.run(config, workdir, _CELLS.value)
     if not config.get("dry_run") and processes.is_first():
         print(f"next: {installation.command()} report --workdir={workdir}", file=sys.stderr)
     return status

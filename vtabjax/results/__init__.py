@@ -33,8 +33,8 @@ from vtabjax.specs import weight_files
 
 __all__ = [
     "Cell", "collect", "config_hash", "errors", "file_name", "find", "find_all", "has_other_settings", "pack",
-    "pack_confusion", "pack_groups", "paths", "pivot", "read", "records", "save", "save_error", "unpack", "unpack_confusion",
-    "unpack_groups", "versions",
+    "pack_confusion", "pack_groups", "paths", "pivot", "read", "records", "save", "save_error", "unpack",
+    "unpack_confusion", "unpack_groups", "versions",
 ]  # fmt: skip
 
 FORMAT = 1

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _BARS = 3  # of what is within a cell
 _PER_SECOND = 4  # times that it is drawn
+_NAME, _NUMBER = 12, 16  # columns that a model's name and the first of its numbers keep
 
 
 class Region(progress.View):
@@ -84,7 +85,7 @@ class Region(progress.View):
         if failed:
             mark, style = self._marks[1], "red"
             return Text(f"{mark} {cell.model}  {task}: {outcome}", style)
-        names = min(self._model_width, max(12, width - 2 - 2 - self._task_width - 2 - 7 - 2 - len(seconds)))
+        names = min(self._model_width, max(_NAME, width - self._task_width - _NUMBER - len(seconds) - 8))
         line = Text.assemble(
             (self._marks[0], "green"),
             f" {self._cut(cell.model, names):{names}}  {task:{self._task_width}}  ",
