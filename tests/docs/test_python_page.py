@@ -33,7 +33,7 @@ def reader(tmp_path, monkeypatch):
 
 
 def run(blocks, folder):
-    """Runs blocks of code in one namespace; an expression at an end is shown as a notebook would. What there is then."""
+    """Runs blocks of code in one namespace; what there is then, and what their last lines show, as in a notebook."""
     found, shown = {}, []
     for block in blocks:
         tree = ast.parse(block.replace("/path/to/pictures", str(folder / "pictures")))
