@@ -18,18 +18,28 @@ PAGE = ROOT / "docs" / "python.md"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.fixture(autouse=True)
-def reader(tmp_path, monkeypatch):
-    """A folder of pictures and an empty one to work in."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.xdist_group("python_page")  # what one has computed the next one finds
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A reader's folder, with pictures."""
+    folder = tmp_path_factory.mktemp("reader")
     rng = np.random.default_rng(0)
     for name, colour in (("cat", 60), ("dog", 160)):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (folder / "pictures" / name).mkdir(parents=True)
         for i in range(12):
             pixels = rng.normal(colour, 40, (24, 24, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
-    return tmp_path
+            Image.fromarray(pixels).save(folder / "pictures" / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def reader(folder, monkeypatch):
+    """Who works there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def run(blocks, folder):

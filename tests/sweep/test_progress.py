@@ -46,7 +46,7 @@ def test_what_a_sweep_tells(config, fake_converters, tmp_path, capsys, monkeypat
         ("tiny/b", 1, 0, 1),
     ]
     assert "3 of 6 cells done, 2 failed, 1 missing" in said and "sprites_location" in said
-    assert "with 1 worker(s), judging by the cells so far" in said and "running" in said
+    assert "with 1 worker, judging by the cells so far" in said and "running" in said
     assert state.expected > 0
     capsys.readouterr()
     assert status.main(None, tmp_path) == 1

@@ -81,10 +81,10 @@ def check_labels(labels: ArrayLike, n: int, name: str = "labels") -> np.ndarray:
             f"{name} has shape {y.shape} for {n} examples; give one class number per example, ({n},)"
         )
     if y.dtype == object:  # of a data frame
-        missing = np.flatnonzero([v is None or v != v or type(v).__name__ == "NAType" for v in y.tolist()])
+        missing = np.flatnonzero([v is None or type(v).__name__ == "NAType" or v != v for v in y.tolist()])
         if len(missing):
             raise ValueError(f"{name} has no class in {len(missing)} of {n} rows (the first is {missing[0]})")
-        kinds = {type(v).__name__ for v in y.tolist()}
+        kinds = {"str" if isinstance(v, str) else type(v).__name__ for v in y.tolist()}
         if len(kinds) > 1:
             raise ValueError(f"{name} mixes {' and '.join(sorted(kinds))}; give all numbers, or all text")
         y = np.array(y.tolist())
