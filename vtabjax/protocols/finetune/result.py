@@ -92,8 +92,8 @@ class Result(NamedTuple):
     def __repr__(self) -> str:
         return (
             f"Result(accuracy={self.accuracy:.4g} of {len(self.correct):,} examples, "
-            f"val_accuracy={self.val_accuracy:.4g}, learning_rate={self.learning_rate:g}, steps={self.steps}, {len(self.grid)} grid points, "
-            f"{len(self.finals)} seeds)"
+            f"val_accuracy={self.val_accuracy:.4g}, learning_rate={self.learning_rate:g}, steps={self.steps}, "
+            f"{len(self.grid)} grid points, {len(self.finals)} seeds)"
         )
 
     @property
