@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import installation, results
+from vtabjax import installation, results, specs, tasks
 from vtabjax.options import RunOptions, UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes, terminal
@@ -263,10 +263,11 @@ def _check_tasks(pending: Sequence[Cell], data_dir: str) -> None:
     if missing:
         option = f" --config.data_dir={data_dir}" if data_dir else ""
         there = [task for task in names if task not in missing]
+        whole = set(missing) == set(tasks.VTAB)
+        which = ":vtab" if whole else f" --config.tasks={','.join(missing)}"
         raise UsageError(
-            f"{len(missing)} of {len(names)} tasks have no prepared data set: {', '.join(missing)}\n"
-            f"Prepare them with: {installation.command()} --config=configs/prepare.py "
-            f"--config.tasks={','.join(missing)}{option} (add --config.check=true to see sizes, and what has to be "
+            f"{len(missing)} of {len(names)} tasks have no prepared data set: {specs.listed(list(missing), 4)}\n"
+            f"Prepare them with: {installation.command()} --config=configs/prepare.py{which}{option} (add --config.check=true to see sizes, and what has to be "
             "downloaded by hand)"
             + (f"\nOr run the others: --config.tasks={','.join(there)}" if there else "")
         )
