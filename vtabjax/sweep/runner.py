@@ -267,8 +267,8 @@ def _check_tasks(pending: Sequence[Cell], data_dir: str) -> None:
         which = ":vtab" if whole else f" --config.tasks={','.join(missing)}"
         raise UsageError(
             f"{len(missing)} of {len(names)} tasks have no prepared data set: {specs.listed(list(missing), 4)}\n"
-            f"Prepare them with: {installation.command()} --config=configs/prepare.py{which}{option} (add --config.check=true to see sizes, and what has to be "
-            "downloaded by hand)"
+            f"Prepare them with: {installation.command()} --config=configs/prepare.py{which}{option} "
+            "(add --config.check=true to see sizes, and what has to be downloaded by hand)"
             + (f"\nOr run the others: --config.tasks={','.join(there)}" if there else "")
         )
 
