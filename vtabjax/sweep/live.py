@@ -124,7 +124,8 @@ class Region(progress.View):
             yield self._bar(bar)
         if state.cells:
             row = _row()
-            row.add_row(ProgressBar(len(state.cells), state.done), self._counts())
+            bar = ProgressBar(len(state.cells), state.done, complete_style="green", finished_style="green")
+            row.add_row(bar, self._counts())
             yield row
 
     def _bar(self, bar: tqdm) -> RenderableType:

@@ -280,13 +280,15 @@ def _run(
     share: shares.Share | None,
     may_start: Callable[[Cell], bool] | None,
 ) -> None:
-    from vtabjax.runtime import devices
-
     first = processes.is_first()
     if first:
         files.remove_stale_temporaries(workdir)
         heartbeat.describe(state.folder, state.cells)
-    about = {"share": str(share or ""), "device": devices.describe_devices(), "todo": len(state.pending)}
+    with working("starting"):
+        from vtabjax.runtime import devices
+
+        device = devices.describe_devices()
+    about = {"share": str(share or ""), "device": device, "todo": len(state.pending)}
     me = heartbeat.Worker(state.folder, about, enabled=first)
     status = "interrupted"
     try:
