@@ -186,7 +186,7 @@ def test_a_terminal_has_one_region(screen):
     progress.step(todo[1], "FAILED in knn: no such file", failed=True)
     progress.model("said in a log", 1)
     progress.step(todo[2], "accuracy 8.3 %  accuracy_cosine 7.1 %", seconds="12.0 s")
-    progress.doing("tiny/b: birds")
+    progress.doing("tiny/b: folder:/a/long/path/birds")
     progress._view._live.refresh()
     first, second, third, now, counts = screen.lines
     assert first.startswith(f"✓ {models[0]}  digits  accuracy 98.3 %") and first.endswith("  1.5 s")

@@ -113,8 +113,11 @@ class Region(progress.View):
         state = self._state
         if state.activity:
             row = _row()
+            model, colon, what = state.activity.rpartition(": ")  # the paths of folders are long
             row.add_row(
-                Text(state.activity, "bold", overflow="ellipsis", no_wrap=True),
+                Text(
+                    f"{model}{colon}{self._names.get(what, what)}", "bold", overflow="ellipsis", no_wrap=True
+                ),
                 Text(progress.duration(state.active), no_wrap=True),
             )
             yield row
