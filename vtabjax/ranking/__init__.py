@@ -139,7 +139,8 @@ def epp(
     0.468
     """
     s, clusters = bt.validate_scores(scores, higher_is_better, tie_margin, ridge, clusters)
-    names = tuple(scores.index) if hasattr(scores, "columns") else ()  # of a data frame
+    frame: Any = scores if hasattr(scores, "columns") else None
+    names = () if frame is None else tuple(frame.index)
     n_models = len(s)
     wins = sum((bt.outcomes(column, tie_margin)[0] for column in s.T), np.zeros((n_models, n_models)))
     components = bt.components(wins)

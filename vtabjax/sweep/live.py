@@ -133,7 +133,10 @@ class Region(progress.View):
 
     def _bar(self, bar: tqdm) -> RenderableType:
         row = _row()
-        what = Text("  " + (bar.desc or "").rstrip(": "), overflow="ellipsis", no_wrap=True)
+        desc = (bar.desc or "").rstrip(": ")
+        if desc == self._state.activity.replace(": ", " "):  # stands above it
+            desc = ""
+        what = Text(f"  {desc}", overflow="ellipsis", no_wrap=True)
         far = f"{100 * bar.n / bar.total:3.0f} %" if bar.total else f"{bar.n:,} {bar.unit}"
         row.add_row(what, Text(f"{bar.postfix}  {far}" if bar.postfix else far, "dim", no_wrap=True))
         return row

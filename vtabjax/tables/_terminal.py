@@ -49,7 +49,8 @@ def to_terminal(table: Table, *, width: int | None = None, styled: bool = False,
 def _that_fit(columns: Sequence[Column], widths: Sequence[int], width: int) -> tuple[list[Column], list[str]]:
     """The columns that there is room for, and the names of the others: texts, then `first` ones, then from the left."""
     rank = [0 if c.kind == "text" else 1 if c.first else 2 for c in columns]
-    room, taken = width, []
+    room = width
+    taken: list[int] = []
     for i in sorted(range(len(columns)), key=rank.__getitem__):
         # The first name and one number are there in any case; the name is cut.
         least = _LEAST if columns[i].kind == "text" else widths[i]
