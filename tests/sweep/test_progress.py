@@ -95,7 +95,7 @@ def test_log_lines(capsys, monkeypatch):
             for _ in range(3):
                 bar.update(2)
                 bar.refresh()
-    progress.step(todo[0], "accuracy 50.0 %", seconds="0.1 s")
+    progress.step(todo[0], "accuracy 50.0 %", seconds=0.1, converting=2.0)
     progress.step(todo[1], "FAILED in convert: no such file", failed=True)
     progress.model("tiny/a: 1 of 2 cells in 0:01")
     progress.close()
@@ -107,7 +107,9 @@ def test_log_lines(capsys, monkeypatch):
     assert "\r" not in told and "\x1b" not in told
     *within, first, second, last = told.splitlines()
     assert within and all(line.startswith("[0/2] tiny/a: task0: linear ") for line in within)
-    assert first.startswith("[1/2] knn tiny/a task0: accuracy 50.0 %  0.1 s  (left: 0:")
+    assert first.startswith(
+        "[1/2] knn tiny/a task0: accuracy 50.0 %  0.1 s after 2.0 s of converting  (left: 0:"
+    )
     assert second == "[2/2] knn tiny/a task1: FAILED in convert: no such file  (left: 0:00)"
     assert last.startswith("tiny/a: 1 of 2 cells in 0:01") and last.endswith("1 of 1 models, 2 of 2 cells)")
     assert [duration(s) for s in (7.4, 750, 11100)] == ["0:07", "12:30", "3:05:00"]
@@ -182,21 +184,21 @@ def test_a_terminal_has_one_region(screen):
         assert now.startswith(f"{models[0]}: digits") and now.endswith(" 0:00")
         assert bar.startswith("  nearest neighbours") and bar.endswith(" 25 %")
         assert counts.endswith("0/4 cells, 0/2 models, 0:00")
-    progress.step(todo[0], "accuracy 98.3 %  accuracy_cosine 97.1 %", seconds="1.5 s")
+    progress.step(todo[0], "accuracy 98.3 %  accuracy_cosine 97.1 %", seconds=1.5)
     progress.step(todo[1], "FAILED in knn: no such file", failed=True)
     progress.model("said in a log", 1)
-    progress.step(todo[2], "accuracy 8.3 %  accuracy_cosine 7.1 %", seconds="12.0 s")
+    progress.step(todo[2], "accuracy 8.3 %  accuracy_cosine 7.1 %", seconds=12.0)
     progress.doing("tiny/b: folder:/a/long/path/birds")
     progress._view._live.refresh()
     first, second, third, now, counts = screen.lines
-    assert first.startswith(f"✓ {models[0]}  digits  accuracy 98.3 %") and first.endswith("  1.5 s")
+    assert first.startswith(f"✓ {models[0]}  digits  accuracy  98.3 %") and first.endswith("  1.5 s")
     assert second == f"✗ {models[0]}  birds: FAILED in knn: no such file"
-    assert third.startswith(f"✓ {'tiny/b':{len(models[0])}}  digits  accuracy 8.3 %") and third.endswith(
+    assert third.startswith(f"✓ {'tiny/b':{len(models[0])}}  digits  accuracy   8.3 %") and third.endswith(
         "12.0 s"
     )
     assert len(first) == len(third) <= screen._screen.columns
     assert now.startswith("tiny/b: birds") and "3/4 cells, 1/2 models, 1 failed, 0:00, 0:00 left" in counts
-    progress.step(todo[3], "accuracy 1.0 %", seconds="1.5 s")
+    progress.step(todo[3], "accuracy 1.0 %", seconds=1.5)
     progress.say("a word")
     progress.close()
     assert len(screen.lines) == 5 and screen.lines[-1] == "a word"  # the region is gone
@@ -205,11 +207,11 @@ def test_a_terminal_has_one_region(screen):
 def test_names_that_are_too_long_are_cut_in_the_middle(screen):
     (cell,) = cells(1, "timm/" + "very_" * 40 + "long.tag@random")
     progress = Progress([cell], stream=screen)
-    progress.step(cell, "accuracy 98.3 %", seconds="1.5 s")
+    progress.step(cell, "accuracy 98.3 %", seconds=1.5)
     progress.close()
     (line,) = screen.lines
     assert len(line) <= screen._screen.columns and "…" in line
-    assert line.startswith("✓ timm/very_") and "@random  task0  accuracy 98.3 %" in line
+    assert line.startswith("✓ timm/very_") and "@random  task0  accuracy  98.3 %" in line
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])

@@ -5,6 +5,7 @@ Above it each cell leaves a line.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 _BARS = 3  # of what is within a cell
 _PER_SECOND = 4  # times that it is drawn
-_NAME, _NUMBER = 12, 16  # columns that a model's name and the first of its numbers keep
+_NAME, _NUMBER = 12, 17  # columns that a model's name and the first of its numbers keep
+_PERCENT = re.compile(r"\d+\.\d %")
 
 
 class Region(progress.View):
@@ -64,7 +66,7 @@ class Region(progress.View):
     def line(self, text: str) -> None:
         self._console.print(Text(text))
 
-    def cell(self, cell: Cell, outcome: str, seconds: str, failed: bool) -> None:
+    def cell(self, cell: Cell, outcome: str, seconds: str, converting: float, failed: bool) -> None:
         self._console.print(self._cell_line(cell, outcome, seconds, failed))
 
     def add(self, bar: tqdm) -> None:
@@ -91,11 +93,12 @@ class Region(progress.View):
             f" {self._cut(cell.model, names):{names}}  {task:{self._task_width}}  ",
         )
         room = width - line.cell_len - 2 - len(seconds)
-        while len(outcome) > room and "  " in outcome:
-            outcome = outcome.rpartition("  ")[0]
-        outcome = outcome[: max(0, room)]
-        line.append(outcome, "bold")
-        line.append(f"{'':{max(0, room - len(outcome))}}  ")
+        numbers = [_PERCENT.sub(lambda found: found[0].rjust(7), part) for part in outcome.split("  ")]
+        while len(numbers) > 1 and len("  ".join(numbers)) > room:
+            numbers.pop()
+        shown = "  ".join(numbers)[: max(0, room)]
+        line.append(shown, "bold")
+        line.append(f"{'':{max(0, room - len(shown))}}  ")
         line.append(seconds, "dim")
         return line
 

@@ -57,20 +57,30 @@ class Progress:
         if self._view is not None:
             self._view.changed()
 
-    def step(self, cell: Cell, outcome: str, *, seconds: str = "", failed: bool = False) -> None:
+    def step(
+        self,
+        cell: Cell,
+        outcome: str,
+        *,
+        seconds: float | None = None,
+        converting: float = 0.0,
+        failed: bool = False,
+    ) -> None:
         """One more cell is done, or failed.
 
         Args:
           cell: which one.
-          outcome: its numbers, or why there are none.
-          seconds: how long it took, in words.
+          outcome: its numbers, separated by two blanks, or why there are none.
+          seconds: how long it took.
+          converting: how long its model's conversion took, which went on beside other cells.
           failed: whether it did.
         """
         self.done += 1
         self.failed += failed
         self._last_step = time.monotonic()
         if self._view is not None:
-            self._view.cell(cell, outcome, seconds, failed)
+            took = "" if seconds is None else f"{seconds:.1f} s"
+            self._view.cell(cell, outcome, took, converting, failed)
 
     def model(self, text: str, count: int = 1) -> None:
         """All cells of one more model are finished, or of several that differ only in their choice of features."""
@@ -113,7 +123,7 @@ class View:
     def changed(self) -> None:
         """Something else runs."""
 
-    def cell(self, cell: Cell, outcome: str, seconds: str, failed: bool) -> None:
+    def cell(self, cell: Cell, outcome: str, seconds: str, converting: float, failed: bool) -> None:
         """A cell has ended."""
 
     def model(self, text: str) -> None:
@@ -147,8 +157,10 @@ class _Log(View):
         self._said = time.monotonic()
         print(text, file=self._stream, flush=True)
 
-    def cell(self, cell: Cell, outcome: str, seconds: str, failed: bool) -> None:
-        self.line(f"{self._count()} {cell}: {outcome}" + f"  {seconds}" * bool(seconds) + self._left())
+    def cell(self, cell: Cell, outcome: str, seconds: str, converting: float, failed: bool) -> None:
+        after = f" after {converting:.1f} s of converting" if converting else ""
+        took = f"  {seconds}{after}" if seconds else ""
+        self.line(f"{self._count()} {cell}: {outcome}{took}{self._left()}")
 
     def model(self, text: str) -> None:
         state = self._progress
@@ -186,7 +198,7 @@ class _Notebook(View):
     def changed(self) -> None:
         self._bar.set_postfix_str(self._progress.activity)
 
-    def cell(self, cell: Cell, outcome: str, seconds: str, failed: bool) -> None:
+    def cell(self, cell: Cell, outcome: str, seconds: str, converting: float, failed: bool) -> None:
         self._bar.update()
         if failed:
             self.line(f"{cell}: {outcome}")

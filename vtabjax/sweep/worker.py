@@ -284,7 +284,9 @@ def run_cell(
             _fail(cell, _fault(e, "write"), sweep)
             return False
     sweep.heartbeat.count(done=1)
-    sweep.progress.step(cell, _numbers(outcome.metrics), seconds=_taken(stages))
+    converting = stages.seconds.get("convert", 0.0)
+    seconds = sum(stages.seconds.values()) - converting
+    sweep.progress.step(cell, _numbers(outcome.metrics), seconds=seconds, converting=converting)
     return True
 
 
@@ -295,13 +297,6 @@ def _numbers(metrics: Mapping[str, Any]) -> str:
         if isinstance(value, float):
             shown.append(f"{name} {100 * value:.1f} %" if "accuracy" in name else f"{name} {value:.4g}")
     return "  ".join(shown)
-
-
-def _taken(stages: inputs.Stages) -> str:
-    """How long a cell took; apart from it the conversion, which went on beside other cells."""
-    converting = stages.seconds.get("convert", 0.0)
-    seconds = f"{sum(stages.seconds.values()) - converting:.1f} s"
-    return f"{seconds} after {converting:.1f} s of converting" if converting else seconds
 
 
 def _save(
