@@ -47,5 +47,5 @@ class Meter:
             self._bar.total += more
 
     def say(self, text: str) -> None:
-        if not self._bar.disable:
+        if processes.is_first():
             self._bar.write(text, file=sys.stderr)
