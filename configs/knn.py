@@ -6,16 +6,17 @@
 
 The first one ends, after a minute or two on a laptop, with (accuracy in percent)
 
-    model                                digits    sprites_location    sprites_orientation    mean    mean (cosine)
-    ---------------------------------  --------  ------------------  ---------------------  ------  ---------------
-    baseline/pixels                       98.30               46.50                  12.10   52.30            52.63
-    embedded/sprites_resnet               84.80               29.20                  26.40   46.80            47.17
-    timm/mobilenetv3_small_100@random     94.80               28.60                   7.30   43.57            43.97
-    timm/test_resnet@random               65.70               26.00                  14.20   35.30            39.30
-    timm/resnet18@random                  72.60               14.30                   6.50   31.13            32.60
-    timm/vit_tiny_patch16_224@random      51.30               20.50                  14.00   28.60            28.60
-    (chance)                              10.00                6.25                   6.25    7.50             7.50
-    (majority)                            12.80                7.25                   8.20    9.42             9.42
+    model                              digits  sprites_location  sprites_orientation  mean  mean (cosine)
+    ---------------------------------  ------  ----------------  -------------------  ----  -------------
+    baseline/pixels                      98.3              46.5                 12.1  52.3           52.6
+    embedded/sprites_resnet              84.8              29.2                 26.4  46.8           47.2
+    timm/mobilenetv3_small_100@random    94.8              28.6                  7.3  43.6           44.0
+    timm/test_resnet@random              65.7              26.0                 14.2  35.3           39.3
+    timm/resnet18@random                 72.6              14.3                  6.5  31.1           32.6
+    timm/vit_tiny_patch16_224@random     51.3              20.5                 14.0  28.6           28.6
+    (chance)                             10.0               6.2                  6.2   7.5            7.5
+    (majority)                           12.8               7.2                  8.2   9.4            9.4
+    (± 95 %)                              0.8               3.1                  2.7   1.4
 
 and does nothing when it is run again. On average, random weights do worse than the pixels they see; the bundled
 model, pre-trained on sprites, beats its own architecture with random weights (timm/test_resnet@random)

@@ -272,11 +272,12 @@ def test_data_sets_that_are_not_prepared(run_main, prepared, tmp_path):
     config, w = (f"{KNN}:vtab", "--config.models=tiny/a", "--config.image_size=16"), f"--workdir={tmp_path}/w"
     text = said(run_main(*config, f"--config.data_dir={tmp_path}", w), 2)
     assert "error: 19 of 19 tasks have no prepared data set: caltech101, cifar100" in text
-    assert "--config=configs/prepare.py --config.tasks=caltech101,cifar100" in text
+    assert f"--config=configs/prepare.py:vtab --config.data_dir={tmp_path} (add" in text
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "dtd").symlink_to(prepared / "dtd")
     text = said(run_main(*config, f"--config.data_dir={tmp_path / 'some'}", w), 2)
-    assert "error: 18 of 19 tasks" in text and "Or run the others: --config.tasks=dtd" in text
+    assert "error: 18 of 19 tasks" in text and "prepare.py --config.tasks=caltech101,cifar100" in text
+    assert "Or run the others: --config.tasks=dtd" in text
     said(run_main(*config, f"--config.data_dir={tmp_path / 'some'}", "--config.tasks=dtd", w), 0)
 
 

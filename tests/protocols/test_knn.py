@@ -287,7 +287,7 @@ def broken(row, value):
         (dict(features=GOOD + 1j), "complex"),
         (dict(features=GOOD.astype(str)), "type <U"),
         (dict(labels=LABELS[:9]), r"labels has shape \(9,\) for 10 examples"),
-        (dict(labels=LABELS / 2), "labels has type float64"),
+        (dict(labels=LABELS / 2), r"labels has 0\.5 in row \d+; a class number is a whole number"),
         (dict(k=10), "k=10 but each of the 10 examples has only 9"),
         (dict(k=0), "k=0"),
         (dict(k=1.5), "k=1.5"),

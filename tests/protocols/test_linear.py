@@ -228,7 +228,7 @@ NAN = np.where(np.arange(30)[:, None] == 3, np.nan, X)
     [
         (lambda: linear.fit(NAN, Y, c=1.0), r"features has NaN.*\(rows 3\)"),
         (lambda: linear.fit(X, Y[:9], c=1.0), r"labels has shape \(9,\) for 30"),
-        (lambda: linear.fit(X, Y / 1.0, c=1.0), "labels has type float64"),
+        (lambda: linear.fit(X, Y + 0.5, c=1.0), "labels has .*5 in row 0; a class number is a whole number"),
         (lambda: linear.fit(X, 0 * Y, c=1.0), r"only one class \(0\)"),
         (lambda: linear.fit(X, Y, c=0.0), r"c=\[0.0\]; give positive"),
         (lambda: linear.evaluate((X, Y), (NAN, Y), (X, Y)), "val features has NaN"),

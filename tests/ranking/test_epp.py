@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from vtabjax.ranking import epp
+from vtabjax.ranking import ELO, epp
 
 
 def negative_log_likelihood(b, scores, margin=0.0, ridge=0.0):
@@ -179,3 +179,17 @@ def test_many_models():
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         epp(**arguments)
+
+
+def test_names_of_a_data_frame_are_kept():
+    import pandas as pd
+
+    scores = [[0.9, 0.8, 0.7], [0.8, 0.9, 0.6], [0.7, 0.6, 0.8]]
+    fit, plain = epp(pd.DataFrame(scores, index=["a", "b", "c"])), epp(scores)
+    assert fit.names == ("a", "b", "c") and plain.names == ()
+    frame = fit.to_frame()
+    assert frame.index.name == "model" and frame["strength"].is_monotonic_decreasing
+    assert [frame.loc[name, "strength"] for name in "abc"] == plain.scores.tolist()
+    assert frame.loc["a", "elo"] == pytest.approx(1500 + ELO * plain.scores[0])
+    assert plain.to_frame().index.tolist() == [int(i) for i in np.argsort(-plain.scores, kind="stable")]
+    assert repr(fit).startswith("Epp(3 models, 3 clusters: ") and f"a {plain.scores[0]:+.2f}" in repr(fit)

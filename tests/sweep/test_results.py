@@ -187,3 +187,62 @@ def test_what_dead_processes_left_is_removed(tmp_path):
         assert files.remove_stale_temporaries(tmp_path) == 1
         assert mine.exists()
     assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"b", "other.tmp", ".a.otherhost.1.tmp"}
+
+
+def test_types_of_columns(tmp_path):
+    settings = {"k": 3, "metric": "cosine", "keep": True, "rates": [0.1, 0.2]}
+    for protocol, more in (("knn", {}), ("linear", {"c": 0.5})):
+        cell = Cell(protocol, "tiny/a", "digits", settings | more)
+        save(cell, tmp_path, metrics={"accuracy": 1.0})
+    both, table = results.collect(tmp_path), results.collect(tmp_path, protocol="knn")
+    assert len(both) == 2 and both["settings.c"].isna().tolist() == [True, False]
+    assert table["protocol"].tolist() == ["knn"] and "settings.c" not in table
+    types = {
+        "model": "string", "n_examples": "Int64", "accuracy": "float64", "settings.k": "Int64",
+        "settings.metric": "string", "settings.keep": "boolean", "settings.rates": "object",
+    }  # fmt: skip
+    assert {name: str(table[name].dtype) for name in types} == types
+    assert str(table["finished"].dt.tz) == "UTC" and table["settings.rates"].iloc[0] == [0.1, 0.2]
+    with pytest.raises(ValueError, match="protocol='knm': .* has results of knn, linear only"):
+        results.collect(tmp_path, protocol="knm")
+
+
+def test_pivot(tmp_path):
+    from vtabjax import tasks
+
+    groups = tasks.VTAB_GROUPS
+    value = {"Natural": 0.75, "Specialized": 0.5, "Structured": 0.25}
+    for model, better in (("tiny/a", 0.0), ("tiny/b", 0.125)):
+        for group, names in groups.items():
+            for name in names:
+                if (model, name) != ("tiny/a", "dtd"):
+                    save(
+                        Cell("knn", model, name, {"k": 1}),
+                        tmp_path,
+                        metrics={"accuracy": value[group] + better},
+                    )
+    wide = results.pivot(results.collect(tmp_path))
+    assert wide.index.tolist() == ["tiny/b", "tiny/a"]
+    assert wide.columns.tolist()[-5:] == [*groups, "mean", "mean of groups"] and len(wide.columns) == 24
+    row = wide.loc["tiny/b"]
+    assert [row[group] for group in groups] == [0.875, 0.625, 0.375] and row["mean of groups"] == 0.625
+    assert row["mean"] == pytest.approx((7 * 0.875 + 4 * 0.625 + 8 * 0.375) / 19)
+    lacking = wide.loc["tiny/a"]  # never a mean over what is there
+    assert (
+        lacking[["dtd", "Natural", "mean", "mean of groups"]].isna().all() and lacking["Structured"] == 0.25
+    )
+
+
+def test_pivot_mixes_nothing(tmp_path):
+    save(CELL, tmp_path, metrics={"accuracy": 0.5})
+    save(Cell("linear", CELL.model, "digits", {}), tmp_path, metrics={"accuracy": 0.75})
+    with pytest.raises(ValueError, match="results of knn, linear are different things; take one"):
+        results.pivot(results.collect(tmp_path))
+    assert results.pivot(results.collect(tmp_path, "knn"))["digits"].tolist() == [0.5]
+    with pytest.raises(ValueError, match="score='accurcy' is not a column of results; there are accuracy"):
+        results.pivot(results.collect(tmp_path, "knn"), "accurcy")
+    save(Cell("knn", CELL.model, "digits", {**CELL.settings, "k": 5}), tmp_path, metrics={"accuracy": 0.25})
+    with pytest.raises(
+        ValueError, match=r"digits has 2 results with different settings \(settings.k: 1, 5\)"
+    ):
+        results.pivot(results.collect(tmp_path, "knn"))

@@ -121,10 +121,10 @@ def test_an_interval_is_two_columns_of_a_csv():
 def test_numbers_are_aligned_to_the_right():
     columns = [Column("model", "text", lambda n: f"m{n}"), Column("n", "whole", lambda n: n)]
     assert to_terminal(Table(columns, [5, 10], ["why"])).splitlines() == [
-        "model      n",
-        "-------  ---",
-        "m5         5",
-        "m10       10",
+        "model   n",
+        "-----  --",
+        "m5      5",
+        "m10    10",
         "why",
     ]
 
@@ -137,7 +137,7 @@ def test_a_papers_table_has_numbers_to_the_right_and_the_best_in_bold():
         Column("family", "text", lambda row: "resnet", paper=False),
     ]
     rows = [("a_1", 0.701, -0.012), ("b", 0.7012, 0.3), ("c", None, 0.0), ("(chance)", 0.9, None)]
-    table = Table(columns, rows, ["why"], key="knn-accuracy", title="50 % of it", n_below=1)
+    table = Table(columns, rows, ["why"], key="knn-accuracy", title="50 % of it", n_references=1)
     assert to_latex(table).splitlines() == [
         "% needs \\usepackage{booktabs}",
         "% why",
@@ -158,3 +158,39 @@ def test_a_papers_table_has_numbers_to_the_right_and_the_best_in_bold():
         "\\end{tabular}",
         "\\end{table}",
     ]
+
+
+def accuracies():
+    """Models in rows, a mean and tasks in columns; the last row is there for comparison."""
+    columns = [Column("model", "text", lambda row: row[0])]
+    for j in range(12):
+        columns.append(Column(f"task_number_{j}", "percent", lambda row, j=j: row[1] + j / 100, best=True))
+    columns.append(Column("mean", "percent", lambda row: row[1], first=True, best=True))
+    rows = [("timm/resnet50.a1_in1k", 0.5), ("timm/resnet18.a1_in1k", 0.5004), ("(chance)", 0.9)]
+    return Table(columns, rows, ["accuracy in percent"], n_references=1)
+
+
+def test_a_table_fits_the_terminal():
+    shown = to_terminal(accuracies(), width=80, file="knn.csv").splitlines()
+    assert max(map(len, shown)) <= 80
+    first, second, ruler, *rows, more, remark = shown
+    assert second.split()[:3] == ["model", "mean", "number_0"] and "task_" in first  # the mean is first
+    assert rows[0].split()[:3] == ["timm/resnet50.a1_in1k", "50.0", "50.0"]
+    n_shown = len(ruler.split())
+    assert 3 < n_shown < 14 and more == f"{14 - n_shown} more columns: knn.csv"
+    # Without that limit, and with enough room, the columns are in their order and whole.
+    assert to_terminal(accuracies()).splitlines()[0].split()[-1] == "mean"
+    assert to_terminal(accuracies(), width=300) == to_terminal(accuracies())
+
+
+def test_a_name_is_cut_where_there_is_no_room():
+    shown = to_terminal(accuracies(), width=24, file="knn.csv").splitlines()
+    assert all(len(line) <= 24 for line in shown if "knn.csv" not in line) and "~" in shown[2]
+
+
+def test_the_best_is_bold():
+    shown = to_terminal(accuracies(), styled=True).splitlines()
+    bold = [re.findall(r"\x1b\[1m *([^\x1b]*)\x1b\[0m", line) for line in shown]
+    assert bold[2] == bold[3] and len(bold[2]) == 13  # both are 50.0 as shown
+    assert bold[4] == [] and shown[4].startswith("\x1b[2m(chance)")
+    assert "\x1b" not in to_terminal(accuracies())

@@ -115,11 +115,12 @@ def _run(config: Any) -> int:
     if protocol == "select":
         from vtabjax.sweep.select import run as selection
 
-        return selection.run(config, workdir, _CELLS.value)
-    from vtabjax.sweep import runner
+        status = selection.run(config, workdir, _CELLS.value)
+    else:
+        from vtabjax.sweep import runner
 
-    status = runner.run(config, workdir, _CELLS.value)
-    if status == 0 and not config.get("dry_run") and processes.is_first():
+        status = runner.run(config, workdir, _CELLS.value)
+    if not config.get("dry_run") and processes.is_first():
         print(f"next: {installation.command()} report --workdir={workdir}", file=sys.stderr)
     return status
 
@@ -131,9 +132,12 @@ def _report(config: ConfigDict) -> int:
 
         return status.main(config, workdir)
     installation.require("report", "the report")
-    from vtabjax import report
+    from vtabjax.sweep.progress import working
 
-    return report.run(config, workdir)
+    with working("making the report"):
+        from vtabjax import report
+
+        return report.run(config, workdir)
 
 
 def _prepare(config: ConfigDict) -> int:

@@ -23,7 +23,7 @@ from vtabjax.data import copies, decoding, images, pictures
 from vtabjax.data.pictures import Depth, Reading
 from vtabjax.data.sources import rows
 from vtabjax.data.types import BrokenImageError
-from vtabjax.runtime import files
+from vtabjax.runtime import bars, files
 from vtabjax.tasks import PictureFile, Task
 
 _LISTED = 3  # files that a message names
@@ -78,8 +78,6 @@ def _key(task: Task, reading: Reading) -> str:
 def _through(
     task: Task, look: Callable[[Path | bytes, Reading], _Look], reading: Reading, what: str
 ) -> dict[str, _Look]:
-    import tqdm
-
     found = [file for _, file in _all(task)]
     # The folds of a task hold the same pictures.
     about = [
@@ -98,13 +96,11 @@ def _through(
     else:
         encoded = (file.path for file in found if file.path is not None)
     looks = decoding.in_parallel(encoded, lambda chunk: [look(picture, reading) for picture in chunk])
-    # Silent below a second of work.
-    bar = tqdm.tqdm(
+    bar = bars.bar(
         itertools.chain.from_iterable(looks),
         f"{task.name} {what}",
         len(found),
         unit="image",
-        delay=1,
         disable=not what,
     )
     _looks.clear()

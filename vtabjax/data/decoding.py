@@ -14,6 +14,7 @@ import numpy as np
 
 from vtabjax.data import copies, images, pictures
 from vtabjax.data.types import BrokenImageError, Raw, Source
+from vtabjax.runtime import bars
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -176,16 +177,13 @@ class Decoding:
         Raises:
           BrokenImageError: after the last one, if some could not be decoded and are not to be left out.
         """
-        import tqdm
-
         ids = iter(self._source.ids)
         labels: list[int] = []
         kept: list[str] = []
         broken: dict[str, str] = {}
         hashes: list[int] = []
         n = len(self._source.ids)
-        # Silent below a second of work.
-        with tqdm.tqdm(total=n, desc=f"{self._task} {self._split}", unit="image", delay=1) as bar:
+        with bars.bar(desc=f"{self._task} {self._split}", total=n, unit="image") as bar:
             for chunk in decode(self._source.read(range(n)), self._form, hashed=True):
                 here = list(itertools.islice(ids, len(chunk.labels)))
                 good = [i for i in range(len(here)) if i not in chunk.broken]

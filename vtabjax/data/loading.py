@@ -15,6 +15,7 @@ from vtabjax import tasks
 from vtabjax.data import cache, decoding, images, pictures, streaming
 from vtabjax.data.streaming import Batch
 from vtabjax.data.types import Examples, NotPreparedError, Source
+from vtabjax.runtime import bars
 
 if TYPE_CHECKING:
     from vtabjax.data.sources import vtab_copies
@@ -341,8 +342,6 @@ def stream(
     )
     if not progress:
         return made
-    import tqdm
-
     n = len(source.ids)
     total = None if epochs is None else streaming.num_batches(n, batch_size, epochs=epochs, count=count)
-    return iter(tqdm.tqdm(made, f"{task.name} {split}", total, unit="batch"))
+    return iter(bars.bar(made, f"{task.name} {split}", total, unit="batch", delay=0))

@@ -10,6 +10,7 @@ import numpy as np
 from vtabjax import tasks
 from vtabjax.data import decoding, loading, pictures
 from vtabjax.data.types import Raw
+from vtabjax.runtime import bars
 
 
 class Original(NamedTuple):
@@ -42,16 +43,13 @@ def of_split(
     Raises:
       TaskError, NotPreparedError: there is no such split. DataError: the data are damaged.
     """
-    import tqdm
-
     source = loading.open_split(task, split, data_dir, cache_dir)
     n = len(source.ids)
     looks = decoding.in_parallel(
         source.read(range(n)), lambda chunk: [_original(raw, task.own) for raw in chunk]
     )
     found: list[Original | None] = []
-    # Silent below a second of work.
-    with tqdm.tqdm(total=n, desc=f"{task.name} {split} sizes", unit="image", delay=1) as bar:
+    with bars.bar(desc=f"{task.name} {split} sizes", total=n, unit="image") as bar:
         for chunk in looks:
             found += chunk
             bar.update(len(chunk))

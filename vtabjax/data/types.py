@@ -44,6 +44,11 @@ class Examples(NamedTuple):
     hashes: np.ndarray | None = None
     groups: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        n, height, width, _ = self.images.shape
+        n_classes = len(np.unique(self.labels))
+        return f"Examples({n:,} images of {height}x{width}, {n_classes} classes, {self.fingerprint})"
+
 
 class Raw(NamedTuple):
     """An example before decoding.

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vtabjax import model
 from vtabjax.features import device_images
 from vtabjax.model import compiling, hoist
-from vtabjax.runtime import devices, xla_cpu
+from vtabjax.runtime import bars, devices, xla_cpu
 
 DTYPES = ("float32", "bfloat16")
 
@@ -88,10 +88,13 @@ class Extractor:
                 f"images are {images.dtype} {list(images.shape)}; this model takes uint8 [N, {h}, {w}, {c}]"
             )
 
-        def run(start: int, size: int) -> dict[str, jax.Array]:
-            return self._program(size)(self._images.batch(images, start, size))
+        with bars.bar(desc="features", total=len(images), unit="image", delay=5) as bar:
 
-        return self._batch.map_batches(run, len(images), self._images.give_way)
+            def run(start: int, size: int) -> dict[str, jax.Array]:
+                bar.update(start - bar.n)
+                return self._program(size)(self._images.batch(images, start, size))
+
+            return self._batch.map_batches(run, len(images), self._images.give_way)
 
     def _program(self, size: int) -> Callable[[jax.Array], dict[str, jax.Array]]:
         """The model as a function of a batch of that size."""

@@ -42,6 +42,13 @@ class Model(nnx.Module):
         self.params = nnx.Dict({k: v for k, v in made.items() if graph.variables[k].kind == "parameter"})
         self.buffers = nnx.Dict({k: v for k, v in made.items() if graph.variables[k].kind != "parameter"})
 
+    def __repr__(self) -> str:
+        n = sum(variable.get_value().size for variable in self.params.values())
+        _, height, width = self.graph.input_size
+        taken = f"images [B, {height}, {width}, 3] in [0, 1]"
+        name, d = self.info.get("spec", "of your own"), self.info.get("num_features", "?")
+        return f"Model({name}: {n / 1e6:.2f} M parameters, {taken} -> features [B, {d}])"
+
     @property
     def variables(self) -> dict[str, jax.Array]:
         """{state_dict name: array}, in the state_dict's order."""

@@ -28,6 +28,12 @@ class SavedModel(NamedTuple):
     variables: dict[str, np.ndarray]
     info: dict[str, Any]
 
+    def __repr__(self) -> str:
+        n = sum(value.size for value in self.variables.values())
+        return (
+            f"SavedModel({self.info.get('spec')}: {len(self.variables)} variables of {n / 1e6:.2f} M values)"
+        )
+
 
 def weight_hash(variables: Mapping[str, Array]) -> str:
     """SHA-256 over names, shapes, dtypes and values, in hexadecimal."""

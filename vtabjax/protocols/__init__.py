@@ -8,6 +8,20 @@ from typing import Any
 
 import numpy as np
 
+_PROTOCOLS = ("finetune", "knn", "linear", "transferability")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PROTOCOLS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted(["Outcome", *_PROTOCOLS])
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:

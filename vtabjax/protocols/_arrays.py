@@ -70,19 +70,41 @@ def check_features(features: ArrayLike, name: str = "features") -> np.ndarray:
 
 
 def check_labels(labels: ArrayLike, n: int, name: str = "labels") -> np.ndarray:
-    """`labels` as a numpy integer array [N].
+    """`labels` as a numpy array [N] of integers or of text; whole floating-point numbers become integers.
 
     Raises:
-      ValueError: not one integer for each of the `n` examples.
+      ValueError: not one class for each of the `n` examples.
     """
     y = np.asarray(labels)
     if y.shape != (n,):
         raise ValueError(
             f"{name} has shape {y.shape} for {n} examples; give one class number per example, ({n},)"
         )
-    if not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"{name} has type {y.dtype}; give class numbers as integers")
+    if y.dtype == object:  # of a data frame
+        missing = np.flatnonzero([v is None or type(v).__name__ == "NAType" or v != v for v in y.tolist()])
+        if len(missing):
+            raise ValueError(f"{name} has no class in {len(missing)} of {n} rows (the first is {missing[0]})")
+        kinds = {"str" if isinstance(v, str) else type(v).__name__ for v in y.tolist()}
+        if len(kinds) > 1:
+            raise ValueError(f"{name} mixes {' and '.join(sorted(kinds))}; give all numbers, or all text")
+        y = np.array(y.tolist())
+    elif y.dtype.name.startswith("str"):  # numpy's strings of any length
+        y = y.astype(np.str_)
+    if np.issubdtype(y.dtype, np.floating):
+        whole = np.isfinite(y) & (np.floor(y) == y) & (np.abs(y) < 2**53)
+        if not whole.all():
+            first = int(np.flatnonzero(~whole)[0])
+            raise ValueError(f"{name} has {y[first]} in row {first}; a class number is a whole number")
+        return y.astype(np.int64)
+    if not (np.issubdtype(y.dtype, np.integer) or y.dtype.kind == "U"):
+        raise ValueError(f"{name} has type {y.dtype}; give classes as integers or as text")
     return y
+
+
+def check_same_kind(a: np.ndarray, b: np.ndarray, names: str) -> None:
+    """Raises ValueError where one of two arrays of labels is text and the other numbers: no label equals any other."""
+    if (a.dtype.kind == "U") != (b.dtype.kind == "U"):
+        raise ValueError(f"{names}: one is text and the other numbers; give both alike")
 
 
 def class_sums(x: np.ndarray, y: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,9 @@ from threadpoolctl import threadpool_limits
 
 from vtabjax.ranking import _bradley_terry as bt
 from vtabjax.ranking.proxy_agreement import agreement
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "ELO",
@@ -55,6 +58,7 @@ class Epp(NamedTuple):
       wins: of row against column, ties half, [M, M]: what was fitted. Zero between components that were fitted apart.
       n_clusters: how many clusters the covariance was estimated from.
       penalised: whether `ridge` was given.
+      names: of the models, where the scores were a data frame with an index; otherwise their row numbers.
     """
 
     scores: np.ndarray
@@ -67,6 +71,28 @@ class Epp(NamedTuple):
     wins: np.ndarray
     n_clusters: int
     penalised: bool
+    names: tuple[Any, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per model, the strongest first (within each component): "strength", its "standard_error", "elo",
+        "component"."""
+        import pandas as pd
+
+        columns = {
+            "strength": self.scores,
+            "standard_error": self.standard_errors,
+            "elo": elo(self.scores),
+            "component": self.components,
+        }
+        frame = pd.DataFrame(columns, pd.Index(self.names or range(len(self.scores)), name="model"))
+        return frame.sort_values(["component", "strength"], ascending=[True, False], kind="stable")
+
+    def __repr__(self) -> str:
+        best = self.to_frame()["strength"].head(3)
+        shown = ", ".join(f"{name} {strength:+.2f}" for name, strength in best.items())
+        more = ", ..." if len(self.scores) > 3 else ""
+        apart = "" if self.finite or self.penalised else f"; {self.components.max() + 1} groups apart"
+        return f"Epp({len(self.scores)} models, {self.n_clusters} clusters: {shown}{more}{apart})"
 
 
 # A few hundred unknowns: threads of the linear algebra wait for each other longer than they work.
@@ -97,7 +123,8 @@ def epp(
     different components cannot be compared, and a warning says so. `ridge` fits all models together in any case.
 
     Args:
-      scores: [M, R], one row per model, one column per round; NaN where not run.
+      scores: [M, R], one row per model, one column per round; NaN where not run. Of a data frame the index is kept as
+        the models' names.
       higher_is_better: False for errors, ranks and losses.
       tie_margin: largest difference that is a tie.
       ridge: strength of the penalty, or None for maximum likelihood.
@@ -112,6 +139,8 @@ def epp(
     0.468
     """
     s, clusters = bt.validate_scores(scores, higher_is_better, tie_margin, ridge, clusters)
+    frame: Any = scores if hasattr(scores, "columns") else None
+    names = () if frame is None else tuple(frame.index)
     n_models = len(s)
     wins = sum((bt.outcomes(column, tie_margin)[0] for column in s.T), np.zeros((n_models, n_models)))
     components = bt.components(wins)
@@ -138,6 +167,7 @@ def epp(
         df=int(n_pairs - (n_models - n_groups)),
         wins=wins,
         n_clusters=len(gradients),
+        names=names,
         penalised=ridge is not None,
     )
 

@@ -50,10 +50,10 @@ def _table(
     columns: Sequence[Column],
     items: Sequence[Any],
     remarks: list[str],
-    n_below: int = 0,
+    n_references: int = 0,
 ) -> Table:
     key, title = f"{a.board.key}-{name}", f"{a.board.title}: {title}"
-    return Table(columns, items, remarks, key=key, title=title, n_below=n_below)
+    return Table(columns, items, remarks, key=key, title=title, n_references=n_references)
 
 
 def _model_column(a: Analysis) -> Column:
@@ -101,7 +101,11 @@ def _accuracy(a: Analysis) -> Table:
         Column("parameters", "size", lambda row: row.parameters),
         Column("GFLOPs", "number", lambda row: row.gflops, paper=False),
         Column("licence", "text", lambda row: row.license, paper=False),
-        *([Column("by", "text", lambda row: row.by, paper=False)] if any(m.source for m in a.board.models) else []),
+        *(
+            [Column("by", "text", lambda row: row.by, paper=False)]
+            if any(m.source for m in a.board.models)
+            else []
+        ),
     ]
     remarks = [f"{a.board.measure} in percent (fractions in the CSV)"]
     n_lacking = int((~a.complete).sum())

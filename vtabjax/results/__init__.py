@@ -15,18 +15,18 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vtabjax import __version__, specs
 from vtabjax.results import _record
+from vtabjax.results._frames import collect, pivot
 from vtabjax.results._pack import Pack, PackError, pack, read_pack
 from vtabjax.results._record import (
     pack_confusion,
@@ -39,13 +39,10 @@ from vtabjax.results._record import (
 from vtabjax.runtime import files
 from vtabjax.specs import weight_files
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 __all__ = [
     "Cell", "Pack", "PackError", "collect", "config_hash", "errors", "file_name", "find", "find_all",
-    "has_other_settings", "pack", "pack_confusion", "pack_correct", "pack_groups", "paths", "read", "read_pack",
-    "records", "save", "save_error", "unpack", "unpack_confusion", "unpack_groups", "versions",
+    "has_other_settings", "pack", "pack_confusion", "pack_correct", "pack_groups", "paths", "pivot", "read",
+    "read_pack", "records", "save", "save_error", "unpack", "unpack_confusion", "unpack_groups", "versions",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -68,17 +65,6 @@ SOURCE = (
     "num_features",
     "num_classes",
     "repository",
-)
-# Those of them that `collect` has as columns.
-COLUMNS = (
-    "parameters",
-    "gflops",
-    "license",
-    "method",
-    "pretraining_data",
-    "family",
-    "architecture",
-    "num_features",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "tensorflow-datasets")
 
@@ -361,34 +347,3 @@ def _listed(workdir: str | Path, pattern: str) -> list[Path]:
     folder = files.as_path(workdir) / "results"
     found = folder.glob(pattern) if folder.exists() else ()
     return sorted(path for path in found if not path.name.startswith("."))
-
-
-def collect(workdir: str | Path) -> pd.DataFrame:
-    """Every result under a workdir as a table, one row per cell.
-
-    Columns: protocol, model, task, config_hash, n_examples; each metric by its name (NaN where it does not
-      apply), "interval" as [low, high]; settings, chosen hyperparameters and seconds as ``settings.k``, ``chosen.c``,
-      ``seconds.features``; what is known of the model as `COLUMNS` names it: parameters, gflops (of one image),
-      license, method, pretraining_data, family, architecture and num_features, None where it is not known;
-      weight_hash, finished and path. ``unpack(read(path)["correct"])`` gives the
-      per-example correctness, ``unpack_confusion(read(path)["confusion"])`` how many of class i were taken for class j.
-
-    Raises:
-      ValueError: a damaged file, as `read`.
-    """
-    import pandas as pd
-
-    rows = []
-    for path, record in records(workdir):
-        rows.append(
-            {name: record[name] for name in ("protocol", "model", "task", "config_hash", "n_examples")}
-            | {name: math.nan if value is None else value for name, value in record["metrics"].items()}
-            | {
-                f"{group}.{name}": value
-                for group in ("settings", "chosen", "seconds")
-                for name, value in (record.get(group) or {}).items()
-            }
-            | {name: (record.get("source") or {}).get(name) for name in COLUMNS}
-            | {"weight_hash": record.get("weight_hash"), "finished": record["finished"], "path": str(path)}
-        )
-    return pd.DataFrame(rows, columns=None if rows else ["protocol", "model", "task", "config_hash"])

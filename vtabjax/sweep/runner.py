@@ -18,10 +18,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import installation, results
+from vtabjax import installation, results, specs, tasks
 from vtabjax.options import RunOptions, UsageError
 from vtabjax.results import Cell
-from vtabjax.runtime import files, processes
+from vtabjax.runtime import files, processes, terminal
 from vtabjax.sweep import (
     artefacts,
     converters_client,
@@ -35,7 +35,7 @@ from vtabjax.sweep import (
     tables,
     worker,
 )
-from vtabjax.sweep.progress import duration
+from vtabjax.sweep.progress import duration, working
 
 
 class WorkerShare(NamedTuple):
@@ -226,18 +226,20 @@ def preflight(pending: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
     """
     try:
         processes.broadcast_from_first(lambda: plan.check_folders(run, workdir))
-        processes.all_or_none(lambda: _check_tasks(pending, run.data_dir))
-        folders.look_through(
-            pending,
-            _say,
-            background=run.background,
-            max_pixels=run.max_pixels,
-            skip_broken=run.skip_broken,
-            cache_dir=worker.image_cache(run, workdir),
-        )
-        unknown = processes.broadcast_from_first(
-            lambda: artefacts.unavailable_models(worker.to_convert(pending, run, workdir))
-        )
+        with working("looking at the data"):
+            processes.all_or_none(lambda: _check_tasks(pending, run.data_dir))
+            folders.look_through(
+                pending,
+                _say,
+                background=run.background,
+                max_pixels=run.max_pixels,
+                skip_broken=run.skip_broken,
+                cache_dir=worker.image_cache(run, workdir),
+            )
+        with working("looking up the models"):
+            unknown = processes.broadcast_from_first(
+                lambda: artefacts.unavailable_models(worker.to_convert(pending, run, workdir))
+            )
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
@@ -262,11 +264,12 @@ def _check_tasks(pending: Sequence[Cell], data_dir: str) -> None:
     if missing:
         option = f" --config.data_dir={data_dir}" if data_dir else ""
         there = [task for task in names if task not in missing]
+        whole = set(missing) == set(tasks.VTAB)
+        which = ":vtab" if whole else f" --config.tasks={','.join(missing)}"
         raise UsageError(
-            f"{len(missing)} of {len(names)} tasks have no prepared data set: {', '.join(missing)}\n"
-            f"Prepare them with: {installation.command()} --config=configs/prepare.py "
-            f"--config.tasks={','.join(missing)}{option} (add --config.check=true to see sizes, and what has to be "
-            "downloaded by hand)"
+            f"{len(missing)} of {len(names)} tasks have no prepared data set: {specs.listed(list(missing), 4)}\n"
+            f"Prepare them with: {installation.command()} --config=configs/prepare.py{which}{option} "
+            "(add --config.check=true to see sizes, and what has to be downloaded by hand)"
             + (f"\nOr run the others: --config.tasks={','.join(there)}" if there else "")
         )
 
@@ -278,13 +281,15 @@ def _run(
     share: shares.Share | None,
     may_start: Callable[[Cell], bool] | None,
 ) -> None:
-    from vtabjax.runtime import devices
-
     first = processes.is_first()
     if first:
         files.remove_stale_temporaries(workdir)
         heartbeat.describe(state.folder, state.cells)
-    about = {"share": str(share or ""), "device": devices.describe_devices(), "todo": len(state.pending)}
+    with working("starting"):
+        from vtabjax.runtime import devices
+
+        device = devices.describe_devices()
+    about = {"share": str(share or ""), "device": device, "todo": len(state.pending)}
     me = heartbeat.Worker(state.folder, about, enabled=first)
     status = "interrupted"
     try:
@@ -353,13 +358,13 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     new = results.find_all([state.cells[i] for i in later], workdir, damaged)
     records = {**state.records, **dict(zip(later, new, strict=True))}
     found = {(cell.model, cell.task): records[i] for i, cell in enumerate(state.cells)}
-    print(tables.shown(protocol, found), flush=True)
+    width, styled = terminal.width(sys.stdout), terminal.is_styled(sys.stdout)
+    print(tables.shown(protocol, found, width=width, styled=styled, workdir=workdir), flush=True)
     if place := placing.among_small_models(record for record in found.values() if record is not None):
         _say(place)
     failed = [failures.of(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
     if failed:
         _say(failures.listed(failed))
-        _say("add --config.retry_failed=true to try them again")
     for message in damaged:
         _say(f"left out of the table: {message}")
     try:
@@ -369,4 +374,6 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
             f"the tables above cannot be written to {workdir / 'tables'} ({e.strerror}); make room or make "
             "the folder writable, and run the same command again"
         ) from e
+    if failed:
+        _say("the same command with --config.retry_failed=true tries what failed again")
     return 1 if failed else 0

@@ -219,7 +219,8 @@ def text(sweep: SweepState) -> str:
         elif sweep.expected is not None:
             left = sweep.expected / len(running)
             lines.append(
-                f"left: about {duration(left)} with {len(running)} worker(s), judging by the cells so far"
+                f"left: about {duration(left)} with {len(running)} worker{'s' * (len(running) > 1)}, "
+                "judging by the cells so far"
             )
     shown = [m for m in sweep.models if m.failed or m.missing or m.doing]
     if shown:
@@ -235,8 +236,8 @@ def text(sweep: SweepState) -> str:
         reasons: dict[tuple[str, str], list[Cell]] = {}
         for cell, stage, message in sweep.failures:
             reasons.setdefault((stage, first_line(message, 120)), []).append(cell)
-        rows = [(len(cells), stage, cells[0].model, message) for (stage, message), cells in reasons.items()]
-        lines.append(tabulate(rows, ("failed", "in", "such as", "because"), tablefmt="simple"))
+        for (stage, message), cells in reasons.items():
+            lines.append(f"{len(cells)} failed in {stage}, such as {cells[0].model}:\n    {message}")
     lines += [f"left out: {message}" for message in sweep.unread]
     return "\n".join(lines)
 

@@ -39,28 +39,45 @@ _LONG = 80  # rows that still make sense on a terminal
 Records = Mapping[tuple[str, str], Mapping[str, Any] | None]
 
 
-def shown(protocol: str, records: Records) -> str:
-    """The table of a sweep for the terminal.
+def shown(
+    protocol: str,
+    records: Records,
+    *,
+    width: int | None = None,
+    styled: bool = False,
+    workdir: str | Path | None = None,
+) -> str:
+    """The table of a sweep for the terminal, accuracies with one digit.
 
     Args:
       protocol: its name.
       records: (model, task) -> the result's record, or None; in the order of the columns and rows.
+      width: columns of the terminal; None: as many as it takes.
+      styled: with bold type.
+      workdir: where `write` puts the whole table.
     """
     table = _with_short_names(_table(protocol, records))
-    n_rows = len(table.items)
-    if n_rows > _LONG:
-        remark = f"the first {_LONG} of {n_rows} rows; the files have all of them"
-        table = dataclasses.replace(table, items=table.items[:_LONG], remarks=[*table.remarks, remark])
-    return to_terminal(table)
+    n = len(table.items) - table.n_references
+    if n > _LONG:
+        remark = f"the first {_LONG} of {n} rows; the files have all of them"
+        items = [*table.items[:_LONG], *table.items[n:]]
+        table = dataclasses.replace(table, items=items, remarks=[*table.remarks, remark])
+    columns = [c._replace(kind="percent") if c.kind.startswith("percent") else c for c in table.columns]
+    file = "" if workdir is None else str(_file(workdir, protocol, "csv"))
+    return to_terminal(dataclasses.replace(table, columns=columns), width=width, styled=styled, file=file)
 
 
 def write(protocol: str, records: Records, workdir: str | Path) -> str:
     """Writes ``tables/<protocol>.csv`` and ``.md`` under `workdir`; returns a line that says where."""
     table = _table(protocol, records)
-    folder = files.as_path(workdir) / "tables"
-    files.write_text(folder / f"{protocol}.csv", to_csv(table))
-    files.write_text(folder / f"{protocol}.md", to_markdown(_with_short_names(table)))
-    return f"tables: {folder / protocol}.csv, .md"
+    path = _file(workdir, protocol, "csv")
+    files.write_text(path, to_csv(table))
+    files.write_text(_file(workdir, protocol, "md"), to_markdown(_with_short_names(table)))
+    return f"tables: {path}, .md"
+
+
+def _file(workdir: str | Path, protocol: str, ending: str) -> Path:
+    return files.as_path(workdir) / "tables" / f"{protocol}.{ending}"
 
 
 def _table(protocol: str, records: Records) -> Table:
@@ -70,17 +87,21 @@ def _table(protocol: str, records: Records) -> Table:
 
 def _with_short_names(table: Table) -> Table:
     """The table with folders called by their names instead of their paths."""
-    texts = [v for row in [table.header, *table.rows] for v in row if isinstance(v, str)]
-    short = short_names([text for text in texts if _PATH.match(text)])
+    short = short_task_names([v for row in [table.header, *table.rows] for v in row if isinstance(v, str)])
 
     def shortened(value: Callable[[Any], str]) -> Callable[[Any], str]:
         return lambda item: short.get(value(item), value(item))
 
     columns = [
-        Column(short.get(c.name, c.name), c.kind, shortened(c.value) if c.kind == "text" else c.value)
+        c._replace(name=short.get(c.name, c.name), value=shortened(c.value) if c.kind == "text" else c.value)
         for c in table.columns
     ]
     return dataclasses.replace(table, columns=columns)
+
+
+def short_task_names(names: Sequence[str]) -> dict[str, str]:
+    """Each name -> the shortest that still distinguishes it, of those that are paths; the others stay as they are."""
+    return {name: name for name in names} | short_names([name for name in names if _PATH.match(name)])
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -143,6 +164,7 @@ def accuracy_table(records: Records) -> Table:
     if n_lacking:
         remarks.append(f"{n_lacking} of {len(rows)} models lack tasks (*), so they have no mean")
     rows = [dataclasses.replace(row, name=f"{row.name} *") if row.mean is None else row for row in rows]
+    n_models = len(rows)
     for name, level in levels(names).items():
         rows.append(_row(name, level, groups, dict.fromkeys(further, _mean(level))))
     rows.extend(_uncertainty(models, names, records, groups, further))
@@ -154,9 +176,12 @@ def accuracy_table(records: Records) -> Table:
                 f"mean ({name.removeprefix('accuracy_').replace('_accuracy', '')})",
                 "percent.2",
                 _further_mean(name),
+                first=True,
+                best=True,
             )
         )
-    return Table(columns, rows, [*remarks, *_features(records), *_copies(records)])
+    remarks += [*_features(records), *_copies(records)]
+    return Table(columns, rows, remarks, n_references=len(rows) - n_models)
 
 
 UNCERTAINTY = "(± 95 %)"

@@ -12,7 +12,7 @@ import gc
 import glob
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,8 +89,7 @@ def run(
     for cell in pending:
         by_model[base(cell.model)].append(cell)
     converting = processes.broadcast_from_first(lambda: to_convert(pending, options, workdir))
-    n_models = len({cell.model for cell in pending})
-    progress = Progress(len(pending), models=n_models, enabled=processes.is_first())
+    progress = Progress(pending, enabled=processes.is_first())
 
     def on_converted(model: str, began: float, ended: float, well: bool) -> None:
         beat.event("convert", model, began, ended, ok=well)
@@ -195,7 +194,7 @@ def run_model(
             _fail(cell, _fault(e, "results"), sweep)
             continue
         if there:
-            progress.step(f"{cell}: done by another worker")
+            progress.step(cell, "done by another worker")
             continue
         if run_cell(cell, loaded, stages, sweep):
             converting = 0.0
@@ -204,8 +203,7 @@ def run_model(
     sweep.heartbeat.count(images=loaded.seen)
     sweep.heartbeat.event("compute", model, began, ended, cells=done, images=loaded.seen)
     name = choices[0] if len(choices) == 1 else f"{model} ({len(choices)} choices of features)"
-    text = _said(name, len(pending), done, loaded.seen, ended - began, sweep)
-    sweep.progress.model(text, len(choices))
+    progress.model(_said(name, len(pending), done, began, ended, sweep), len(choices))
 
 
 def _outputs(cell: Cell, loaded: inputs.LoadedModel) -> list[str]:
@@ -227,13 +225,12 @@ def _doing(sweep: inputs.SweepContext, model: str, what: str) -> None:
     sweep.heartbeat.doing(f"{model}: {what}")
 
 
-def _said(model: str, total: int, done: int, images: int, seconds: float, sweep: inputs.SweepContext) -> str:
-    rate = f", {images / seconds:,.0f} images/s" if images and seconds else ""
+def _said(model: str, total: int, done: int, began: float, ended: float, sweep: inputs.SweepContext) -> str:
     # What the other process did while this model was computed: the timeline of the overlap.
     events = sweep.heartbeat.events("convert")
-    meanwhile = [e["model"] for e in events if e["ended"] > time.time() - seconds]
+    meanwhile = [e["model"] for e in events if began < e["ended"] <= ended]
     beside = f"; converted meanwhile: {', '.join(meanwhile)}" if meanwhile else ""
-    return f"{model}: {done} of {total} cells in {duration(seconds)}{rate}{beside}"
+    return f"{model}: {done} of {total} cells in {duration(ended - began)}{beside}"
 
 
 def _converted(model: str, sweep: inputs.SweepContext) -> tuple[str, float]:
@@ -287,11 +284,19 @@ def run_cell(
             _fail(cell, _fault(e, "write"), sweep)
             return False
     sweep.heartbeat.count(done=1)
-    shown = "  ".join(
-        f"{name} {value:.4g}" for name, value in outcome.metrics.items() if isinstance(value, float)
-    )
-    sweep.progress.step(f"{cell}: {shown}  {sum(stages.seconds.values()):.1f} s")
+    converting = stages.seconds.get("convert", 0.0)
+    seconds = sum(stages.seconds.values()) - converting
+    sweep.progress.step(cell, _numbers(outcome.metrics), seconds=seconds, converting=converting)
     return True
+
+
+def _numbers(metrics: Mapping[str, Any]) -> str:
+    """The numbers of a cell for a line: accuracies in percent."""
+    shown = []
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            shown.append(f"{name} {100 * value:.1f} %" if "accuracy" in name else f"{name} {value:.4g}")
+    return "  ".join(shown)
 
 
 def _save(
@@ -374,4 +379,4 @@ def _fail(cell: Cell, fault: Failure, sweep: inputs.SweepContext) -> None:
         except OSError as e:  # a full disk takes the error file, too; the rest of the sweep may still fit
             sweep.progress.say(f"{cell}: no error file could be written ({e})")
     sweep.heartbeat.count(failed=1)
-    sweep.progress.step(f"{cell}: FAILED in {fault.stage}: {first_line(fault.message)}")
+    sweep.progress.step(cell, f"FAILED in {fault.stage}: {first_line(fault.message)}", failed=True)

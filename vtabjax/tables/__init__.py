@@ -5,8 +5,9 @@ report alike.
 """
 
 from vtabjax.tables._accuracy import MAJORITY, AccuracyRow, accuracy_columns, levels, whole_groups
-from vtabjax.tables._formats import printable, to_csv, to_latex, to_markdown, to_terminal
+from vtabjax.tables._formats import printable, to_csv, to_latex, to_markdown
 from vtabjax.tables._table import Column, Table, sort_value, text
+from vtabjax.tables._terminal import to_terminal
 
 __all__ = [
     "MAJORITY",

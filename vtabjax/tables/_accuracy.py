@@ -53,16 +53,16 @@ def accuracy_columns(
     def mean_over(group: str) -> Callable[[AccuracyRow], Any]:
         return lambda row: row.group_means[group]
 
+    def accuracy(name: str, value: Callable[[AccuracyRow], Any], first: bool = True) -> Column:
+        return Column(name, kind, value, first=first, best=True)
+
+    of_groups = [accuracy("mean of groups", operator.attrgetter("mean_of_groups"))]
     return [
         Column("model", "text", operator.attrgetter("name")),
-        *(Column(name, kind, value_of(j), best=True) for j, name in enumerate(task_names)),
-        *(Column(group, kind, mean_over(group), best=True) for group in groups),
-        Column("mean", kind, operator.attrgetter("mean"), best=True),
-        *(
-            [Column("mean of groups", kind, operator.attrgetter("mean_of_groups"), best=True)]
-            if mean_of_groups
-            else []
-        ),
+        *(accuracy(name, value_of(j), first=False) for j, name in enumerate(task_names)),
+        *(accuracy(group, mean_over(group)) for group in groups),
+        accuracy("mean", operator.attrgetter("mean")),
+        *(of_groups if mean_of_groups else []),
     ]
 
 

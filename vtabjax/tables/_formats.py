@@ -1,4 +1,4 @@
-"""A table as text: for the terminal, CSV, Markdown and LaTeX. Names are shown as they are, whatever they hold."""
+"""A table as text: CSV, Markdown and LaTeX. Names are shown as they are, whatever they hold."""
 
 from __future__ import annotations
 
@@ -7,24 +7,14 @@ import io
 import re
 from typing import Any
 
-from vtabjax.tables._table import Column, Table, sort_value, text
-
-
-def to_terminal(table: Table) -> str:
-    """The table with its remarks below, columns aligned."""
-    from tabulate import tabulate
-
-    align = ["left" if column.kind == "text" else "right" for column in table.columns]
-    header, rows, remarks = _printable(table)
-    lines = tabulate(rows, header, tablefmt="simple", colalign=align, disable_numparse=True)
-    return "\n".join([lines, *remarks])
+from vtabjax.tables._table import Table
 
 
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown, with its remarks."""
     from tabulate import tabulate
 
-    header, rows, remarks = _printable(table)
+    header, rows, remarks = printables(table)
     rows = [[_markdown(cell) for cell in row] for row in rows]
     lines = tabulate(rows, [_markdown(name) for name in header], tablefmt="github", disable_numparse=True)
     return "\n\n".join([lines, *map(_markdown, remarks)]) + "\n"
@@ -36,9 +26,9 @@ def to_latex(table: Table) -> str:
     Numbers stand to the right, the best of a column in bold; with a title it is a float with caption and label.
     """
     columns = [column for column in table.columns if column.paper]
-    header, _, remarks = _printable(table)
+    header, _, remarks = printables(table)
     header = [name for name, column in zip(header, table.columns, strict=True) if column.paper]
-    columns_of_texts = [_latex_column(table, column) for column in columns]
+    columns_of_texts = [_latex_column(table, j) for j, column in enumerate(table.columns) if column.paper]
     kinds = "".join("l" if column.kind == "text" else "r" for column in columns)
     lines = [
         *(f"% {remark}" for remark in ["needs \\usepackage{booktabs}", *remarks]),
@@ -48,7 +38,7 @@ def to_latex(table: Table) -> str:
         "\\toprule",
         " & ".join(map(_latex, header)) + r" \\",
         "\\midrule",
-        *_latex_rows(columns_of_texts, table.n_below),
+        *_latex_rows(columns_of_texts, table.n_references),
         "\\bottomrule",
         "\\end{tabular}",
         *(["\\end{table}"] if table.title else []),
@@ -56,26 +46,22 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latex_rows(columns: list[list[str]], n_below: int) -> list[str]:
+def _latex_rows(columns: list[list[str]], n_references: int) -> list[str]:
     rows = [" & ".join(row) + r" \\" for row in zip(*columns, strict=True)]
-    return [*rows[: len(rows) - n_below], "\\midrule", *rows[len(rows) - n_below :]] if n_below else rows
+    return (
+        [*rows[: len(rows) - n_references], "\\midrule", *rows[len(rows) - n_references :]]
+        if n_references
+        else rows
+    )
 
 
-def _latex_column(table: Table, column: Column) -> list[str]:
+def _latex_column(table: Table, j: int) -> list[str]:
     """The cells of a column, the best in bold."""
-    values = [column.value(item) for item in table.items]
-    texts = [text(value, column.kind) for value in values]
-    ranked = [sort_value(value) for value in values[: len(values) - table.n_below]]
-    best = max((value for value in ranked if value != ""), default=None) if column.best else None
-    cells = [_latex(printable(t)) for t in texts]
-    if column.kind != "text":
+    cells = [_latex(printable(row[j])) for row in table.texts()]
+    if table.columns[j].kind != "text":
         cells = [re.sub(r"(?<![\w])-(?=\d)", "$-$", cell) for cell in cells]
-    shown = texts[ranked.index(best)] if best is not None else None
-    # All that read the same as the best are in bold: a reader of the paper cannot tell them apart.
-    return [
-        f"\\textbf{{{cell}}}" if shown is not None and k < len(ranked) and texts[k] == shown else cell
-        for k, cell in enumerate(cells)
-    ]
+    best = table.best()
+    return [f"\\textbf{{{cell}}}" if (i, j) in best else cell for i, cell in enumerate(cells)]
 
 
 _LATEX = {
@@ -101,7 +87,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _printable(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
+def printables(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, rows and remarks as printable texts."""
     rows = [[printable(cell) for cell in row] for row in table.texts()]
     return [printable(name) for name in table.header], rows, [printable(r) for r in table.remarks]

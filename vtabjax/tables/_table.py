@@ -23,8 +23,9 @@ class Column(NamedTuple):
       label: a shorter heading for the page, where the place says the rest.
       shown: what the page says instead of `value`, such as a model's name without what all names share.
       beside: of an interval, that the page puts it into the cell of the column before.
-      best: whether the highest value is set in bold in a paper.
+      best: whether the highest value is the best, and set in bold.
       paper: whether the column is in a paper's table.
+      first: whether it comes before the others where there is no room for all.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Column(NamedTuple):
     beside: bool = False
     best: bool = False
     paper: bool = True
+    first: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Table:
       remarks: what has to be known.
       key: for file names and links.
       title: its caption.
-      n_below: how many of the last rows are for comparison (chance) and never the best.
+      n_references: how many of the last rows are for comparison only (chance) and never the best.
     """
 
     columns: Sequence[Column]
@@ -55,7 +57,7 @@ class Table:
     remarks: Sequence[str] = ()
     key: str = ""
     title: str = ""
-    n_below: int = 0
+    n_references: int = 0
 
     @property
     def header(self) -> list[str]:
@@ -81,6 +83,17 @@ class Table:
     def texts(self) -> list[list[str]]:
         """Rows as people read them."""
         return [[text(v, c.kind) for v, c in zip(row, self.columns, strict=True)] for row in self.rows]
+
+    def best(self) -> set[tuple[int, int]]:
+        """(row, column) of the highest values of `Column.best`, and of all that read the same."""
+        texts, found = self.texts(), set()
+        n = len(texts) - self.n_references
+        for j, column in enumerate(self.columns):
+            known = {i: row[j] for i, row in enumerate(self.rows[:n]) if _plain(row[j]) is not None}
+            if column.best and len(known) > 1:
+                shown = texts[max(known, key=known.__getitem__)][j]
+                found |= {(i, j) for i in known if texts[i][j] == shown}
+        return found
 
 
 def _plain(value: Any) -> Any:

@@ -247,9 +247,6 @@ def numbered(names: Iterable[str]) -> list[str]:
 
 def hashed_names(rows: Rows, n: int, what: str) -> list[str]:
     """The `content_name` of each of `n` rows, made unique."""
-    import tqdm
+    from vtabjax.runtime import bars
 
-    # Silent below a second of work.
-    return numbered(
-        map(content_name, tqdm.tqdm(rows.read(range(n)), f"{what} read", n, unit="image", delay=1))
-    )
+    return numbered(map(content_name, bars.bar(rows.read(range(n)), f"{what} read", n, unit="image")))

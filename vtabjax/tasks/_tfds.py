@@ -173,12 +173,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def _with_progress(examples: Iterator[T], n: int, what: str, folder: Path) -> Iterator[T]:
-    import tqdm
+    from vtabjax.runtime import bars
 
     seen = 0
     try:
-        # Silent below a second of work.
-        for example in tqdm.tqdm(examples, f"{what} read", n, unit="image", delay=1):
+        for example in bars.bar(examples, f"{what} read", n, unit="image"):
             yield example
             seen += 1
     except TaskError:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vtabjax.data.sources import folder
 from vtabjax.data.types import DataError, Raw, Source
-from vtabjax.runtime import files
+from vtabjax.runtime import bars, files
 from vtabjax.tasks import Range, Rows, Task
 
 
@@ -65,15 +65,12 @@ def read_rows(task: Task, numbers: Sequence[int]) -> Iterator[bytes]:
 def _through_file(
     task: Task, rows: Rows, numbers: Sequence[int], cache_dir: str | os.PathLike | None
 ) -> Iterator[bytes]:
-    import tqdm
-
     order = np.argsort(numbers, kind="stable")
     place = np.zeros((len(numbers), 2), np.int64)  # offset and length
     with tempfile.TemporaryFile(prefix="vtabjax-", dir=_scratch(cache_dir)) as file:
         ascending = read_rows(task, [numbers[i] for i in order])
         at = 0
-        # Silent below a second of work.
-        bar = tqdm.tqdm(ascending, f"{task.name} read", len(numbers), unit="image", delay=1)
+        bar = bars.bar(ascending, f"{task.name} read", len(numbers), unit="image")
         for i, data in zip(order, bar, strict=True):
             file.write(data)
             place[i] = at, len(data)

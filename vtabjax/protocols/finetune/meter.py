@@ -5,26 +5,15 @@ from __future__ import annotations
 import sys
 import time
 
-from vtabjax.runtime import processes
+from vtabjax.runtime import bars, processes
 
 
 class Meter:
     """Progress: steps, steps/s and the time left in a bar, grid point, loss and images/s beside it."""
 
     def __init__(self, total: int, batch: int, label: str):
-        import tqdm
-
-        terminal = sys.stderr.isatty()
         self._batch, self._since, self._steps = batch, time.monotonic(), 0
-        self._bar = tqdm.tqdm(
-            total=total,
-            desc=label or None,
-            unit="step",
-            leave=False,
-            disable=not processes.is_first(),
-            mininterval=0.5 if terminal else 30,
-            delay=5,
-        )
+        self._bar = bars.bar(desc=label, total=total, unit="step", delay=5, disable=not processes.is_first())
 
     def __enter__(self) -> Meter:
         return self
@@ -42,6 +31,11 @@ class Meter:
         self._bar.set_postfix_str(f"{self._name} loss={loss:.4f} {rate:.0f} images/s", refresh=False)
         self._bar.update(n)
 
+    def doing(self, text: str) -> None:
+        """What goes on beside the steps."""
+        if not self._bar.disable:
+            self._bar.set_postfix_str(text)
+
     def skip(self, n: int) -> None:
         """Steps that were taken before or need not be taken; they do not count for the rate."""
         if not self._bar.disable:
@@ -53,5 +47,5 @@ class Meter:
             self._bar.total += more
 
     def say(self, text: str) -> None:
-        if not self._bar.disable:
+        if processes.is_first():
             self._bar.write(text, file=sys.stderr)

@@ -303,7 +303,7 @@ class _Protocol:
                 assert state is not None
                 if self.keep is not None:
                     self.keep(seed, averaged(state))
-                self.meter.say(f"{name}: testing")
+                self.meter.doing(f"{name}: testing")
                 inputs, labels = test()
                 predictions, confidence = self.trainer.classify(state, inputs, self.classes)
                 correct = predictions == labels

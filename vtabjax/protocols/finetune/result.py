@@ -95,6 +95,13 @@ class Result(NamedTuple):
     trainable_parameters: int
     epochs: float | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"Result(accuracy={self.accuracy:.4g} of {len(self.correct):,} examples, "
+            f"val_accuracy={self.val_accuracy:.4g}, learning_rate={self.learning_rate:g}, steps={self.steps}, "
+            f"{len(self.grid)} grid points, {len(self.finals)} seeds)"
+        )
+
     @property
     def median_run(self) -> Final:
         """The run whose accuracy is the result's."""

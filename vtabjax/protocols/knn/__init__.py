@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vtabjax.protocols._arrays import check_choice, check_features, check_labels
+from vtabjax.protocols._arrays import check_choice, check_features, check_labels, check_same_kind
 from vtabjax.protocols.knn._nearest import nearest
 
 METRICS = ("euclidean", "cosine")
@@ -37,6 +37,9 @@ class LeaveOneOut(NamedTuple):
     neighbours: np.ndarray
     n_tied: int
 
+    def __repr__(self) -> str:
+        return _said(self)
+
 
 class Classification(NamedTuple):
     """A k-nearest-neighbour classification of Q examples by N training examples.
@@ -52,6 +55,15 @@ class Classification(NamedTuple):
     predictions: np.ndarray
     neighbours: np.ndarray
     n_tied: int
+
+    def __repr__(self) -> str:
+        return _said(self)
+
+
+def _said(found: LeaveOneOut | Classification) -> str:
+    n, k = found.neighbours.shape
+    reached = "" if found.accuracy is None else f"accuracy={found.accuracy:.4g}, "
+    return f"{type(found).__name__}({reached}{n:,} examples, k={k}, n_tied={found.n_tied})"
 
 
 def leave_one_out(
@@ -73,12 +85,12 @@ def leave_one_out(
 
     Args:
       features: [N, D], any real type.
-      labels: class numbers, integers [N].
+      labels: classes [N], as numbers or as text.
       k: how many neighbours vote.
       metric: "euclidean", or "cosine" (1 - cosine similarity; a zero row has similarity 0 to everything).
       mesh: devices to share the work among, over one axis "data" (None: all of this process).
       block: rows compared at once (None: 1024 on CPUs, 4096 otherwise).
-      groups: integers [N]; examples of one group (frames of one video) are never each other's neighbours.
+      groups: [N], as numbers or as text; examples of one group (frames of one video) are never each other's neighbours.
       vote: "majority" (ties go to the tied class whose member is nearest), or "weighted" by exp(similarity /
         temperature) as DINO does (Caron et al., 2021, arXiv 2104.14294), for metric "cosine".
       temperature: of the weighted vote.
@@ -152,9 +164,9 @@ def classify(
 
     Args:
       train_features: [N, D].
-      train_labels: class numbers, integers [N].
+      train_labels: classes [N], as numbers or as text.
       features: examples to classify, [Q, D].
-      labels: their class numbers, integers [Q], for the accuracy.
+      labels: their classes [Q], for the accuracy.
       k: how many neighbours vote.
       metric: as in `leave_one_out`, and so are the rest.
       mesh: devices.
@@ -177,6 +189,8 @@ def classify(
             f"features has {x.shape[1]} columns and train_features {train_x.shape[1]}; they must agree"
         )
     y = None if labels is None else check_labels(labels, len(x))
+    if y is not None:
+        check_same_kind(train_y, y, "train_labels and labels")
     _check_options(k, metric, vote, temperature, block)
     if k > len(train_x):
         raise ValueError(f"k={k} but there are only {len(train_x)} training examples; choose a smaller k")

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from vtabjax.protocols.knn._space import Search, Space, slices
+from vtabjax.runtime import bars
 
 _EXTRA = 2  # lower bounds kept beyond the k best, so that few rows need the second look
 _EXTRA16 = 9  # the same in bfloat16
@@ -269,7 +269,7 @@ def _among_themselves(
     replicated = NamedSharding(mesh, PartitionSpec())
     best = [_nothing_yet(len(block.norm), m, replicated) for block in blocks]
     total = len(blocks) * (len(blocks) + 1) // 2
-    with tqdm(total=total, desc="nearest neighbours", delay=5, disable=None) as bar:
+    with bars.bar(desc="nearest neighbours", total=total, delay=5) as bar:
         for j, b in enumerate(blocks):
             for i, a in enumerate(blocks[:j]):
                 best[i], best[j] = _update_both(best[i], best[j], a, b, masked=masked, grouped=grouped)
@@ -293,7 +293,7 @@ def _against(
     shared = NamedSharding(mesh, PartitionSpec("data"))
     update = _sharded_update(mesh, search.within, grouped)
     best, norms = [], []
-    parts: Iterable[slice] = tqdm(slices(n, chunk), desc="nearest neighbours", delay=5, disable=None)
+    parts: Iterable[slice] = bars.bar(slices(n, chunk), "nearest neighbours", delay=5)
     for part in parts:
         rows, own = _block(
             search.space, search.queries[part], part.start, search.query_groups[part], chunk, shared

@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from vtabjax.protocols._arrays import check_memory
 from vtabjax.protocols.knn._bounds import ABSOLUTE, LARGE, Proposal, has_fast_bfloat16, propose
 from vtabjax.protocols.knn._space import Search, Space, slices
+from vtabjax.runtime import bars
 from vtabjax.runtime.devices import data_mesh
 
 _PAIRS = 1 << 22  # numbers gathered at once in the float64 comparison (32 MiB)
@@ -229,7 +229,7 @@ def _decide(search: Search, proposal: Proposal, limit: np.ndarray, distances: bo
         neighbours[rows], squared[rows], tied[rows] = _choose(search, rows[query], column, distances)
     close = np.flatnonzero(~proven)
     step = max(1, min(1024, (1 << 25) // len(search.database)))
-    for part in tqdm(slices(len(close), step), desc="close neighbours", delay=5, disable=None):
+    for part in bars.bar(slices(len(close), step), "close neighbours", -(-len(close) // step), delay=5):
         rows = close[part]
         query, column = _second_look(search, rows)
         neighbours[rows], squared[rows], tied[rows] = _choose(search, query, column, distances)

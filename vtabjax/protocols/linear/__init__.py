@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from vtabjax.protocols._arrays import check_features, check_labels, check_memory
+from vtabjax.protocols._arrays import check_features, check_labels, check_memory, check_same_kind
 from vtabjax.protocols.linear import _softmax
 
 C_GRID = tuple(float(c) for c in 10.0 ** np.linspace(-6, 5, 45))
@@ -43,6 +43,9 @@ class LinearModel(NamedTuple):
     weights: np.ndarray
     bias: np.ndarray
     classes: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"LinearModel({len(self.weights):,} features, {len(self.classes):,} classes)"
 
 
 class LinearResult(NamedTuple):
@@ -70,13 +73,20 @@ class LinearResult(NamedTuple):
     c_grid: np.ndarray
     val_accuracies: np.ndarray
 
+    def __repr__(self) -> str:
+        end = ", at the grid's end" if self.at_grid_end else ""
+        return (
+            f"LinearResult(test_accuracy={self.test_accuracy:.4g} of {len(self.correct):,} examples, "
+            f"val_accuracy={self.val_accuracy:.4g}, best_c={self.best_c:.3g}{end})"
+        )
+
 
 def fit(features: ArrayLike, labels: ArrayLike, *, c: float) -> LinearModel:
     """Minimises J, to a gradient norm of 1e-6 and 1e-9 of its value.
 
     Args:
       features: [N, D], used as given (scale them, or not, alike for every model).
-      labels: integers [N]; the classes are those that occur.
+      labels: [N], as numbers or as text; the classes are those that occur.
       c: inverse strength of the regularisation.
 
     Raises:
@@ -179,6 +189,7 @@ def objective(model: LinearModel, features: ArrayLike, labels: ArrayLike, *, c: 
     0.466
     """
     x, y = _examples((features, labels), "")
+    check_same_kind(model.classes, y, "labels and the model's classes")
     column = np.searchsorted(model.classes, y)
     if (model.classes[np.minimum(column, len(model.classes) - 1)] != y).any():
         raise ValueError("labels has classes that the model does not know")
@@ -203,7 +214,8 @@ def _choose(
     (x, y), (xv, yv), (xt, yt) = (
         _examples(v, f"{n} ") for v, n in ((train, "train"), (val, "val"), (test, "test"))
     )
-    for name, other in (("val", xv), ("test", xt)):
+    for name, other, own in (("val", xv, yv), ("test", xt, yt)):
+        check_same_kind(y, own, f"train labels and {name} labels")
         if other.shape[1] != x.shape[1]:
             raise ValueError(
                 f"{name} features has {other.shape[1]} columns and train {x.shape[1]}; they must agree"

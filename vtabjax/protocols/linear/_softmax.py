@@ -25,7 +25,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
+
+from vtabjax.runtime import bars
 
 GRADIENT_NORM = 1e-6  # what a fit stops at, together with
 DECREMENT = 1e-9  # an estimated distance of J from its minimum, relative to J
@@ -88,7 +89,7 @@ def path(
         b = jnp.log(onehot.mean(1))
         b -= b.mean()
         w = jnp.zeros((n_classes, z.shape[1]))
-        for c in tqdm(grid, desc="linear", delay=5, disable=None if progress else True):
+        for c in bars.bar(grid, "linear", delay=5, disable=not progress):
             penalty = 1 / (c * len(y))
             if past:
                 w, b = _extrapolate(*_history(past, c), onehot, penalty)

@@ -14,6 +14,7 @@ from vtabjax.data import audit, cache, copies, describe, loading, originals, pic
 from vtabjax.data.originals import Original
 from vtabjax.options import DataOptions
 from vtabjax.report.data_page import _alike
+from vtabjax.runtime import bars
 from vtabjax.tasks import Task
 
 _BLOCK = 512  # pictures in memory at a time
@@ -205,13 +206,8 @@ def _said(task: Task, splits: Mapping[str, data.Examples], own: DataOptions) -> 
 
 def _passed_over(splits: Mapping[str, data.Examples]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One pass over all images: their cells [N, D], whether they are grey [N], their mean [N]."""
-    import tqdm
-
     features, grey, brightness = [], [], []
-    # Silent below a second of work.
-    with tqdm.tqdm(
-        total=sum(len(e.labels) for e in splits.values()), desc="look", unit="image", delay=1
-    ) as bar:
+    with bars.bar(desc="look", total=sum(len(e.labels) for e in splits.values()), unit="image") as bar:
         for examples in splits.values():
             for start in range(0, len(examples.labels), _BLOCK):
                 images = np.asarray(examples.images[start : start + _BLOCK])

@@ -9,6 +9,7 @@ import numpy as np
 
 from vtabjax import options
 from vtabjax.protocols import Outcome
+from vtabjax.runtime import bars
 from vtabjax.sweep.adapters._splits import train_split
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
     features = transferability.Decomposed(split.features)
     metrics: dict[str, float | None] = {}
     notes = {}
-    for score in settings["scores"]:
+    for score in (bar := bars.bar(settings["scores"], "scores")):
+        bar.set_postfix_str(score)
         first: np.ndarray | transferability.Decomposed = features
         arguments = {}
         if score in with_head:

@@ -34,6 +34,17 @@ class Embedding:
     labels: np.ndarray | None
     ids: Sequence[str]
 
+    def __repr__(self) -> str:
+        n, d = self.features.shape
+        labelled = "" if self.labels is None else f", {len(np.unique(self.labels))} classes"
+        return f"Embedding({n:,} pictures, {d:,} features{labelled})"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        shown = self.to_frame().iloc[:5, :8]
+        return f"<b>{html.escape(repr(self))}</b>" + shown.to_html(float_format="{:.4f}".format)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per picture, by its id: "label" where there is one, then the features "0", "1" and so on."""
         import pandas as pd

@@ -16,7 +16,7 @@ from vtabjax.options import UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner, shares
-from vtabjax.sweep.progress import duration
+from vtabjax.sweep.progress import duration, working
 from vtabjax.sweep.select import (
     card,
     hours,
@@ -214,7 +214,8 @@ class Experiment:
         trained = processes.broadcast_from_first(lambda: winner.there(self.workdir, about, records))
         self.worked |= not trained
         on_all = self.own.winner_on == "all"
-        trained = trained or winner.train(self.config, self.workdir, model, records, on_all)
+        with working(f"{model}: fine-tuning to keep it"):
+            trained = trained or winner.train(self.config, self.workdir, model, records, on_all)
         if processes.is_first():
             text = card.write(selection, trained, self.own.winner_on)
             winner.finish(self.workdir, about, trained, text)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vtabjax import specs
-from vtabjax.runtime import processes
+from vtabjax.runtime import processes, terminal
 from vtabjax.sweep.select.scores import StageScores
 from vtabjax.sweep.select.verdict import Verdict
 from vtabjax.tables import Column, Table, to_terminal
@@ -72,7 +72,7 @@ def ranking(selection: Mapping[str, Any]) -> str:
     """The finalists as a table."""
     rows = selection["ranking"]
     tasks = list(rows[0]["scores"])
-    kind = "percent.2" if selection["stages"][-1]["score"] == "accuracy" else "number"
+    kind = "percent" if selection["stages"][-1]["score"] == "accuracy" else "number"
 
     def score(task: str) -> Any:
         return lambda row: row["scores"][task]
@@ -84,16 +84,15 @@ def ranking(selection: Mapping[str, Any]) -> str:
     columns = [
         Column("place", "whole", lambda row: row["place"]),
         Column("model", "text", lambda row: row["model"]),
-        *(Column(task, kind, score(task)) for task in tasks),
-        Column("mean", kind, lambda row: row["score"]),
-        Column("behind", "points", lambda row: row["behind"] if row["place"] > 1 else None),
-        Column("95 % interval", "points interval", between),
+        *(Column(task, kind, score(task), best=True) for task in tasks),
+        Column("mean", kind, lambda row: row["score"], first=True, best=True),
+        Column("behind", "points", lambda row: row["behind"] if row["place"] > 1 else None, first=True),
+        Column("95 % interval", "points interval", between, first=True),
     ]
     if rows[0]["strength"] is not None:
-        columns.append(Column("EPP", "number.2", lambda row: row["strength"]))
-    return to_terminal(
-        Table(columns, rows, ["behind: points of the mean behind the first", selection["method"]])
-    )
+        columns.append(Column("EPP", "number.2", lambda row: row["strength"], first=True))
+    table = Table(columns, rows, ["behind: points of the mean behind the first", selection["method"]])
+    return to_terminal(table, width=terminal.width(sys.stdout), styled=terminal.is_styled(sys.stdout))
 
 
 def estimate(key: str, found: Mapping[str, Any] | None) -> str:
