@@ -205,8 +205,12 @@ def _uncertainty(
 def _sample_sizes(names: Sequence[str], records: Records) -> list[str]:
     """A remark on what so many examples can show."""
     differences = []
+    by_task: dict[str, list[Mapping[str, Any]]] = collections.defaultdict(list)
+    for (_, task), record in records.items():
+        if record is not None and record.get("n_examples"):
+            by_task[task].append(record)
     for task in names:
-        there = [r for (_, t), r in records.items() if t == task and r is not None and r.get("n_examples")]
+        there = by_task[task]
         best = max(there, key=lambda r: r["metrics"].get("accuracy") or 0.0, default=None)
         if best is not None and best["metrics"].get("accuracy") is not None:
             n = best["n_examples"]
@@ -250,9 +254,9 @@ def score_table(records: Records) -> Table:
     """One row per (task, model) with a column per score."""
     there = [record for record in records.values() if record is not None]
     names = list(dict.fromkeys(name for record in there for name in record["metrics"]))
-    order = list(dict.fromkeys(task for _, task in records))
+    order = {task: place for place, task in enumerate(dict.fromkeys(task for _, task in records))}
     rows = [_ScoreRow(task, model, record) for (model, task), record in records.items()]
-    rows.sort(key=lambda row: order.index(row.task))
+    rows.sort(key=lambda row: order[row.task])
     remarks = []
     if any(_metric(row.record, name) is None for row in rows for name in names):
         remarks.append(
