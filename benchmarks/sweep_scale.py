@@ -187,7 +187,8 @@ def together(workers: int, cells_each: int, sleep: float, folder: Path) -> dict:
     workdir = folder / f"together{workers}"
     shutil.rmtree(workdir, ignore_errors=True)
     expected = len(cells_of(config, workdir))
-    context = multiprocessing.get_context("fork")  # what they import is there already
+    context = multiprocessing.get_context("forkserver")  # what they import is there already, and no threads
+    context.set_forkserver_preload(["sweep_scale"])
     told = context.Queue()
     processes = [
         context.Process(target=_work, args=(i, workers, config, workdir, sleep, told)) for i in range(workers)

@@ -72,8 +72,8 @@ class ModelFolder:
     def remember(self) -> None:
         """Writes down what had to be read; where that cannot be written, it is read again the next time."""
         if self._n_read >= _WORTH:
-            with contextlib.suppress(OSError):
-                files.write_text(self._memory, _text(self._known))
+            with contextlib.suppress(OSError), files.replacing(self._memory) as temporary:
+                temporary.write_text(_text(self._known), encoding="utf-8")  # not worth waiting for the disk
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:

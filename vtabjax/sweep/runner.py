@@ -353,7 +353,8 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     new = results.find_summaries([state.cells[i] for i in later], workdir, damaged)
     records = {**state.records, **dict(zip(later, new, strict=True))}
     found = {(cell.model, cell.task): records[i] for i, cell in enumerate(state.cells)}
-    print(tables.shown(protocol, found), flush=True)
+    table = tables.table(protocol, found)
+    print(tables.shown(table), flush=True)
     failed = [failures.of(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
     if failed:
         _say(failures.listed(failed))
@@ -361,7 +362,7 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     for message in damaged:
         _say(f"left out of the table: {message}")
     try:
-        print(tables.write(protocol, found, workdir), flush=True)
+        print(tables.write(table, protocol, workdir), flush=True)
     except OSError as e:  # a full or read-only disk: what was computed has been shown
         raise UsageError(
             f"the tables above cannot be written to {workdir / 'tables'} ({e.strerror}); make room or make "

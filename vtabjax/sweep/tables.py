@@ -39,14 +39,20 @@ _LONG = 80  # rows that still make sense on a terminal
 Records = Mapping[tuple[str, str], Mapping[str, Any] | None]
 
 
-def shown(protocol: str, records: Records) -> str:
-    """The table of a sweep for the terminal.
+def table(protocol: str, records: Records) -> Table:
+    """The table of a sweep.
 
     Args:
       protocol: its name.
       records: (model, task) -> the result's record, or None; in the order of the columns and rows.
     """
-    table = _with_short_names(_table(protocol, records))
+    records = folds.of_table(records)
+    return score_table(records) if protocol == "transferability" else accuracy_table(records)
+
+
+def shown(table: Table) -> str:
+    """The table for the terminal."""
+    table = _with_short_names(table)
     n_rows = len(table.items)
     if n_rows > _LONG:
         remark = f"the first {_LONG} of {n_rows} rows; the files have all of them"
@@ -54,18 +60,12 @@ def shown(protocol: str, records: Records) -> str:
     return to_terminal(table)
 
 
-def write(protocol: str, records: Records, workdir: str | Path) -> str:
+def write(table: Table, protocol: str, workdir: str | Path) -> str:
     """Writes ``tables/<protocol>.csv`` and ``.md`` under `workdir`; returns a line that says where."""
-    table = _table(protocol, records)
     folder = files.as_path(workdir) / "tables"
     files.write_text(folder / f"{protocol}.csv", to_csv(table))
     files.write_text(folder / f"{protocol}.md", to_markdown(_with_short_names(table)))
     return f"tables: {folder / protocol}.csv, .md"
-
-
-def _table(protocol: str, records: Records) -> Table:
-    records = folds.of_table(records)
-    return score_table(records) if protocol == "transferability" else accuracy_table(records)
 
 
 def _with_short_names(table: Table) -> Table:
