@@ -230,7 +230,9 @@ def main() -> None:
     args = parser.parse_args()
     sizes = list(zip(args.sizes[::2], args.sizes[1::2], strict=True)) if args.sizes else SIZES
     record = json.loads(args.out.read_text()) if args.out.exists() else {}
+    commands = record.get("command", "").split(" && ") if record else []
     record |= _alternate.environment("numpy", "playwright")
+    record["command"] = " && ".join(dict.fromkeys([*commands, record["command"]]))
     record["settings"] = {"sleep": args.sleep, "cells_each": args.cells_each, "pictures": PICTURES}
 
     def measure(section: dict, name: str, call: Callable[[], dict]) -> None:

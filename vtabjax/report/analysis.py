@@ -169,7 +169,7 @@ class Analysis:
     @property
     def by_top5(self) -> list[int]:
         """All rows, the one that is among the five best on most tasks first."""
-        return sorted(range(len(self.board.models)), key=lambda i: (-self.top5[i], self.order.index(i)))
+        return sorted(self.order, key=lambda i: -self.top5[i])
 
 
 def analyse(board: Board, options: Options) -> Analysis:
