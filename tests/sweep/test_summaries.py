@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -88,14 +89,29 @@ def test_damage_is_told_although_it_was_read_before(made):
     assert str(path) in message
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", "null", '{"format": 1, "texts": [], "files": {"a.json": 3}}', '{"format": 0}']
-)
-def test_a_damaged_memory_is_no_matter(made, text):
+def sealed(text):
+    return f"{zlib.crc32(text.encode()):08x}\n{text}"
+
+
+ODD = {
+    "empty": lambda text: "",
+    "not JSON": lambda text: sealed("{"),
+    "no dict": lambda text: sealed("null"),
+    "another format": lambda text: sealed(text.splitlines()[1].replace('"format":1', '"format":0')),
+    "no row": lambda text: sealed('{"format": 1, "texts": [], "files": {"a.json": 3}}'),
+    "another number": lambda text: text.replace("0.125", "0.625"),
+    "no checksum": lambda text: text.splitlines()[1],
+}
+
+
+@pytest.mark.parametrize("how", ODD)
+def test_a_damaged_memory_is_no_matter(made, how):
     workdir, cells, names = made
     results.find_summaries(cells, workdir)
     (memory,) = (workdir / "cache" / "results" / "knn").iterdir()
-    memory.write_text(text)
+    before = memory.read_text()
+    memory.write_text(ODD[how](before))
+    assert memory.read_text() != before
     names.clear()
     assert accuracies(results.find_summaries(cells, workdir)) == [i / 8 for i in range(5)] and len(names) == 5
     names.clear()

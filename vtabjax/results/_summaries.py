@@ -10,6 +10,8 @@ import contextlib
 import functools
 import json
 import os
+import sys
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +20,8 @@ from vtabjax.runtime import files
 _FORMAT = 1
 _WORTH = 4  # files that had to be read; fewer are as quickly read again
 _OWN = ("config_hash", "n_examples", "metrics", "seconds")
-_SHARED = ("protocol", "model", "task", "settings", "notes", "chosen", "source", "copies", "groups")
+_SHARED = ("protocol", "model", "task", "settings")
+_OPTIONAL = ("notes", "chosen", "source", "copies", "groups")  # left out where there are none
 
 _object = functools.lru_cache(1 << 16)(json.loads)  # equal parts of many results are one object
 
@@ -78,7 +81,8 @@ class ModelFolder:
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without what is held of single examples."""
-    kept = {name: record[name] for name in (*_OWN, *_SHARED) if record.get(name) is not None}
+    kept = {name: record[name] for name in (*_OWN, *_SHARED)}
+    kept |= {name: record[name] for name in _OPTIONAL if record.get(name)}
     if "groups" in kept:
         kept["groups"] = {"count": kept["groups"]["count"]}
     return kept
@@ -88,20 +92,24 @@ def _text(known: Mapping[str, tuple[list[int], Mapping[str, Any]]]) -> str:
     texts: dict[str, int] = {}
     rows = {}
     for name, (seen, record) in known.items():
-        shared = {k: texts.setdefault(json.dumps(record[k]), len(texts)) for k in _SHARED if k in record}
+        parts = {k: record[k] for k in (*_SHARED, *_OPTIONAL) if k in record}
+        shared = {k: texts.setdefault(json.dumps(part), len(texts)) for k, part in parts.items()}
         rows[name] = [seen, {k: record.get(k) for k in _OWN}, shared]
-    return json.dumps({"format": _FORMAT, "texts": list(texts), "files": rows}, separators=(",", ":"))
+    text = json.dumps({"format": _FORMAT, "texts": list(texts), "files": rows}, separators=(",", ":"))
+    return f"{zlib.crc32(text.encode()):08x}\n{text}"
 
 
 def _loaded(path: str) -> dict[str, tuple[list[int], dict[str, Any]]]:
-    with open(path, encoding="utf-8") as f:
-        held = json.load(f)
-    if held["format"] != _FORMAT:
+    with open(path, "rb") as f:
+        checksum, _, text = f.read().partition(b"\n")
+    held = json.loads(text)
+    if held["format"] != _FORMAT or int(checksum, 16) != zlib.crc32(text):
         return {}
     objects = [_object(text) for text in held["texts"]]
     found = {}
     for name, (seen, own, shared) in held["files"].items():
         for key, number in shared.items():
             own[key] = objects[number]
+        own["config_hash"] = sys.intern(own["config_hash"])
         found[name] = (seen, own)
     return found
