@@ -5,9 +5,9 @@
 
 Measured: a real kNN sweep over two small folders of pictures (seconds by stage from its results, the overlap from its
 worker's file), images/s forward and in training (the best of several rounds by wall clock, and by processor time of
-all threads, which other work on the machine disturbs less), floating-point operations as XLA counts them, and how
-long it takes to look at a finished sweep of 300 models x 19 tasks. Calculated: everything that docs/scale.md says about
-accelerators, from their published peaks and the assumptions below, which are guesses and named as such.
+all threads, which other work on the machine disturbs less), and floating-point operations as XLA counts them.
+Calculated: what docs/scale.md says about whole sweeps on accelerators, from images/s measured on one kind of GPU
+(benchmarks/results/gpu.json), for others in proportion to their published peaks, and from the assumptions below.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ MODELS = ("timm/resnet50@random", "timm/vit_small_patch16_224@random", "timm/con
 PICTURES = 48  # in each of two folders
 ROUND = 32  # images
 
-# Published peaks of dense bfloat16 products, FLOP/s per chip (NVIDIA A100 data sheet; Google Cloud, TPU v5e).
-PEAK = {"A100": 312e12, "v5e": 197e12}
-# Assumptions, not measurements.
-USED = {"features": 0.25, "finetune": 0.30}  # of the peak, with batches of a few hundred images in bfloat16
-COMPILE_SECONDS = 30.0  # of one model's program on an accelerator
+MEASURED = "H200"  # benchmarks/results/gpu.json is about one of these
+# Published peaks of dense bfloat16 products, FLOP/s per chip (NVIDIA's data sheets; Google Cloud, TPU v5e).
+PEAK = {"H200": 989e12, "A100": 312e12, "v5e": 197e12}
+# An assumption: of one model's program on an accelerator.
+COMPILE_SECONDS = 30.0
 MACHINES = {  # name: (chip, chips, workers that share the models, chips of each worker)
+    "one H200": ("H200", 1, 1, 1),
+    "eight H200s, a worker each": ("H200", 8, 8, 1),
     "one A100": ("A100", 1, 1, 1),
-    "eight A100, a worker each": ("A100", 8, 8, 1),
     "v5e-8, one worker": ("v5e", 8, 1, 8),
     "v5e-64 pod, one worker": ("v5e", 64, 1, 64),
-    "64 v5e as 8 slices of 8": ("v5e", 64, 8, 8),
+    "64 chips of v5e as 8 slices of 8": ("v5e", 64, 8, 8),
 }
 N_MODELS, TRAIN_IMAGES, TEST_IMAGES = 300, 19 * 1000, 387_904
 # VTAB-1k's lightweight sweep: 2 learning rates x (2,500 + 10,000) steps, the best again (at most 10,000), of 512.
@@ -140,59 +141,22 @@ def rates(artefact: Path) -> dict:
     return found
 
 
-def looking(workdir: Path) -> dict:
-    """Seconds to look at a finished sweep of 300 models x 19 tasks."""
-    import numpy as np
-
-    from vtabjax import results, tasks
-    from vtabjax.sweep import heartbeat, status
-
-    settings = {"image_size": 224, "dtype": "float32", "splits": ["train800val200"]}
-    cells = [
-        results.Cell("knn", f"timm/m{i}@random", task, settings)
-        for i in range(N_MODELS)
-        for task in tasks.VTAB
-    ]
-    correct = np.arange(1000) % 3 == 0
-    began = time.monotonic()
-    for cell in cells:
-        results.save(
-            cell,
-            workdir,
-            metrics={"accuracy": 0.5},
-            correct=correct,
-            provenance={},
-            seconds={"features": 1.0},
-        )
-    took = {"cells": len(cells), "write_seconds": time.monotonic() - began}
-    heartbeat.describe(workdir / "sweeps" / "knn-0", cells)
-    for name, look in {
-        "find_seconds": lambda: results.find_all(cells, workdir),
-        "collect_seconds": lambda: results.collect(workdir),
-        "status_seconds": lambda: status.read(workdir),
-    }.items():
-        began = time.monotonic()
-        look()
-        took[name] = time.monotonic() - began
-    size = sum(p.stat().st_size for p in workdir.rglob("*.json"))
-    return {name: round(value, 2) for name, value in took.items()} | {"megabytes": round(size / 1e6, 1)}
-
-
 def table(found: dict) -> list[dict]:
     """Hours of 300 models x 19 tasks, by the arithmetic of docs/scale.md."""
-    own = found["sweep"]["models"]["timm/resnet50@random"]
-    flop = own["gflop_per_image"] * 1e9
+    gpu = json.loads((_alternate.RESULTS / "gpu.json").read_text())
+    rates = {
+        part: gpu[part]["resnet50"]["vtabjax"]["images_per_second"] for part in ("extraction", "training")
+    }
     convert = statistics.mean(m["convert_seconds"] for m in found["sweep"]["models"].values())
     rows = []
     for name, (chip, chips, workers, each) in MACHINES.items():
         models = N_MODELS / workers
-        rate = PEAK[chip] * each
-        passes = models * TRAIN_IMAGES * flop / (USED["features"] * rate)
+        times = each * PEAK[chip] / PEAK[MEASURED]
+        passes = models * TRAIN_IMAGES / (times * rates["extraction"])
         compiling = models * COMPILE_SECONDS
         converting = models * convert
-        # Training: three forward passes' worth (forward, and twice that backward).
-        tuning = models * 19 * STEPS * BATCH * 3 * flop / (USED["finetune"] * rate)
-        testing = models * TEST_IMAGES * flop / (USED["features"] * rate)
+        tuning = models * 19 * STEPS * BATCH / (times * rates["training"])
+        testing = models * TEST_IMAGES / (times * rates["extraction"])
         rows.append(
             {
                 "machine": name,
@@ -237,15 +201,13 @@ def main() -> None:
         environment = _alternate.environment("jax", "timm")
         with tempfile.TemporaryDirectory() as folder:
             measured = sweep(Path(folder) / "sweep")
-            looked = looking(Path(folder) / "finished")
         found = {
             **environment,
             "sweep": measured,
-            "looking_at_a_finished_sweep": looked,
         }
     found["assumptions"] = {
         "peak_flops": PEAK,
-        "used": USED,
+        "images_per_second_of": f"resnet50 on one {MEASURED}, benchmarks/results/gpu.json",
         "compile_seconds": COMPILE_SECONDS,
         "steps": STEPS,
         "batch": BATCH,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import _alternate
+import _tables_scale
 
 PAGE = _alternate.ROOT / "docs" / "benchmarks.md"
 FINETUNE = _alternate.ROOT / "docs" / "finetune.md"  # holds one of the tables, between two comments
@@ -127,44 +128,6 @@ CPU backend (`vtabjax/ops/_gradients.py`); those of other convolutions are XLA's
 {table(["model", "images", "batch", "vtabjax", "PyTorch eager, channels_last"], rows)}
 
 {origin(record)}
-"""
-
-
-def proxies() -> str:
-    knn, linear, memory = read("knn"), read("linear"), read("knn_memory")
-    rows = []
-    for kind in ("normal", "rectified"):
-        if kind in knn:
-            seconds, times = knn[kind]["median_seconds"], knn[kind]["times_faster"]
-            rows.append(
-                [f"kNN, {kind} features", f"**{seconds['vtabjax']:.2f} s**"]
-                + [f"{seconds[k]:.2f} s ({times[k]:.1f})" for k in times]
-            )
-    fits = [
-        [f"{name}", f"{linear['median_seconds'][name]:.1f} s", f"{linear['times_faster'].get(name, 1):.0f}"]
-        for name in linear["median_seconds"]
-    ]
-    excess = linear["largest_objective_excess_over_best"]
-    for row, name in zip(fits, linear["median_seconds"], strict=True):
-        row.append(f"{excess[name]:.1g}")
-    return f"""## Leave-one-out nearest neighbours
-
-{knn["task"]}; the neighbours are exact, and the same for all three. In brackets, how many times as fast vtabjax is.
-
-{table(["", "vtabjax", *next(iter(knn[k] for k in ("normal", "rectified") if k in knn))["times_faster"]], rows)}
-
-{memory["task"]}: {memory["seconds"]:.0f} s, {gigabytes(memory["peak_beyond_features_bytes"])} beyond the features themselves.
-
-{origin(knn, memory)}
-
-## Linear evaluation
-
-{linear["task"]}. "Excess": how far the objective of the worst fit lies above the best known one, relative to it; scikit-learn stops
-early unless it gets a smaller tolerance.
-
-{table(["", "median", "times as long as vtabjax", "excess"], fits)}
-
-{origin(linear)}
 """
 
 
@@ -379,8 +342,33 @@ def with_scopes(text: str) -> str:
     return text[:begin] + scopes() + text[end:]
 
 
+def proxies() -> str:
+    return _tables_scale.proxies(read("knn"), read("linear"), read("knn_memory"), table, origin, gigabytes)
+
+
+def scores() -> str:
+    return _tables_scale.scores(read("scores"), table, origin)
+
+
+def sweep_scale() -> str:
+    return _tables_scale.sweep_scale(read("sweep_scale"), table, origin, gigabytes)
+
+
 def page() -> str:
-    parts = [extraction, training, gpu, proxies, pipeline, own_pictures, sweep, start, growth, report]
+    parts = [
+        extraction,
+        training,
+        gpu,
+        proxies,
+        scores,
+        pipeline,
+        own_pictures,
+        sweep,
+        sweep_scale,
+        start,
+        growth,
+        report,
+    ]
     return "\n".join([HEAD, *(part() for part in parts)])
 
 

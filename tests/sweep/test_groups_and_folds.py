@@ -145,7 +145,7 @@ def test_folds_share_a_column(folded):
     _, records = folded
     (row, *_) = tables.accuracy_table(folds.of_table(cells(records))).rows
     assert len(row) == 3 + ("balanced" in str(row))  # model, the task, the mean
-    shown = tables.shown("linear", cells(records))
+    shown = tables.shown(tables.table("linear", cells(records)))
     assert "folder " in shown and "fold=" not in shown and "(60 in 12 groups)" in shown
     missing = {k: None if "fold=2of3" in k[1] else r for k, r in cells(records).items()}
     assert list(folds.of_table(missing).values()) == [None]

@@ -106,7 +106,8 @@ def test_copies_are_a_remark():
 
 def test_table_files(tmp_path):
     found = {("a", "digits"): record(0.123456789), ("b", "digits"): None}
-    text = tables.shown("knn", found) + tables.write("knn", found, tmp_path)
+    table = tables.table("knn", found)
+    text = tables.shown(table) + tables.write(table, "knn", tmp_path)
     assert "12.3" in text and str(tmp_path / "tables" / "knn.csv") in text
     assert (tmp_path / "tables" / "knn.csv").read_text().splitlines() == [
         "model,digits,mean",
@@ -135,29 +136,30 @@ def test_table_of_scores(tmp_path):
         ["dtd", "a", None, None],
         ["dtd", "b", -2.0, 1.5],
     ]
-    assert "not applicable" in tables.shown("transferability", found)
-    tables.write("transferability", found, tmp_path)
+    assert "not applicable" in tables.shown(tables.table("transferability", found))
+    tables.write(tables.table("transferability", found), "transferability", tmp_path)
     assert (tmp_path / "tables" / "transferability.csv").read_text().splitlines()[1] == "digits,a,,0.5"
 
 
 def test_long_tables_are_in_the_files(tmp_path):
     found = {(f"m{i}", "digits"): record(i / 1000) for i in range(100)}
-    text = tables.shown("knn", found)
-    tables.write("knn", found, tmp_path)
+    table = tables.table("knn", found)
+    text = tables.shown(table)
+    tables.write(table, "knn", tmp_path)
     assert "the first 80 of 100 rows" in text and "(chance)" in text and len(text.splitlines()) < 90
     assert len((tmp_path / "tables" / "knn.csv").read_text().splitlines()) == 103
 
 
 def test_terminal_gets_no_commands():
     found = {("a\x1b[31m\n", "folder:/d/x\ny"): record(0.5)}
-    text = tables.shown("knn", found)
+    text = tables.shown(tables.table("knn", found))
     assert "\x1b" not in text and r"a\x1b[31m\n" in text and len(text.splitlines()) == 5
 
 
 def test_folders_are_named_by_their_last_parts():
     names = ["folder:/data/birds", "folder:/data/v2/cats", "folder:/data/v1/cats", "digits"]
     found = {("a", name): record(0.5) for name in names}
-    header = tables.shown("knn", found).splitlines()[0].split()
+    header = tables.shown(tables.table("knn", found)).splitlines()[0].split()
     assert header == ["model", "birds", "v2/cats", "v1/cats", "digits", "mean"]
     assert to_csv(tables.accuracy_table(found)).startswith("model,folder:/data/birds,")
     assert tables.short_names(["folder:/", "folder:/a"]) == {"folder:/": "folder:/", "folder:/a": "a"}

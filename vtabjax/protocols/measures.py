@@ -99,9 +99,9 @@ def smallest_difference(accuracy: float, n_examples: int, *, level: float = 0.95
     >>> round(smallest_difference(0.8, 1000), 4)
     0.0351
     """
-    from scipy import stats
+    from scipy import special
 
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
     # Agresti and Coull's two successes and two failures: at p = 1 a difference of zero would be claimed otherwise.
     n = n_examples + z**2
     p = (accuracy * n_examples + z**2 / 2) / n if accuracy in (0.0, 1.0) else accuracy

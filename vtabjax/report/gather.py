@@ -332,8 +332,9 @@ def _board(
     correct, examples, groups, chosen = {}, {}, {}, {}
     effective = np.full(shape, np.nan) if metric == BALANCED else None
     seconds: dict[str, np.ndarray] = collections.defaultdict(lambda: np.full(shape, np.nan))
+    row_of, column_of = ({name: place for place, name in enumerate(names)} for names in (rows, columns))
     for (label, task), record in by_cell.items():
-        i, j = rows.index(label), columns.index(task)
+        i, j = row_of[label], column_of[task]
         data = record.data
         values[i, j] = data["metrics"][metric]
         files[i][j] = record.path

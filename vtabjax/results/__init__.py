@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import functools
-import hashlib
 import importlib.metadata
+import itertools
 import json
-import re
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from vtabjax import __version__, specs
+from vtabjax import __version__
 from vtabjax.results import _record
+from vtabjax.results._cell import FORMAT, Cell, config_hash, file_name, file_stem, names
 from vtabjax.results._frames import collect, pivot
 from vtabjax.results._pack import Pack, PackError, pack, read_pack
 from vtabjax.results._record import (
@@ -36,16 +36,16 @@ from vtabjax.results._record import (
     unpack_confusion,
     unpack_groups,
 )
+from vtabjax.results._summaries import ModelFolder
 from vtabjax.runtime import files
-from vtabjax.specs import weight_files
 
 __all__ = [
-    "Cell", "Pack", "PackError", "collect", "config_hash", "errors", "file_name", "find", "find_all",
-    "has_other_settings", "pack", "pack_confusion", "pack_correct", "pack_groups", "paths", "pivot", "read",
-    "read_pack", "records", "save", "save_error", "unpack", "unpack_confusion", "unpack_groups", "versions",
+    "FORMAT", "Cell", "Pack", "PackError", "collect", "config_hash", "errors", "failed_before", "file_name",
+    "file_stem", "find", "find_all", "find_summaries", "pack", "pack_confusion", "pack_correct", "pack_groups", "paths",
+    "pivot", "read", "read_pack", "records", "save", "save_error", "unpack", "unpack_confusion", "unpack_groups",
+    "versions", "with_other_settings",
 ]  # fmt: skip
 
-FORMAT = 1
 _REQUESTS = 32  # to an object store at the same time
 # What a result carries of its model's model.json, so that results can be grouped without the models.
 SOURCE = (
@@ -69,90 +69,9 @@ SOURCE = (
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "tensorflow-datasets")
 
 
-def config_hash(settings: Mapping[str, Any]) -> str:
-    """A hash (16 hexadecimal digits) over the settings that can change a cell's numbers."""
-    text = json.dumps({"format": FORMAT, **settings}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One unit of a sweep.
-
-    Attributes:
-      protocol: "knn", "linear", ...
-      model: the model's spec.
-      task: the task's name.
-      settings: every setting that can change the numbers.
-    """
-
-    protocol: str
-    model: str
-    task: str
-    settings: Mapping[str, Any]
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """The settings' `config_hash`."""
-        return config_hash(self.settings)
-
-    def folder(self, workdir: str | Path) -> Path:
-        """Where the cell's files lie. Raises SpecError for a weight file that is gone and has no results."""
-        parent = files.as_path(workdir) / "results" / self.protocol
-        try:
-            return parent / file_stem(self.model, str(workdir))
-        except specs.SpecError:
-            known = _filed(parent, self.model)
-            if len(known) != 1:  # several: the file had other contents in other runs
-                raise
-            return known[0]
-
-    def error_path(self, workdir: str | Path) -> Path:
-        """The file that says why the cell failed, if it did."""
-        return self.folder(workdir) / f"{file_name(self.task)}.{self.hash[:8]}.error.json"
-
-    def scratch(self, workdir: str | Path) -> Path:
-        """A folder for what a protocol keeps while it works (checkpoints) or beside the result (curves)."""
-        name = f"{file_name(self.task)}.{self.hash[:8]}"
-        return files.as_path(workdir) / "cells" / self.protocol / file_stem(self.model, str(workdir)) / name
-
-    def __str__(self) -> str:
-        return f"{self.protocol} {self.model} {self.task}"
-
-
-@functools.cache
-def file_stem(model: str, workdir: str) -> str:
-    """`specs.file_stem`: a weight file is read once. With what the workdir remembers it may be gone."""
-    return specs.file_stem(model, files.as_path(workdir) / "cache" / weight_files.STORE)
-
-
-def _filed(parent: Path, model: str) -> list[Path]:
-    """Folders with results of a model whose weight file, part of their name, is gone."""
-    found = []
-    for folder in parent.glob("*@*") if parent.exists() else ():
-        for path in folder.glob("*.json"):
-            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-                if json.loads(path.read_text(encoding="utf-8"))["model"] == model:
-                    found.append(folder)
-                    break
-    return found
-
-
-def file_name(task: str) -> str:
-    """A task's name as a file name: ``digits``; ``folder:/data/birds`` -> ``folder-birds-1f3a5c7e``."""
-    if re.fullmatch(r"\w+", task):
-        return task
-    stem = re.sub(r"\W+", "_", Path(task.partition(":")[2] or task).name)[:100] or "root"
-    return f"{task.partition(':')[0]}-{stem}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
-
-
 def find(cell: Cell, workdir: str | Path) -> dict[str, Any] | None:
     """The cell's result with these very settings, or None. Raises ValueError for a damaged file, as `read`."""
-    for path in _paths(cell, workdir):
-        record = read(path)
-        if record is not None and record["config_hash"] == cell.hash:
-            return record
-    return None
+    return _first(map(read, _paths(cell, workdir)), cell)
 
 
 def find_all(
@@ -181,14 +100,74 @@ def find_all(
         return list(pool.map(one, cells))
 
 
-def has_other_settings(cell: Cell, workdir: str | Path) -> bool:
-    """Whether a cell that has no result with its settings has one with others: that holds the shorter name."""
-    return _paths(cell, workdir)[0].exists()
+def find_summaries(
+    cells: Sequence[Cell], workdir: str | Path, damaged: list[str] | None = None, *, remember: bool = True
+) -> list[dict[str, Any] | None]:
+    """`find_all` for tables and lists: records without predictions, confusions, versions and fingerprints.
+
+    Those of folds are whole, which are joined example by example. Of a local workdir only files are read that are
+    new or changed (another size or time) since the last call.
+
+    Args:
+      cells: the cells; those of a model are best beside each other.
+      workdir: the sweep's folder.
+      damaged: as in `find_all`.
+      remember: write down what was read, under the workdir's cache.
+    """
+    if files.is_remote(workdir):
+        return find_all(cells, workdir, damaged)
+    found: list[dict[str, Any] | None] = []
+    for (protocol, _), group in itertools.groupby(cells, key=lambda cell: (cell.protocol, cell.model)):
+        of_model = list(group)
+        path = of_model[0].folder(workdir)
+        memory = files.as_path(workdir) / "cache" / "results" / protocol / f"{path.name}.json"
+        there = ModelFolder(str(path), str(memory), read)
+        for cell in of_model:
+            try:
+                found.append(_first(map(there.get, names(cell)), cell))
+            except ValueError as e:
+                if damaged is None:
+                    raise
+                damaged.append(str(e))
+                found.append(None)
+        if remember:
+            there.remember()
+    return found
+
+
+def _first(found: Iterable[dict[str, Any] | None], cell: Cell) -> dict[str, Any] | None:
+    """The first of records that is the cell's."""
+    return next((r for r in found if r is not None and r["config_hash"] == cell.hash), None)
+
+
+def failed_before(cells: Sequence[Cell], workdir: str | Path) -> list[bool]:
+    """Which cells have an error file."""
+    return _are_there(cells, workdir, lambda cell: f"{file_name(cell.task)}.{cell.hash[:8]}.error.json")
+
+
+def with_other_settings(cells: Sequence[Cell], workdir: str | Path) -> int:
+    """How many of cells that have no result with their settings have one with others: that holds the shorter name."""
+    return sum(_are_there(cells, workdir, lambda cell: names(cell)[0]))
+
+
+def _are_there(cells: Sequence[Cell], workdir: str | Path, name: Callable[[Cell], str]) -> list[bool]:
+    """Whether each cell's folder holds a file of that name; local folders are listed once."""
+    if files.is_remote(workdir):
+        with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+            return list(pool.map(lambda cell: (cell.folder(workdir) / name(cell)).exists(), cells))
+    found = []
+    for _, group in itertools.groupby(cells, key=lambda cell: (cell.protocol, cell.model)):
+        of_model = list(group)
+        there: set[str] = set()
+        with contextlib.suppress(OSError):
+            there = set(os.listdir(of_model[0].folder(workdir)))
+        found += [name(cell) in there for cell in of_model]
+    return found
 
 
 def _paths(cell: Cell, workdir: str | Path) -> tuple[Path, Path]:
-    folder, name = cell.folder(workdir), file_name(cell.task)
-    return folder / f"{name}.json", folder / f"{name}.{cell.hash[:8]}.json"
+    folder, (first, second) = cell.folder(workdir), names(cell)
+    return folder / first, folder / second
 
 
 def read(path: str | Path) -> dict[str, Any] | None:

@@ -40,6 +40,7 @@ class Costs:
         alike = ("image_size", "dtype")
         seconds: dict[str, float] = {}
         seen: dict[str, int] = {}
+        self._images: dict[tuple[str, str], int] = {}
         self.known = 0
         for record in records:
             own = record["settings"]
@@ -49,13 +50,22 @@ class Costs:
             # Converting goes on beside the computing of other models.
             taken = sum(s for stage, s in record["seconds"].items() if stage != "convert")
             seconds[model] = seconds.get(model, 0.0) + taken
-            seen[model] = seen.get(model, 0) + images(record["task"], own.get("splits") or ())
+            seen[model] = seen.get(model, 0) + self._count(record["task"], own)
             self.known += 1
         self._rates = {model: seconds[model] / max(1, seen[model]) for model in seconds}
         by_source: dict[str, list[float]] = {}
         for model, rate in self._rates.items():
             by_source.setdefault(_source(model), []).append(rate)
         self._sources = {source: statistics.median(rates) for source, rates in by_source.items()}
+        self._middle = statistics.median(self._rates.values()) if self._rates else None
+
+    def _count(self, task: str, settings: Mapping[str, Any]) -> int:
+        """`images` of a cell; the same of many."""
+        splits = settings.get("splits") or ()
+        key = task, str(splits)
+        if key not in self._images:
+            self._images[key] = images(task, splits)
+        return self._images[key]
 
     def has(self, model: str) -> bool:
         """Whether this very model has run."""
@@ -63,12 +73,10 @@ class Costs:
 
     def seconds(self, cell: Cell) -> float | None:
         """Expected seconds, or None where no such cell has run here."""
-        if not self._rates:
-            return None
         rate = self._rates.get(cell.model, self._sources.get(_source(cell.model)))
         if rate is None:
-            rate = statistics.median(self._rates.values())
-        return rate * images(cell.task, cell.settings.get("splits") or ())
+            rate = self._middle
+        return None if rate is None else rate * self._count(cell.task, cell.settings)
 
     def total(self, cells: Sequence[Cell]) -> float | None:
         """Expected seconds of many cells, one after the other."""

@@ -53,7 +53,8 @@ def of_table(
     records: Mapping[tuple[str, str], Mapping[str, Any] | None],
 ) -> dict[tuple[str, str], Mapping[str, Any] | None]:
     """(model, task) -> result, with one entry for the folds of a task: None unless all of them are there."""
-    whole = {cell: (cell[0], tasks.without_fold(cell[1])[0]) for cell in records}
+    plain = {task: tasks.without_fold(task)[0] for task in {task for _, task in records}}
+    whole = {cell: (cell[0], plain[cell[1]]) for cell in records}
     of_folds = [
         (json.dumps(cell), record)
         for cell, record in records.items()

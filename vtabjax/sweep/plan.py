@@ -109,8 +109,11 @@ def all_cells(asked: SweepPlan, workdir: Path) -> list[Cell]:
         raise UsageError(str(e)) from e
     chosen = {task: {**own, "features": "auto"} for task, own in by_task.items()}
     auto = {model for model in models if run.features == "auto" and specs.parse(model).has_own_features}
+    of_auto, of_others = (
+        {task: (own, results.config_hash(own)) for task, own in each.items()} for each in (chosen, by_task)
+    )
     return [
-        Cell(run.protocol, model, task, (chosen if model in auto else by_task)[task])
+        Cell(run.protocol, model, task, *(of_auto if model in auto else of_others)[task])
         for model in models
         for task in names
     ]

@@ -37,6 +37,8 @@ from vtabjax.sweep import (
 )
 from vtabjax.sweep.progress import duration, working
 
+_FIRST = 300  # cells of embedded tasks up to which a sweep may be a first look
+
 
 class WorkerShare(NamedTuple):
     """Where a worker's part of a sweep stands when it starts.
@@ -169,10 +171,11 @@ def assess(asked: plan.SweepPlan, workdir: Path, share: shares.Share | None) -> 
         """Positions of this worker's cells, of those without a result, and of those that failed before."""
         written = folder / f"shares-{share.total if share else 1}.json"
         own = shares.share_of(cells, share, written, estimate, remember=not run.dry_run)
-        found = results.find_all([cells[i] for i in own], workdir)
+        found = results.find_summaries([cells[i] for i in own], workdir, remember=not run.dry_run)
         records.update((i, record) for i, record in zip(own, found, strict=True) if record is not None)
         missing = [i for i in own if i not in records]
-        failed = [] if run.retry_failed else [i for i in missing if cells[i].error_path(workdir).exists()]
+        before = results.failed_before([cells[i] for i in missing], workdir)
+        failed = [] if run.retry_failed else [i for i, f in zip(missing, before, strict=True) if f]
         return own, missing, failed
 
     try:
@@ -213,7 +216,7 @@ def _print_summary(state: WorkerShare, protocol: str, workdir: Path, share: shar
         + f" ({workdir})"
     )
     if processes.is_first():
-        beside = sum(results.has_other_settings(cell, workdir) for cell in state.pending)
+        beside = results.with_other_settings(state.pending, workdir)
         if beside:
             _say(f"{beside} of the cells to do have results with other settings here, which are kept")
 
@@ -355,20 +358,24 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     """Tables, failures, exit status. Reads the results that were not there at the start, whoever wrote them."""
     damaged: list[str] = []
     later = [i for i in range(len(state.cells)) if i not in state.records]
-    new = results.find_all([state.cells[i] for i in later], workdir, damaged)
+    new = results.find_summaries([state.cells[i] for i in later], workdir, damaged)
     records = {**state.records, **dict(zip(later, new, strict=True))}
     found = {(cell.model, cell.task): records[i] for i, cell in enumerate(state.cells)}
+    table = tables.table(protocol, found)
     width, styled = terminal.width(sys.stdout), terminal.is_styled(sys.stdout)
-    print(tables.shown(protocol, found, width=width, styled=styled, workdir=workdir), flush=True)
-    if place := placing.among_small_models(record for record in found.values() if record is not None):
-        _say(place)
+    print(tables.shown(table, width=width, styled=styled, file=tables.path(protocol, workdir)), flush=True)
+    first = [cell for cell in state.cells if cell.task in tasks.EMBEDDED]
+    if len(first) <= _FIRST:
+        of_first = results.find_all(first, workdir, [])
+        if place := placing.among_small_models(record for record in of_first if record is not None):
+            _say(place)
     failed = [failures.of(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
     if failed:
         _say(failures.listed(failed))
     for message in damaged:
         _say(f"left out of the table: {message}")
     try:
-        print(tables.write(protocol, found, workdir), flush=True)
+        print(tables.write(table, protocol, workdir), flush=True)
     except OSError as e:  # a full or read-only disk: what was computed has been shown
         raise UsageError(
             f"the tables above cannot be written to {workdir / 'tables'} ({e.strerror}); make room or make "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import os
@@ -156,41 +157,48 @@ def _workers(place: Path, now: float) -> tuple[list[dict[str, Any]], list[str]]:
 def _state(
     name: str, sweep: Mapping[str, Any], workers: list[dict[str, Any]], unread: list[str], workdir: Path
 ) -> SweepState:
+    settings = {own: _settings(sweep["settings"], own) for own in (True, False)}
     everything = [
-        Cell(sweep["protocol"], model, task, _settings(sweep["settings"][task], model))
+        Cell(sweep["protocol"], model, task, *settings[own][task])
         for model in sweep["models"]
+        for own in [specs.parse(model).has_own_features]
         for task in sweep["tasks"]
     ]
-    found = dict(zip(map(_key, everything), results.find_all(everything, workdir, unread), strict=True))
-    failures, missing, models = [], [], []
-    for model in sweep["models"]:
-        cells = [cell for cell in everything if cell.model == model]
-        failed = []
-        for cell in cells:
-            if found[_key(cell)] is not None:
-                continue
-            try:
-                record = results.read(cell.error_path(workdir))
-            except ValueError as e:
-                unread.append(str(e))
-                record = None
-            if record is None:
-                missing.append(cell)
-            else:
-                failed.append((cell, record["stage"], record["message"]))
-        failures += failed
-        done = sum(found[_key(cell)] is not None for cell in cells)
-        left = len(cells) - done - len(failed)
-        models.append(ModelState(model, done, len(failed), left, _doing(model, workers)))
-    records = [record for record in found.values() if record is not None]
+    found = results.find_summaries(everything, workdir, unread, remember=False)
+    lacking = [cell for cell, record in zip(everything, found, strict=True) if record is None]
+    errors = dict(zip(map(_key, lacking), results.failed_before(lacking, workdir), strict=True))
+    failures, missing = [], []
+    for cell in lacking:
+        record = None
+        try:
+            record = results.read(cell.error_path(workdir)) if errors[_key(cell)] else None
+        except ValueError as e:
+            unread.append(str(e))
+        if record is None:
+            missing.append(cell)
+        else:
+            failures.append((cell, record["stage"], record["message"]))
+    failed_of = collections.Counter(cell.model for cell, _, _ in failures)
+    missing_of = collections.Counter(cell.model for cell in missing)
+    n_tasks = len(sweep["tasks"])
+    models = [
+        ModelState(m, n_tasks - failed_of[m] - missing_of[m], failed_of[m], missing_of[m], _doing(m, workers))
+        for m in sweep["models"]
+    ]
+    records = (record for record in found if record is not None)
     expected = costs.Costs(records, sweep["protocol"], everything[0].settings).total(missing)
     return SweepState(name, models, failures, workers, expected, list(dict.fromkeys(unread)))
 
 
-def _settings(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """A model's settings: what chooses its features by itself is not for one that names them."""
-    own = specs.parse(model).has_own_features
-    return {name: value for name, value in settings.items() if own or name != "features"}
+def _settings(
+    by_task: Mapping[str, Mapping[str, Any]], own_features: bool
+) -> dict[str, tuple[Mapping[str, Any], str]]:
+    """Each task's settings with their hash: what chooses features is not for a model that names its own."""
+    kept = {
+        task: {name: value for name, value in settings.items() if own_features or name != "features"}
+        for task, settings in by_task.items()
+    }
+    return {task: (settings, results.config_hash(settings)) for task, settings in kept.items()}
 
 
 def _doing(model: str, workers: Sequence[Mapping[str, Any]]) -> str:

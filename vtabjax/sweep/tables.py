@@ -39,50 +39,48 @@ _LONG = 80  # rows that still make sense on a terminal
 Records = Mapping[tuple[str, str], Mapping[str, Any] | None]
 
 
-def shown(
-    protocol: str,
-    records: Records,
-    *,
-    width: int | None = None,
-    styled: bool = False,
-    workdir: str | Path | None = None,
-) -> str:
-    """The table of a sweep for the terminal, accuracies with one digit.
+def table(protocol: str, records: Records) -> Table:
+    """The table of a sweep.
 
     Args:
       protocol: its name.
       records: (model, task) -> the result's record, or None; in the order of the columns and rows.
+    """
+    records = folds.of_table(records)
+    return score_table(records) if protocol == "transferability" else accuracy_table(records)
+
+
+def shown(table: Table, *, width: int | None = None, styled: bool = False, file: str | Path = "") -> str:
+    """The table for the terminal, accuracies with one digit.
+
+    Args:
+      table: a sweep's.
       width: columns of the terminal; None: as many as it takes.
       styled: with bold type.
-      workdir: where `write` puts the whole table.
+      file: where the whole table is written.
     """
-    table = _with_short_names(_table(protocol, records))
+    table = _with_short_names(table)
     n = len(table.items) - table.n_references
     if n > _LONG:
         remark = f"the first {_LONG} of {n} rows; the files have all of them"
         items = [*table.items[:_LONG], *table.items[n:]]
         table = dataclasses.replace(table, items=items, remarks=[*table.remarks, remark])
     columns = [c._replace(kind="percent") if c.kind.startswith("percent") else c for c in table.columns]
-    file = "" if workdir is None else str(_file(workdir, protocol, "csv"))
-    return to_terminal(dataclasses.replace(table, columns=columns), width=width, styled=styled, file=file)
+    table = dataclasses.replace(table, columns=columns)
+    return to_terminal(table, width=width, styled=styled, file=str(file))
 
 
-def write(protocol: str, records: Records, workdir: str | Path) -> str:
+def write(table: Table, protocol: str, workdir: str | Path) -> str:
     """Writes ``tables/<protocol>.csv`` and ``.md`` under `workdir`; returns a line that says where."""
-    table = _table(protocol, records)
-    path = _file(workdir, protocol, "csv")
-    files.write_text(path, to_csv(table))
-    files.write_text(_file(workdir, protocol, "md"), to_markdown(_with_short_names(table)))
-    return f"tables: {path}, .md"
+    csv = path(protocol, workdir)
+    files.write_text(csv, to_csv(table))
+    files.write_text(csv.with_suffix(".md"), to_markdown(_with_short_names(table)))
+    return f"tables: {csv}, .md"
 
 
-def _file(workdir: str | Path, protocol: str, ending: str) -> Path:
-    return files.as_path(workdir) / "tables" / f"{protocol}.{ending}"
-
-
-def _table(protocol: str, records: Records) -> Table:
-    records = folds.of_table(records)
-    return score_table(records) if protocol == "transferability" else accuracy_table(records)
+def path(protocol: str, workdir: str | Path) -> Path:
+    """Where `write` puts the CSV."""
+    return files.as_path(workdir) / "tables" / f"{protocol}.csv"
 
 
 def _with_short_names(table: Table) -> Table:
@@ -230,8 +228,12 @@ def _uncertainty(
 def _sample_sizes(names: Sequence[str], records: Records) -> list[str]:
     """A remark on what so many examples can show."""
     differences = []
+    by_task: dict[str, list[Mapping[str, Any]]] = collections.defaultdict(list)
+    for (_, task), record in records.items():
+        if record is not None and record.get("n_examples"):
+            by_task[task].append(record)
     for task in names:
-        there = [r for (_, t), r in records.items() if t == task and r is not None and r.get("n_examples")]
+        there = by_task[task]
         best = max(there, key=lambda r: r["metrics"].get("accuracy") or 0.0, default=None)
         if best is not None and best["metrics"].get("accuracy") is not None:
             n = best["n_examples"]
@@ -275,9 +277,9 @@ def score_table(records: Records) -> Table:
     """One row per (task, model) with a column per score."""
     there = [record for record in records.values() if record is not None]
     names = list(dict.fromkeys(name for record in there for name in record["metrics"]))
-    order = list(dict.fromkeys(task for _, task in records))
+    order = {task: place for place, task in enumerate(dict.fromkeys(task for _, task in records))}
     rows = [_ScoreRow(task, model, record) for (model, task), record in records.items()]
-    rows.sort(key=lambda row: order.index(row.task))
+    rows.sort(key=lambda row: order[row.task])
     remarks = []
     if any(_metric(row.record, name) is None for row in rows for name in names):
         remarks.append(

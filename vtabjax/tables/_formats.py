@@ -84,6 +84,8 @@ def to_csv(table: Table) -> str:
 
 def printable(text: str) -> str:
     """A text on one line: what cannot be printed (a line's end, a terminal's command) as Python writes it: ``\\n``."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -95,6 +97,8 @@ def printables(table: Table) -> tuple[list[str], list[list[str]], list[str]]:
 
 def _markdown(text: str) -> str:
     """Without what would end a cell or begin a tag, a link, a code or an emphasis."""
+    if text.replace(".", "").isalnum():  # nearly all cells are numbers
+        return text
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]~|])", r"\\\1", text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # within a word it is an underscore

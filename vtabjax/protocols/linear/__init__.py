@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from vtabjax.protocols._arrays import check_features, check_labels, check_memory, check_same_kind
+from vtabjax.protocols._factors import Factors, factors
 from vtabjax.protocols.linear import _softmax
 
 C_GRID = tuple(float(c) for c in 10.0 ** np.linspace(-6, 5, 45))
@@ -236,7 +237,8 @@ def _choose(
     classes, columns = _classes(np.concatenate([y, yv]))
     rotation = _rotate(both)
     ((w, b),) = path(rotation.z, columns, len(classes), grid[best : best + 1])
-    scores = rotation.apply(xt) @ w + b
+    model = rotation.model(w, b, classes)
+    scores = xt.astype(np.float64) @ model.weights + model.bias
     predictions = classes[scores.argmax(1)]
     correct = predictions == yt
     return LinearResult(
@@ -287,29 +289,28 @@ def _grid(values: ArrayLike, name: str) -> np.ndarray:
 
 
 class _Rotation(NamedTuple):
-    """Features [N, D] as uncorrelated coordinates z [N, r]: z = (features - mean) @ basis, |z_i - z_j| unchanged."""
+    """Features [N, D] as uncorrelated coordinates z [N, r]: z = (features - mean) V, |z_i - z_j| unchanged."""
 
     z: np.ndarray
     mean: np.ndarray
-    basis: np.ndarray
+    factors: Factors
 
+    @threadpool_limits.wrap(limits=1)
     def apply(self, x: np.ndarray) -> np.ndarray:
-        return (x.astype(np.float64) - self.mean) @ self.basis
+        """Coordinates [T, r] of further features [T, D]."""
+        u, s, vt, matrix = self.factors
+        x = x.astype(np.float64) - self.mean
+        return x @ vt.T if vt is not None else ((x @ matrix.T) @ u) / s
 
+    @threadpool_limits.wrap(limits=1)
     def model(self, w: np.ndarray, b: np.ndarray, classes: np.ndarray) -> LinearModel:
-        weights = self.basis @ w
+        weights = self.factors.combine(w)
         return LinearModel(weights, b - self.mean @ weights, classes)
 
 
-@threadpool_limits.wrap(limits=1)  # more are hardly faster, and many times slower beside other work
 def _rotate(x: np.ndarray) -> _Rotation:
+    """The optimal weights are combinations of the centred examples: in a basis of their span nothing is lost."""
     x = x.astype(np.float64)
     mean = x.mean(0)
-    z = x - mean
-    basis = None
-    if x.shape[1] > len(x):  # the optimal weights are combinations of the examples: their span is enough
-        basis, r = np.linalg.qr(z.T)
-        z = r.T
-    # Any orthogonal matrix is an exact change of coordinates; this one makes z'z diagonal.
-    vectors = np.linalg.eigh(z.T @ z)[1]
-    return _Rotation(z @ vectors, mean, vectors if basis is None else basis @ vectors)
+    found = factors(x - mean, float(np.abs(x).max(initial=0.0)))
+    return _Rotation(found.u * found.s, mean, found)

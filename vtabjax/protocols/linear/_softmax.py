@@ -32,6 +32,9 @@ GRADIENT_NORM = 1e-6  # what a fit stops at, together with
 DECREMENT = 1e-9  # an estimated distance of J from its minimum, relative to J
 _RESIDUAL = 1e-4  # conjugate gradients stop at: |H p + g|^2 relative to |g|^2, in the preconditioner's norm
 _SOUND = 1e-2  # the largest that the float64 residual may be for a step to count as solved
+_CERTAIN = (
+    1e-3  # of DECREMENT: what the Hessian's diagonal alone says is then enough, and no step has to tell
+)
 _PAST = 4  # solutions that extrapolation looks back on
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -204,7 +207,24 @@ def _conjugate_gradients(
     return jax.lax.while_loop(more, step, start)[1]
 
 
-def _newton_step(
+class _Slope(NamedTuple):
+    """J's gradient g and the diagonal of its Hessian H at some scores.
+
+    Weights are multiplied by a scale as the features for fast products are divided by it: float32's range is short.
+    """
+
+    g: Parameters
+    descent: Parameters  # -g in the scaled weights
+    diagonal: Parameters  # in the scaled weights
+    size: jax.Array  # g' D^-1 g: the Newton decrement if H were its diagonal D
+    wrong: jax.Array
+    right: jax.Array
+
+    def precondition(self, r: Parameters) -> Parameters:
+        return r[0] / self.diagonal[0], r[1] / self.diagonal[1]
+
+
+def _slope(
     z: jax.Array,
     fast: jax.Array,
     scale: jax.Array,
@@ -212,39 +232,50 @@ def _newton_step(
     penalty: jax.Array,
     w: jax.Array,
     scores: jax.Array,
-    cg_steps: int,
-) -> tuple[Parameters, Parameters, jax.Array, jax.Array]:
-    """The gradient g, p with H p = -g nearly, the scores' change z p, and |H p + g|^2 relative to |g|^2.
-
-    Inside, weights are multiplied by `scale` as `fast` was divided by it, and g by a factor: float32's range is short.
-    """
-    n, kind = z.shape[0], fast.dtype
+) -> _Slope:
+    n = z.shape[0]
     _, wrong, right = _losses(scores, onehot)
     off = wrong - onehot * wrong.sum(0)
     g = _dot(off, z) / n + penalty * w, off.sum(1) / n
     # H's diagonal: an example's part is p (1 - p) z^2 for a wrong class, and p times all wrong ones for its own.
     spread = wrong * (1 - wrong) + onehot * right * wrong.sum(0)
-    scaled_penalty = penalty / scale**2
     diagonal = (
-        _dot(spread.astype(kind), fast * fast) / n + scaled_penalty,
+        _dot(spread.astype(fast.dtype), fast * fast) / n + penalty / scale**2,
         spread.mean(1) + 1e-14,  # a class of no spread left would divide by zero
     )
-
-    def precondition(r: Parameters) -> Parameters:
-        return r[0] / diagonal[0], r[1] / diagonal[1]
-
     r = (-g[0] / scale, -g[1])
-    size = _inner(r, precondition(r))
+    size = _inner(r, (r[0] / diagonal[0], r[1] / diagonal[1]))
+    return _Slope(g, r, diagonal, size, wrong, right)
+
+
+def _newton_step(
+    z: jax.Array,
+    fast: jax.Array,
+    scale: jax.Array,
+    onehot: jax.Array,
+    penalty: jax.Array,
+    slope: _Slope,
+    cg_steps: int,
+) -> tuple[Parameters, jax.Array, jax.Array]:
+    """p with H p = -g nearly, the scores' change z p, and |H p + g|^2 relative to |g|^2, in D^-1's norm."""
+    kind, size = fast.dtype, slope.size
     factor = jnp.where(size > 0, jax.lax.rsqrt(size), 1.0)
     r, d, o, q, p = jax.tree.map(
-        lambda v: v.astype(kind), ((factor * r[0], factor * r[1]), diagonal, onehot, wrong, right)
+        lambda v: v.astype(kind),
+        (
+            (factor * slope.descent[0], factor * slope.descent[1]),
+            slope.diagonal,
+            onehot,
+            slope.wrong,
+            slope.right,
+        ),
     )
-    small_penalty = scaled_penalty.astype(kind)
+    small_penalty = (penalty / scale**2).astype(kind)
     x = _conjugate_gradients(lambda v: _hessian(v, fast, o, q, p, small_penalty)[0], r, d, cg_steps)
     x = x[0].astype(z.dtype) / (scale * factor), x[1].astype(z.dtype) / factor
-    h, change = _hessian(x, z, onehot, wrong, right, penalty)
-    left = ((h[0] + g[0]) / scale, h[1] + g[1])
-    return g, x, change, jnp.where(size > 0, _inner(left, precondition(left)) / size, 0.0)
+    h, change = _hessian(x, z, onehot, slope.wrong, slope.right, penalty)
+    left = ((h[0] + slope.g[0]) / scale, h[1] + slope.g[1])
+    return x, change, jnp.where(size > 0, _inner(left, slope.precondition(left)) / size, 0.0)
 
 
 @jax.jit
@@ -269,10 +300,17 @@ def _solve(
         return (i < newton_steps) & ~fit.done & ~stuck
 
     def advance(state: tuple) -> tuple:
-        i, (w, b, scores, _, _, value, _), _ = state
-        g, p, change, residual = _newton_step(z, fast, scale, onehot, penalty, w, scores, cg_steps)
-        decrease = -_inner(g, p)
-        norm = jnp.sqrt(_inner(g, g))
+        i, fit, _ = state
+        slope = _slope(z, fast, scale, onehot, penalty, fit.w, fit.scores)
+        norm = jnp.sqrt(_inner(slope.g, slope.g))
+        certain = (norm <= GRADIENT_NORM) & (slope.size / 2 <= _CERTAIN * DECREMENT * fit.value)
+        there = fit._replace(norm=norm, gap=slope.size / 2, done=jnp.asarray(True))
+        return jax.lax.cond(certain, lambda: (i + 1, there, False), lambda: (i + 1, *step(fit, slope, norm)))
+
+    def step(fit: _Fit, slope: _Slope, norm: jax.Array) -> tuple[_Fit, jax.Array]:
+        w, b, scores, _, _, value, _ = fit
+        p, change, residual = _newton_step(z, fast, scale, onehot, penalty, slope, cg_steps)
+        decrease = -_inner(slope.g, p)
         # A step of float64 that is not solved (nearly collinear features) still leads downhill.
         sound = (residual <= _SOUND) | (fast.dtype == z.dtype)
         done = sound & (norm <= GRADIENT_NORM) & (decrease / 2 <= DECREMENT * value)
@@ -290,7 +328,7 @@ def _solve(
         ahead = w + size * p[0], b + size * p[1], scores + size * change, new
         w, b, scores, value = jax.tree.map(functools.partial(jnp.where, better), ahead, (w, b, scores, value))
         fit = _Fit(w, b, scores, norm, decrease / 2, value, done)
-        return i + 1, fit, ~done & ~(better & sound)
+        return fit, ~done & ~(better & sound)
 
     scores = _dot(w, z.T) + b[:, None]
     infinite = jnp.asarray(jnp.inf)

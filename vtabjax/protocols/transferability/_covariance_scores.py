@@ -30,7 +30,7 @@ def h_score(features: ArrayLike | Decomposed, labels: ArrayLike) -> float:
     0.751
     """
     x, y, n_classes = decomposed_task(features, labels)
-    u, _, _ = x.svd
+    u = x.factors.u
     sums, counts = class_sums(u, y, n_classes)
     return float((sums**2 / counts[:, None]).sum())
 
@@ -55,7 +55,7 @@ def regularized_h_score(features: ArrayLike | Decomposed, labels: ArrayLike) -> 
     1.454
     """
     x, y, n_classes = decomposed_task(features, labels)
-    u, s, _ = x.svd
+    u, s = x.factors[:2]
     if not len(s):
         return 0.0
     n, d = x.array.shape
@@ -97,7 +97,7 @@ def transrate(
     x, y, n_classes = decomposed_task(features, labels)
     if not 0 < eps < np.inf:
         raise ValueError(f"eps={eps!r}; give a positive number")
-    u, s, _ = x.svd
+    u, s = x.factors[:2]
     z = u * s  # a rotation of the centred features
 
     def rate(singular_values: np.ndarray, n: int) -> float:

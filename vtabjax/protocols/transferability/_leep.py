@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from numpy.typing import ArrayLike
-from threadpoolctl import threadpool_limits
 
 from vtabjax.protocols._arrays import check_task
 from vtabjax.protocols.transferability._decompose import Decomposed, decomposed_task, principal_components
+from vtabjax.protocols.transferability._mixture import posteriors
 
 
 def leep(probabilities: ArrayLike, labels: ArrayLike) -> float:
@@ -70,7 +68,6 @@ def nleep_components(n_examples: int, n_classes: int) -> int:
     return min(n_examples, max(n_classes, min(5 * n_classes, n_examples // 5)))
 
 
-@threadpool_limits.wrap(limits=1)
 def nleep(
     features: ArrayLike | Decomposed,
     labels: ArrayLike,
@@ -101,9 +98,6 @@ def nleep(
     >>> round(nleep(features, labels, n_seeds=1), 2)
     -0.67
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
     x, y, n_classes = decomposed_task(features, labels)
     k = nleep_components(len(y), n_classes) if n_components is None else n_components
     if not 1 <= k <= len(y):
@@ -114,15 +108,8 @@ def nleep(
     if z.shape[1] == 0:  # constant features: every posterior is the same
         return _mean_log_prediction(np.ones((len(y), 1)), y)
     z /= np.sqrt(np.mean(z**2))
-    kind = "diag" if len(z) < k * z.shape[1] / 2 else "full"
-    scores = []
-    for s in range(seed, seed + n_seeds):
-        mixture = GaussianMixture(k, covariance_type=kind, reg_covar=1e-6, random_state=s)
-        with warnings.catch_warnings():
-            # Fewer distinct examples than components, or 100 steps: the posteriors are valid all the same.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            scores.append(_mean_log_prediction(mixture.fit(z).predict_proba(z), y))
-    return float(np.mean(scores))
+    mixtures = posteriors(z, k, range(seed, seed + n_seeds))
+    return float(np.mean([_mean_log_prediction(p, y) for p in mixtures]))
 
 
 def _mean_log_prediction(p: np.ndarray, y: np.ndarray) -> float:

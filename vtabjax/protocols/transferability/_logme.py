@@ -103,7 +103,7 @@ class _Model(NamedTuple):
 def _fit(x: Decomposed, indicators: np.ndarray) -> _Model | None:
     """The model of features and indicators [N, C]; None where all features are zero."""
     n = len(indicators)
-    u, s, vt = x.svd
+    u, s = x.factors[:2]
     mean = np.sqrt(n) * x.array.mean(0)
     largest = max(s[0] if len(s) else 0.0, float(np.linalg.norm(mean)))
     if not largest:
@@ -111,8 +111,8 @@ def _fit(x: Decomposed, indicators: np.ndarray) -> _Model | None:
     # As for singular values: a mean that is rounding is no direction of the features.
     rounding = np.finfo(np.float64).eps * max(x.array.shape) * largest
     mean = mean if np.linalg.norm(mean) > rounding else np.zeros_like(mean)
-    w = vt @ mean
-    outside = mean - vt.T @ w
+    w = x.factors.along(mean)
+    outside = mean - x.factors.combine(w)
     rest = float(outside @ outside) if np.linalg.norm(outside) > rounding else 0.0
     scale = np.sqrt(_largest_eigenvalue(s, w, rest))
     y, y_mean = indicators.T @ u, indicators.sum(0) / np.sqrt(n)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vtabjax.protocols._arrays import check_task, class_sums
-from vtabjax.protocols.transferability._decompose import centred
+from vtabjax.protocols._factors import centred
 
 
 def sfda(features: ArrayLike, labels: ArrayLike) -> float:

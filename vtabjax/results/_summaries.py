@@ -1,0 +1,115 @@
+"""What tables and the state of a sweep need of its results, remembered in the workdir's cache, a file for each model.
+
+A result holds which examples were right and which classes were confused; reading that for every cell is what looking at
+a large sweep would spend its time on. A summary counts as long as size and time of its file are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vtabjax.runtime import files
+
+_FORMAT = 1
+_WORTH = 4  # files that had to be read; fewer are as quickly read again
+_OWN = ("config_hash", "n_examples", "metrics", "seconds")
+_SHARED = ("protocol", "model", "task", "settings")
+_OPTIONAL = ("notes", "chosen", "source", "copies", "groups")  # left out where there are none
+
+_object = functools.lru_cache(1 << 16)(json.loads)  # equal parts of many results are one object
+
+
+class ModelFolder:
+    """The files of a model's results of a protocol, listed when this is made, not afterwards.
+
+    Args:
+      path: the local folder; it need not be there.
+      memory: the file that remembers summaries; it need not be there.
+      read: gives a file's record, or raises ValueError.
+    """
+
+    def __init__(self, path: str, memory: str, read: Callable[[str], dict[str, Any] | None]):
+        self._memory, self._read = memory, read
+        self._files: dict[str, os.DirEntry[str]] = {}
+        self._known: dict[str, tuple[list[int], dict[str, Any]]] = {}
+        self._n_read = 0
+        with contextlib.suppress(OSError), os.scandir(path) as entries:
+            self._files = {entry.name: entry for entry in entries}
+        if self._files:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+                self._known = _loaded(memory)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """A result, or None where there is no such file: without predictions, unless it is one fold of several.
+
+        Raises:
+          ValueError: the file cannot be read as a result.
+        """
+        entry = self._files.get(name)
+        if entry is None:
+            return None
+        with contextlib.suppress(OSError):
+            status = entry.stat()
+            seen = [status.st_size, status.st_mtime_ns]
+            known = self._known.get(name)
+            if known is not None and known[0] == seen:
+                return known[1]
+            record = self._read(entry.path)
+            if record is None or record["settings"].get("fold"):  # folds are joined example by example
+                return record
+            self._n_read += 1
+            self._known[name] = (seen, summary(record))
+            return self._known[name][1]
+        return self._read(entry.path)
+
+    def remember(self) -> None:
+        """Writes down what had to be read; where that cannot be written, it is read again the next time."""
+        if self._n_read >= _WORTH:
+            with contextlib.suppress(OSError), files.replacing(self._memory) as temporary:
+                temporary.write_text(_text(self._known), encoding="utf-8")  # not worth waiting for the disk
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what is held of single examples."""
+    kept = {name: record[name] for name in (*_OWN, *_SHARED)}
+    kept |= {name: record[name] for name in _OPTIONAL if record.get(name)}
+    if "groups" in kept:
+        kept["groups"] = {"count": kept["groups"]["count"]}
+    return kept
+
+
+def _text(known: Mapping[str, tuple[list[int], Mapping[str, Any]]]) -> str:
+    texts: dict[str, int] = {}
+    rows = {}
+    for name, (seen, record) in known.items():
+        parts = {k: record[k] for k in (*_SHARED, *_OPTIONAL) if k in record}
+        shared = {k: texts.setdefault(json.dumps(part), len(texts)) for k, part in parts.items()}
+        rows[name] = [seen, {k: record.get(k) for k in _OWN}, shared]
+    text = json.dumps({"format": _FORMAT, "texts": list(texts), "files": rows}, separators=(",", ":"))
+    return f"{zlib.crc32(text.encode()):08x}\n{text}"
+
+
+def _loaded(path: str) -> dict[str, tuple[list[int], dict[str, Any]]]:
+    with open(path, "rb") as f:
+        checksum, _, text = f.read().partition(b"\n")
+    held = json.loads(text)
+    if held["format"] != _FORMAT or int(checksum, 16) != zlib.crc32(text):
+        return {}
+    objects = [_object(text) for text in held["texts"]]
+    found = {}
+    for name, (seen, own, shared) in held["files"].items():
+        for key, number in shared.items():
+            own[key] = objects[number]
+        own["config_hash"] = sys.intern(own["config_hash"])
+        found[name] = (seen, own)
+    return found
