@@ -1,7 +1,7 @@
 """Is what a selection says about the models it left out true? python benchmarks/select_simulation.py
 
 Populations of models with known accuracies and scores (_populations.py) go through the default stages
-(knn:25%,linear:20,finetune; by mean rank over tasks), with and without an audit, and `vtabjax.ranking.left_out` is
+(knn:25%,linear:20,finetune) as the engine decides them, with and without an audit, and `vtabjax.ranking.left_out` is
 compared with the chance that follows from the population's parameters and with what happened. Every draw is appended to
 --draws; a run that was interrupted goes on there. docs/select.md has the figures.
 """
@@ -18,17 +18,17 @@ from typing import Any, NamedTuple
 import _alternate
 import _populations
 import numpy as np
-from scipy import stats
 
 from vtabjax.ranking import left_out
+from vtabjax.sweep.select import keep, stages
 
 N_DRAWS = 200
-DEFAULT = (0.25, 20)
+DEFAULT = "knn:25%,linear:20,finetune"
 # Sixteen models are too few for the default stages: half of them are fine-tuned.
-HALF = (0.5, 20)
-# What the stages keep at most where the examples leave open who belongs to the first N: N and half as many again.
-CLOSE = (0.375, 30)
-HALF_CLOSE = (0.75, 30)
+HALF = "knn:50%,linear:20,finetune"
+# Nearest neighbours are tested on the 1,000 training examples, the others on test examples.
+N_EXAMPLES = (1000, 2000)
+RESAMPLES = 200  # instead of 1,000: enough for a chance of 5 %
 
 
 class Setting(NamedTuple):
@@ -60,23 +60,32 @@ SETTINGS = [
 ]
 
 
-def funnel(scores: np.ndarray, stages: tuple[float, int]) -> list[np.ndarray]:
-    """Who stays after each stage, bool [S, M]: the first by mean rank over tasks, the mean score deciding ties.
-
-    Args:
-      scores: [S, M, T].
-      stages: how many, or which share of all that come to the stage.
-    """
-    stays = np.ones(scores.shape[1], bool)
-    kept = []
-    for values, count in zip(scores, stages, strict=True):
-        here = np.flatnonzero(stays)
-        n = int(np.ceil(count * len(here))) if isinstance(count, float) else count
-        ranks = stats.rankdata(-values[here], axis=0).mean(1)
-        order = here[np.lexsort((-values[here].mean(1), ranks))]
-        stays = np.isin(np.arange(len(stays)), order[:n])
-        kept.append(stays)
-    return kept
+def funnel(
+    population: _populations.Population, drawn: _populations.Drawn, chain: str, rng: np.random.Generator
+) -> dict[str, list[np.ndarray]]:
+    """Who stays after each stage, bool [M]: as `vtabjax.sweep.select` decides, and without those that are close."""
+    found: dict[str, list[np.ndarray]] = {}
+    accuracies = population.mean + population.scale * drawn.scores
+    for name, close in (("engine", 1.5), ("first_n", 1.0)):
+        here, found[name] = np.arange(drawn.scores.shape[1]), []
+        before: list[keep.Before] = []
+        for number, stage in enumerate(stages.parse(chain)[:-1]):
+            values = accuracies[number, here]
+            drawn_now = None
+            if close > 1:
+                drawn_now = _populations.examples(values, N_EXAMPLES[number], rng)
+            kept = keep.choose(
+                values,
+                stage.keeps(len(here)),
+                correct=drawn_now,
+                before=before,
+                keep_at_most=close,
+                resamples=RESAMPLES,
+            ).kept
+            before = [b.of(kept) for b in (*before, keep.Before(values, drawn_now))]
+            here = here[kept]
+            found[name].append(np.isin(np.arange(drawn.scores.shape[1]), here))
+    return found
 
 
 def _drawn(
@@ -92,27 +101,26 @@ def _drawn(
     return population, _populations.Drawn(_populations.published_table(), scores, noise), rng
 
 
-def regret_of_stages(setting: Setting, n_draws: int) -> dict[str, dict[str, float]]:
-    """How far the best of the finalists is from the best of all, without and with those that are close."""
-    found: dict[str, list[float]] = {"funnel": [], "funnel_with_close": []}
-    for seed in range(n_draws):
-        drawn = _drawn(setting, seed)[1]
-        mean = drawn.accuracy.mean(1)
-        both = (HALF, HALF_CLOSE) if setting.population == "sixteen" else (DEFAULT, CLOSE)
-        for name, stages in zip(found, both, strict=True):
-            found[name].append(mean.max() - mean[funnel(drawn.scores, stages)[1]].max())
-    return {
-        name: {f"within_{points}": float((np.array(short) <= points / 100).mean()) for points in (1, 2)}
-        | {"mean_regret": float(np.mean(short)), "draws": n_draws}
-        for name, short in found.items()
-    }
+def regret_of_stages(draws: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """How far the best of those that are fine-tuned is from the best of all; for 30 by both scores, see `simulate`."""
+    found = {}
+    for name in ("engine", "first_n", "best_30"):
+        short, tuned = (np.array([d[name][what] for d in draws]) for what in ("short", "fine_tuned"))
+        found[name] = {f"within_{points}": float((short <= points / 100).mean()) for points in (1, 2)}
+        found[name] |= {
+            "mean_regret": float(short.mean()),
+            "fine_tuned": float(tuned.mean()),
+            "draws": len(draws),
+        }
+    return found
 
 
 def simulate(setting: Setting, seed: int, n_parameters: int = 400) -> dict[str, Any]:
     """One draw: what is said, what somebody would say who knew the population, what is."""
     population, drawn, rng = _drawn(setting, seed)
     sixteen = setting.population == "sixteen"
-    second, selected = funnel(drawn.scores, HALF if sixteen else DEFAULT)
+    stays = funnel(population, drawn, HALF if sixteen else DEFAULT, rng)
+    second, selected = stays["engine"]
     audited = np.zeros(len(selected), bool)
     audited[rng.choice(np.flatnonzero(~selected), setting.audit, replace=False)] = True
     tuned = selected | audited
@@ -126,8 +134,16 @@ def simulate(setting: Setting, seed: int, n_parameters: int = 400) -> dict[str, 
         n_draws=n_parameters,
         seed=seed,
     )
+    # With both scores of all models, and the errors of both stages alike, nobody could choose better than by their sum.
+    by_sum = np.argsort(-drawn.scores.sum(0).mean(1))[:30]
+    chosen = {"engine": selected, "first_n": stays["first_n"][-1], "best_30": by_sum}
     true = None if sixteen else _populations.truth(population, drawn, second, ~tuned, mean[best])
+    regrets = {
+        name: {"short": float(mean.max() - mean[who].max()), "fine_tuned": len(mean[who])}
+        for name, who in chosen.items()
+    }
     return {
+        **regrets,
         "chance": said.chance_missed[:3],
         "regret": said.expected_regret[:3],
         "true_chance": true and true.chance,
@@ -199,7 +215,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
             rows = sorted((r for r in rows if r["audit"]), key=lambda r: r["nominal_kendall"])
             x = [r["nominal_kendall"] for r in rows]
             regret.plot(
-                x, [r["funnel"]["within_1"] for r in rows], "o-", color=colour, ms=4, lw=0.8, label=name
+                x, [r["engine"]["within_1"] for r in rows], "o-", color=colour, ms=4, lw=0.8, label=name
             )
         cover.set(ylim=(0.5, 1), xlabel="weighted Kendall", ylabel="intervals that hold the truth")
         cover.set_title("90 % intervals (o chance, x regret)", loc="left")
@@ -221,7 +237,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
 def table(record: dict[str, Any]) -> str:
     """The settings as rows of Markdown."""
     head = "population | tasks | weighted Kendall | audit | chance: truth in 90 % interval | said | true | happened"
-    head += " | regret: truth in 90 % interval | winner within a point | with close ones"
+    head += " | regret: truth in 90 % interval | winner within a point | fine-tuned | without close ones"
     lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
     for r in sorted(
         record["settings"], key=lambda r: (r["audit"] == 0, -r["n_models"], r["population"], r["n_tasks"])
@@ -237,7 +253,9 @@ def table(record: dict[str, Any]) -> str:
         cells += [_percent(chance["said"]), _percent(chance.get("true")), _percent(chance["happened"])]
         cells += [
             _percent(regret.get("coverage")),
-            *(_percent(r[f]["within_1"]) for f in ("funnel", "funnel_with_close")),
+            _percent(r["engine"]["within_1"]),
+            f"{r['engine']['fine_tuned']:.0f}",
+            _percent(r["first_n"]["within_1"]),
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
@@ -250,16 +268,14 @@ def _percent(value: float | None) -> str:
 def summarise(draws: dict[Setting, list[dict[str, Any]]]) -> dict[str, Any]:
     record = {
         **_alternate.environment("numpy", "scipy"),
-        "stages": "knn:25%,linear:20,finetune",
+        "stages": DEFAULT,
         "settings": [],
     }
     for setting, found in draws.items():
         # Sixteen models can be too few to say anything.
         row = {**setting._asdict(), "nominal_kendall": setting.kendall}
         record["settings"].append(
-            row
-            | summary([d for d in found if d["chance"][0] is not None])
-            | regret_of_stages(setting, N_DRAWS)
+            row | summary([d for d in found if d["chance"][0] is not None]) | regret_of_stages(found)
         )
     everything = [d for s, found in draws.items() if s.audit for d in found if d["chance"][0] is not None]
     return record | {"reliability": reliability(everything)}

@@ -2,7 +2,8 @@
 
     apt-get install tuxpaint-stamps-default
 
-A class is what Tux Paint has as a folder, without the drawings (SVG) and the mirrored copies. FOLDER/CLASS/*.png are links.
+A class is what Tux Paint has as a folder, without the drawings (SVG) and the mirrored copies. FOLDER/CLASS/*.png are
+links.
 """
 
 import sys

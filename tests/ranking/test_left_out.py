@@ -315,10 +315,27 @@ def test_the_simulations_truth_by_drawing():
 def test_funnel_by_mean_rank_with_ties():
     first = np.array([[3.0, 1.0], [1.0, 3.0], [2.0, 2.5], [0.0, 0.0]])
     second = np.array([[1.0, 1.0], [9.0, 9.0], [2.0, 2.0], [5.0, 5.0]])
-    kept = select_simulation.funnel(np.array([first, second]), (0.5, 1))
+    population = _populations.named("normal", 2)
+    drawn = _populations.Drawn(np.full((4, 2), 0.6), np.array([first, second]), 1.0)
+    rng = np.random.default_rng(0)
+    found = select_simulation.funnel(population, drawn, "knn:50%,linear:1,finetune", rng)
     # Mean ranks 2, 2, 2, 4; mean scores 2, 2, 2.25; then the order given.
-    assert kept[0].tolist() == [True, False, True, False]
-    assert kept[1].tolist() == [False, False, True, False]
+    assert found["first_n"][0].tolist() == [True, False, True, False]
+    # Of these two, sums of standardised scores 0, -2 and 0, 2.
+    assert found["first_n"][1].tolist() == [False, False, True, False]
+    assert all(
+        (with_close >= alone).all()
+        for with_close, alone in zip(found["engine"][:1], found["first_n"][:1], strict=True)
+    )
+
+
+def test_the_simulations_examples_have_the_scores_as_accuracies():
+    scores = np.array([[0.5, 0.91], [0.75, 1.2], [0.25, -0.1]])
+    found = _populations.examples(scores, 100, np.random.default_rng(0))
+    assert np.array([c.mean(1) for c in found]).T == pytest.approx(np.clip(scores, 0, 1))
+    # Errors of two models that are right on half correlate by about a third (arcsine law, correlation one half).
+    two = _populations.examples(np.full((2, 1), 0.5), 100_000, np.random.default_rng(1))[0]
+    assert (two[0] & two[1]).mean() == pytest.approx(1 / 4 + np.arcsin(0.5) / (2 * np.pi), abs=0.005)
 
 
 @pytest.mark.parametrize("audited", [0, 6])
