@@ -1,9 +1,11 @@
 """Is what a selection says about the models it left out true? python benchmarks/select_simulation.py
 
-Populations of models with known accuracies and scores (_populations.py) go through the default stages
-(knn:25%,linear:20,finetune) as the engine decides them, with and without an audit, and `vtabjax.ranking.left_out` is
-compared with the chance that follows from the population's parameters and with what happened. Every draw is appended to
---draws; a run that was interrupted goes on there. docs/select.md has the figures.
+Populations of models with known accuracies and scores (_populations.py) go through stages as simple as possible (a
+quarter, then twenty, by each stage's own scores), with and without an audit, and `vtabjax.ranking.left_out` is compared
+with the chance that follows from the population's parameters and with what happened. Moreover the default stages choose
+as the engine does (`vtabjax.sweep.select.keep`, with examples), and the stop rule stops. Every draw is appended to
+--draws; a run that was interrupted goes on there, and what was neither drawn nor is in --draws keeps its figures in
+--out. docs/select.md has the figures.
 """
 
 from __future__ import annotations
@@ -18,17 +20,20 @@ from typing import Any, NamedTuple
 import _alternate
 import _populations
 import numpy as np
+from scipy import stats
 
 from vtabjax.ranking import left_out
-from vtabjax.sweep.select import keep, stages
+from vtabjax.sweep.select import keep, stages, stopping
 
 N_DRAWS = 200
-DEFAULT = "knn:25%,linear:20,finetune"
+DEFAULT = (0.25, 20)
 # Sixteen models are too few for the default stages: half of them are fine-tuned.
-HALF = "knn:50%,linear:20,finetune"
-# Nearest neighbours are tested on the 1,000 training examples, the others on test examples.
+HALF = (0.5, 20)
+STAGES = "knn:25%,linear:20,finetune"
+# Nearest neighbours are tested on the 1,000 training examples, linear evaluation on test examples.
 N_EXAMPLES = (1000, 2000)
-RESAMPLES = 200  # instead of 1,000: enough for a chance of 5 %
+RESAMPLES = 200  # instead of the engine's 1,000: enough for a chance of 5 %
+STOP_CHANCE = 0.01  # as configs/select.py has it
 
 
 class Setting(NamedTuple):
@@ -59,33 +64,27 @@ SETTINGS = [
     *(Setting("sixteen", 19, k, 3, 16) for k in (0.3, 0.6, 0.8)),
 ]
 
+# Where the default stages choose; the scores of two stages are those of `SETTINGS`.
+CHOICES = [s for k in (0.6, 0.8, 0.3) for s in SETTINGS if s.audit and s.n_models == 300 and s.kendall == k]
 
-def funnel(
-    population: _populations.Population, drawn: _populations.Drawn, chain: str, rng: np.random.Generator
-) -> dict[str, list[np.ndarray]]:
-    """Who stays after each stage, bool [M]: as `vtabjax.sweep.select` decides, and without those that are close."""
-    found: dict[str, list[np.ndarray]] = {}
-    accuracies = population.mean + population.scale * drawn.scores
-    for name, close in (("engine", 1.5), ("first_n", 1.0)):
-        here, found[name] = np.arange(drawn.scores.shape[1]), []
-        before: list[keep.Before] = []
-        for number, stage in enumerate(stages.parse(chain)[:-1]):
-            values = accuracies[number, here]
-            drawn_now = None
-            if close > 1:
-                drawn_now = _populations.examples(values, N_EXAMPLES[number], rng)
-            kept = keep.choose(
-                values,
-                stage.keeps(len(here)),
-                correct=drawn_now,
-                before=before,
-                keep_at_most=close,
-                resamples=RESAMPLES,
-            ).kept
-            before = [b.of(kept) for b in (*before, keep.Before(values, drawn_now))]
-            here = here[kept]
-            found[name].append(np.isin(np.arange(drawn.scores.shape[1]), here))
-    return found
+
+def funnel(scores: np.ndarray, stages: tuple[float, int]) -> list[np.ndarray]:
+    """Who stays after each stage, bool [S, M]: the first by mean rank over tasks, the mean score deciding ties.
+
+    Args:
+      scores: [S, M, T].
+      stages: how many, or which share of all that come to the stage.
+    """
+    stays = np.ones(scores.shape[1], bool)
+    kept = []
+    for values, count in zip(scores, stages, strict=True):
+        here = np.flatnonzero(stays)
+        n = int(np.ceil(count * len(here))) if isinstance(count, float) else count
+        ranks = stats.rankdata(-values[here], axis=0).mean(1)
+        order = here[np.lexsort((-values[here].mean(1), ranks))]
+        stays = np.isin(np.arange(len(stays)), order[:n])
+        kept.append(stays)
+    return kept
 
 
 def _drawn(
@@ -101,26 +100,87 @@ def _drawn(
     return population, _populations.Drawn(_populations.published_table(), scores, noise), rng
 
 
-def regret_of_stages(draws: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """How far the best of those that are fine-tuned is from the best of all; for 30 by both scores, see `simulate`."""
-    found = {}
-    for name in ("engine", "first_n", "best_30"):
-        short, tuned = (np.array([d[name][what] for d in draws]) for what in ("short", "fine_tuned"))
+def chosen(setting: Setting, seed: int) -> dict[str, dict[str, float]]:
+    """How far the best of those that are fine-tuned is from the best of all, and how many are, by way of choosing.
+
+    "engine": the default stages, whose second one counts the first one's scores, with those that are close; "first_n":
+    without these; "own_scores": neither; "best_30": with both scores of all models and no stages the thirty with the
+    largest sum. Since the errors of both are alike, nobody could choose thirty better.
+    """
+    population, drawn, rng = _drawn(setting, seed)
+    mean = drawn.accuracy.mean(1)
+    accuracies = population.mean + population.scale * drawn.scores
+    who = {
+        "engine": _engine(accuracies, rng),
+        "first_n": _engine(accuracies, None),
+        "own_scores": np.flatnonzero(funnel(drawn.scores, DEFAULT)[1]),
+        "best_30": np.argsort(-drawn.scores.sum(0).mean(1))[:30],
+    }
+    return {name: {"short": float(mean.max() - mean[i].max()), "n": len(i)} for name, i in who.items()}
+
+
+def _engine(accuracies: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """Who is fine-tuned, given what the stages measure, [S, M, T]; without `rng` nobody is kept for being close."""
+    here, before = np.arange(accuracies.shape[1]), list[keep.Before]()
+    for values, stage, n in zip(accuracies, stages.parse(STAGES), N_EXAMPLES, strict=False):
+        now = keep.Before(values[here], rng and _populations.examples(values[here], n, rng))
+        wanted = stage.keeps(len(here))
+        kept = keep.choose(now.scores, wanted, correct=now.correct, before=before, resamples=RESAMPLES).kept
+        before, here = [b.of(kept) for b in (*before, now)], here[kept]
+    return here
+
+
+def chosen_summary(draws: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Of one setting's draws: how often the best is near, by way of choosing."""
+    found: dict[str, Any] = {"draws": len(draws)}
+    for name in draws[0]:
+        short, n = (np.array([d[name][what] for d in draws]) for what in ("short", "n"))
         found[name] = {f"within_{points}": float((short <= points / 100).mean()) for points in (1, 2)}
-        found[name] |= {
-            "mean_regret": float(short.mean()),
-            "fine_tuned": float(tuned.mean()),
-            "draws": len(draws),
-        }
+        found[name] |= {"mean_regret": float(short.mean()), "fine_tuned": float(n.mean())}
     return found
+
+
+def stop_rule(name: str, n_draws: int) -> dict[str, Any]:
+    """The stop rule on finalists that have all results: what it saves, how often the first is stopped, what it says.
+
+    Args:
+      name: "published": the sixteen models of VTAB's table, tasks in random orders; "normal": twenty models whose
+        accuracies are 60 +- 5 % on each of nineteen tasks, one half of that common to all tasks.
+      n_draws: of the order, of the models.
+    """
+    saved, said, lost = [], [], 0
+    for seed in range(n_draws):
+        rng = np.random.default_rng(seed)
+        table = _populations.published_table()[:, rng.permutation(19)]
+        if name == "normal":
+            table = _populations.draw(_populations.named(name, 19), 20, 1.0, rng).accuracy
+        best = keep.choose(table, 1).place.argmin()
+        left, done, cells, risk = np.arange(len(table)), list[int](), 0, 0.0
+        for part in stopping.rounds(range(19)):
+            done, cells = [*done, *part], cells + len(part) * len(left)
+            if len(done) < 19:
+                chance = stopping.chance_of_being_first(
+                    table[left][:, done], 19 - len(done), by_rank=True, seed=seed
+                )
+                left = left[chance >= STOP_CHANCE]
+                risk += chance[chance < STOP_CHANCE].sum()
+        saved.append(1 - cells / table.size)
+        said.append(risk)
+        lost += best not in left
+    return {
+        "finalists": name,
+        "draws": n_draws,
+        "saved": float(np.mean(saved)),
+        "said": float(np.mean(said)),
+        "first_stopped": lost / n_draws,
+    }
 
 
 def simulate(setting: Setting, seed: int, n_parameters: int = 400) -> dict[str, Any]:
     """One draw: what is said, what somebody would say who knew the population, what is."""
     population, drawn, rng = _drawn(setting, seed)
     sixteen = setting.population == "sixteen"
-    stays = funnel(population, drawn, HALF if sixteen else DEFAULT, rng)
-    second, selected = stays["engine"]
+    second, selected = funnel(drawn.scores, HALF if sixteen else DEFAULT)
     audited = np.zeros(len(selected), bool)
     audited[rng.choice(np.flatnonzero(~selected), setting.audit, replace=False)] = True
     tuned = selected | audited
@@ -134,16 +194,8 @@ def simulate(setting: Setting, seed: int, n_parameters: int = 400) -> dict[str, 
         n_draws=n_parameters,
         seed=seed,
     )
-    # With both scores of all models, and the errors of both stages alike, nobody could choose better than by their sum.
-    by_sum = np.argsort(-drawn.scores.sum(0).mean(1))[:30]
-    chosen = {"engine": selected, "first_n": stays["first_n"][-1], "best_30": by_sum}
     true = None if sixteen else _populations.truth(population, drawn, second, ~tuned, mean[best])
-    regrets = {
-        name: {"short": float(mean.max() - mean[who].max()), "fine_tuned": len(mean[who])}
-        for name, who in chosen.items()
-    }
     return {
-        **regrets,
         "chance": said.chance_missed[:3],
         "regret": said.expected_regret[:3],
         "true_chance": true and true.chance,
@@ -212,7 +264,8 @@ def plot(record: dict[str, Any], path: Path) -> None:
                 x = [r["nominal_kendall"] for r in sorted(audited, key=lambda r: r["nominal_kendall"])]
                 y = [r[kind]["coverage"] for r in sorted(audited, key=lambda r: r["nominal_kendall"])]
                 cover.plot(x, y, marker + "-", color=colour, ms=4, lw=0.8)
-            rows = sorted((r for r in rows if r["audit"]), key=lambda r: r["nominal_kendall"])
+            rows = [r for r in record["choices"] if f"{r['population']}, {r['n_tasks']}" == name]
+            rows.sort(key=lambda r: r["nominal_kendall"])
             x = [r["nominal_kendall"] for r in rows]
             regret.plot(
                 x, [r["engine"]["within_1"] for r in rows], "o-", color=colour, ms=4, lw=0.8, label=name
@@ -237,7 +290,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
 def table(record: dict[str, Any]) -> str:
     """The settings as rows of Markdown."""
     head = "population | tasks | weighted Kendall | audit | chance: truth in 90 % interval | said | true | happened"
-    head += " | regret: truth in 90 % interval | winner within a point | fine-tuned | without close ones"
+    head += " | regret: truth in 90 % interval"
     lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
     for r in sorted(
         record["settings"], key=lambda r: (r["audit"] == 0, -r["n_models"], r["population"], r["n_tasks"])
@@ -251,12 +304,21 @@ def table(record: dict[str, Any]) -> str:
             _percent(chance.get("coverage")),
         ]
         cells += [_percent(chance["said"]), _percent(chance.get("true")), _percent(chance["happened"])]
-        cells += [
-            _percent(regret.get("coverage")),
-            _percent(r["engine"]["within_1"]),
-            f"{r['engine']['fine_tuned']:.0f}",
-            _percent(r["first_n"]["within_1"]),
-        ]
+        cells.append(_percent(regret.get("coverage")))
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def choices_table(record: dict[str, Any]) -> str:
+    """How often a model within a point of the best is fine-tuned, as rows of Markdown."""
+    head = "population | tasks | weighted Kendall | within a point | within two | fine-tuned | without close ones"
+    head += " | by own scores alone | best 30 of both scores"
+    lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
+    for row in record["choices"]:
+        cells = [row["population"], row["n_tasks"], row["nominal_kendall"]]
+        cells += [_percent(row["engine"]["within_1"]), _percent(row["engine"]["within_2"])]
+        cells.append(f"{row['engine']['fine_tuned']:.1f}")
+        cells += [_percent(row[name]["within_1"]) for name in ("first_n", "own_scores", "best_30")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -265,20 +327,34 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f} %"
 
 
-def summarise(draws: dict[Setting, list[dict[str, Any]]]) -> dict[str, Any]:
+def summarise(
+    draws: dict[Setting, list[dict[str, Any]]],
+    choices: dict[Setting, list[dict[str, Any]]],
+    old: dict[str, Any],
+) -> dict[str, Any]:
+    """The record; `old`, the one that is there, has what was not drawn again."""
     record = {
         **_alternate.environment("numpy", "scipy"),
-        "stages": DEFAULT,
-        "settings": [],
+        "stages": STAGES,
+        "settings": old.get("settings", []),
     }
-    for setting, found in draws.items():
-        # Sixteen models can be too few to say anything.
-        row = {**setting._asdict(), "nominal_kendall": setting.kendall}
-        record["settings"].append(
-            row | summary([d for d in found if d["chance"][0] is not None]) | regret_of_stages(found)
-        )
-    everything = [d for s, found in draws.items() if s.audit for d in found if d["chance"][0] is not None]
-    return record | {"reliability": reliability(everything)}
+    record["reliability"] = old.get("reliability")
+    if all(draws.values()):
+        record["settings"] = [
+            # Sixteen models can be too few to say anything.
+            {**setting._asdict(), "nominal_kendall": setting.kendall}
+            | summary([d for d in found if d["chance"][0] is not None])
+            for setting, found in draws.items()
+        ]
+        everything = [d for s, found in draws.items() if s.audit for d in found if d["chance"][0] is not None]
+        record["reliability"] = reliability(everything)
+    record["choices"] = [
+        {**setting._asdict(), "nominal_kendall": setting.kendall} | chosen_summary(found)
+        for setting, found in choices.items()
+        if found
+    ]
+    record["stop_rule"] = [stop_rule(name, N_DRAWS) for name in ("published", "normal")]
+    return record
 
 
 def main() -> None:
@@ -286,32 +362,40 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--n", type=int, default=N_DRAWS, help="draws of each setting")
+    parser.add_argument("--only", choices=("", "missed", "choices"), default="", help="which part is drawn")
     parser.add_argument("--draws", type=Path, default=Path(tempfile.gettempdir()) / "select_simulation.jsonl")
     parser.add_argument("--out", type=Path, default=_alternate.RESULTS / "select_simulation.json")
     parser.add_argument(
         "--plot", type=Path, default=_alternate.ROOT / "docs" / "img" / "select_simulation.svg"
     )
     args = parser.parse_args()
-    done = {}
+    parts = {"missed": (simulate, SETTINGS), "choices": (chosen, CHOICES)}
+    done: dict[tuple[str, Setting, int], Any] = {}
     if args.draws.exists():
         for line in args.draws.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
-            done[Setting(*entry["setting"]), entry["seed"]] = entry["found"]
+            done[entry["part"], Setting(*entry["setting"]), entry["seed"]] = entry["found"]
     begun = time.perf_counter()
     with args.draws.open("a", encoding="utf-8") as f:
-        for seed in range(args.n):
-            for setting in SETTINGS:
-                if (setting, seed) not in done:
-                    done[setting, seed] = found = simulate(setting, seed)
-                    f.write(json.dumps({"setting": setting, "seed": seed, "found": found}) + "\n")
-                    f.flush()
-            print(f"{seed + 1} of {args.n} draws, {time.perf_counter() - begun:.0f} s", flush=True)
+        for part, (function, settings) in parts.items():
+            for setting in settings if args.only in ("", part) else ():
+                for seed in range(args.n):
+                    if (part, setting, seed) not in done:
+                        done[part, setting, seed] = found = function(setting, seed)
+                        entry = {"part": part, "setting": setting, "seed": seed, "found": found}
+                        f.write(json.dumps(entry) + "\n")
+                        f.flush()
+                print(f"{part} {setting}: {time.perf_counter() - begun:.0f} s", flush=True)
     # Those of an earlier, longer run count as well.
-    draws = {setting: [found for (own, _), found in done.items() if own == setting] for setting in SETTINGS}
-    record = summarise(draws)
+    missed, choices = (
+        {s: [found for (p, own, _), found in done.items() if (p, own) == (part, s)] for s in settings}
+        for part, (_, settings) in parts.items()
+    )
+    old = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    record = summarise(missed, choices, old)
     _alternate.write(args.out, record)
     plot(record, args.plot)
-    print(table(record))
+    print(table(record), choices_table(record), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -315,18 +315,21 @@ def test_the_simulations_truth_by_drawing():
 def test_funnel_by_mean_rank_with_ties():
     first = np.array([[3.0, 1.0], [1.0, 3.0], [2.0, 2.5], [0.0, 0.0]])
     second = np.array([[1.0, 1.0], [9.0, 9.0], [2.0, 2.0], [5.0, 5.0]])
-    population = _populations.named("normal", 2)
-    drawn = _populations.Drawn(np.full((4, 2), 0.6), np.array([first, second]), 1.0)
-    rng = np.random.default_rng(0)
-    found = select_simulation.funnel(population, drawn, "knn:50%,linear:1,finetune", rng)
+    kept = select_simulation.funnel(np.array([first, second]), (0.5, 1))
     # Mean ranks 2, 2, 2, 4; mean scores 2, 2, 2.25; then the order given.
-    assert found["first_n"][0].tolist() == [True, False, True, False]
-    # Of these two, sums of standardised scores 0, -2 and 0, 2.
-    assert found["first_n"][1].tolist() == [False, False, True, False]
+    assert kept[0].tolist() == [True, False, True, False]
+    assert kept[1].tolist() == [False, False, True, False]
+
+
+def test_ways_of_choosing():
+    setting = select_simulation.Setting("normal", 1, 0.6, 10, 300)
+    draws = [select_simulation.chosen(setting, seed) for seed in range(10)]
     assert all(
-        (with_close >= alone).all()
-        for with_close, alone in zip(found["engine"][:1], found["first_n"][:1], strict=True)
+        d["first_n"]["n"] == d["own_scores"]["n"] == 20 and 20 <= d["engine"]["n"] <= 30 for d in draws
     )
+    found = select_simulation.chosen_summary(draws)
+    assert found["engine"]["within_1"] >= 0.5 and found["engine"]["within_2"] >= found["engine"]["within_1"]
+    assert found["engine"]["fine_tuned"] > 20 and found["draws"] == 10
 
 
 def test_the_simulations_examples_have_the_scores_as_accuracies():
@@ -351,4 +354,5 @@ def test_calibrated_in_small(audited):
 def test_the_page_has_the_committed_figures():
     text = (conftest.ROOT / "benchmarks" / "results" / "select_simulation.json").read_text(encoding="utf-8")
     page = (conftest.ROOT / "docs" / "select.md").read_text(encoding="utf-8")
-    assert select_simulation.table(json.loads(text)) in page, "run: python benchmarks/select_simulation.py"
+    for table in (select_simulation.table, select_simulation.choices_table):
+        assert table(json.loads(text)) in page, "run: python benchmarks/select_simulation.py"
