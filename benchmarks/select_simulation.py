@@ -64,8 +64,7 @@ SETTINGS = [
     *(Setting("sixteen", 19, k, 3, 16) for k in (0.3, 0.6, 0.8)),
 ]
 
-# Where the default stages choose; the scores of two stages are those of `SETTINGS`.
-CHOICES = [s for k in (0.6, 0.8, 0.3) for s in SETTINGS if s.audit and s.n_models == 300 and s.kendall == k]
+CHOICES = [s for s in SETTINGS if s.audit and s.n_models == 300 and s.kendall == 0.6]
 
 
 def funnel(scores: np.ndarray, stages: tuple[float, int]) -> list[np.ndarray]:
@@ -242,7 +241,7 @@ def reliability(draws: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Coverage, reliability and the funnel's regret, side by side."""
+    """Coverage and reliability, side by side."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -254,23 +253,22 @@ def plot(record: dict[str, Any], path: Path) -> None:
     }
     style = {"svg.fonttype": "none", "svg.hashsalt": "select", "font.size": 8, "axes.spines.top": False}
     with matplotlib.rc_context(style | {"axes.spines.right": False}):
-        figure = Figure(figsize=(9, 2.9), layout="constrained")
-        cover, bins, regret = figure.subplots(1, 3)
+        figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+        cover, bins = figure.subplots(1, 2)
         cover.axhspan(0.85, 0.95, color="#e3e8ef")
         for name, colour in colours.items():
             rows = [r for r in record["settings"] if f"{r['population']}, {r['n_tasks']}" == name]
             audited = [r for r in rows if r["audit"] and "coverage" in r["chance"]]
+            if not audited:
+                continue
             for kind, marker in (("chance", "o"), ("regret", "x")):
                 x = [r["nominal_kendall"] for r in sorted(audited, key=lambda r: r["nominal_kendall"])]
                 y = [r[kind]["coverage"] for r in sorted(audited, key=lambda r: r["nominal_kendall"])]
-                cover.plot(x, y, marker + "-", color=colour, ms=4, lw=0.8)
-            rows = [r for r in record["choices"] if f"{r['population']}, {r['n_tasks']}" == name]
-            rows.sort(key=lambda r: r["nominal_kendall"])
-            x = [r["nominal_kendall"] for r in rows]
-            regret.plot(
-                x, [r["engine"]["within_1"] for r in rows], "o-", color=colour, ms=4, lw=0.8, label=name
-            )
+                cover.plot(
+                    x, y, marker + "-", color=colour, ms=4, lw=0.8, label=name if kind == "chance" else None
+                )
         cover.set(ylim=(0.5, 1), xlabel="weighted Kendall", ylabel="intervals that hold the truth")
+        cover.legend(frameon=False, loc="lower right")
         cover.set_title("90 % intervals (o chance, x regret)", loc="left")
         bins.plot([0, 1], [0, 1], color="#c5ccd6", lw=0.8)
         rows = record["reliability"]
@@ -279,10 +277,6 @@ def plot(record: dict[str, Any], path: Path) -> None:
         )
         bins.set(xlabel="chance missed, as said", ylabel="a better one was missed")
         bins.set_title("Reliability", loc="left")
-        regret.axhline(0.9, color="#c5ccd6", lw=0.8)
-        regret.set(ylim=(0, 1.02), xlabel="weighted Kendall", ylabel="winner within a point of the best")
-        regret.set_title("The stages", loc="left")
-        regret.legend(frameon=False)
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
