@@ -32,9 +32,9 @@ def test_the_grid_is_halved_where_that_lets_more_models_be_fine_tuned():
 
     # 100 + 20 + 1,000 seconds, and half of a model's hundred for the winner.
     assert chosen(1170) == (hours.Forecast([20, 10, 10], [100, 20, 1000]), False)
-    assert chosen(1169) == (hours.Forecast([20, 10, 10], [100, 20, 500]), True)
+    assert chosen(1160) == (hours.Forecast([20, 10, 10], [100, 20, 500]), True)
     assert chosen(585 + 25, workers=2) == (hours.Forecast([20, 10, 10], [100, 20, 1000]), False)
-    assert chosen(1169, halved=1.0)[1] is False
+    assert chosen(1160, halved=1.0)[1] is False
     assert chosen(0) == (hours.Forecast([2, 2, 2], [100, 2, 100]), True)
 
 
