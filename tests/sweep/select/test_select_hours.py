@@ -54,16 +54,17 @@ def test_how_long_settings_train():
 
 
 def test_an_experiment_with_half_the_grid(config, fake_converters, tmp_path, monkeypatch, capsys):
-    """Four models at 1,000 s do not fit into the hour, at 500 s they do."""
+    """Two models at 2,000 s do not fit into the hour, at 1,000 s they do."""
+    config.models = "baseline/pixels,tiny/a"
     unknown = [lambda cell: None] * 3
-    known = hours.Measured([1.0, 1.0, 1000.0], unknown, convert=0.0, winner=0.0, halved=0.5)
+    known = hours.Measured([1.0, 1.0, 2000.0], unknown, convert=0.0, winner=0.0, halved=0.5)
     monkeypatch.setattr(hours, "measured", lambda *_: known)
     config.finetune.learning_rates, config.finetune.steps = "0.01,0.02", "3"
     assert run.run(config, tmp_path) == 0
     found = read(tmp_path)
-    assert found["hours"]["grid"] == "halving=3" and len(found["ranking"]) == 4
+    assert found["hours"]["grid"] == "halving=3" and len(found["ranking"]) == 2
     settings = [r["settings"] for p, r in results.records(tmp_path) if r["protocol"] == "finetune"]
-    assert len(settings) == 4 and {s["halving"] for s in settings} == {3}
+    assert len(settings) == 2 and {s["halving"] for s in settings} == {3}
     assert config.finetune.halving == 0 and "finetune: the grid is halved" in capsys.readouterr().err
 
 
