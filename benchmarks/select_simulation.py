@@ -310,9 +310,9 @@ def choices_table(record: dict[str, Any]) -> str:
     lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
     for row in record["choices"]:
         cells = [row["population"], row["n_tasks"], row["nominal_kendall"]]
-        cells += [_percent(row["engine"]["within_1"]), _percent(row["engine"]["within_2"])]
+        cells += [f"{100 * row['engine'][near]:.1f} %" for near in ("within_1", "within_2")]
         cells.append(f"{row['engine']['fine_tuned']:.1f}")
-        cells += [_percent(row[name]["within_1"]) for name in ("first_n", "own_scores", "best_30")]
+        cells += [f"{100 * row[name]['within_1']:.1f} %" for name in ("first_n", "own_scores", "best_30")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
