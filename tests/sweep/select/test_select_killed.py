@@ -1,4 +1,4 @@
-"""Two workers of an experiment, killed at random moments: the same selection, no cell twice. `pytest -n 0 -m faults`."""
+"""Two workers of an experiment, killed at random moments: same selection, no cell twice. `pytest -n 0 -m faults`."""
 
 import json
 import os
