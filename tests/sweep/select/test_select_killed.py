@@ -26,8 +26,10 @@ def start(fakes, workdir, tasks, share):
         "--config.audit=1",
     ]  # fmt: skip
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*fakes.main, *arguments], cwd=conftest.ROOT, env=environment, **silent)
+    with (workdir.parent / f"said-{workdir.name}-{share}.txt").open("a") as said:
+        return subprocess.Popen(
+            [*fakes.main, *arguments], cwd=conftest.ROOT, env=environment, stdout=said, stderr=said
+        )
 
 
 def decided(workdir):
@@ -44,6 +46,11 @@ def decided(workdir):
     return found
 
 
+def said(path):
+    """The last that the workers have said."""
+    return "\n".join(text.read_text()[-2000:] for text in sorted(path.glob("said-*.txt")))
+
+
 def test_workers_killed_at_random_moments(fake_converters, tmp_path):
     seed = int(os.environ.get("FAULTS_SEED") or random.SystemRandom().randrange(10**6))
     print(f"\nFAULTS_SEED={seed}", file=sys.__stderr__, flush=True)
@@ -51,7 +58,7 @@ def test_workers_killed_at_random_moments(fake_converters, tmp_path):
     tasks = [folder(tmp_path / f"pictures{i}", i) for i in range(3)]
     since = time.monotonic()
     straight = [start(fake_converters, tmp_path / "straight", tasks, i) for i in range(2)]
-    assert [process.wait(timeout=600) for process in straight] == [0, 0]
+    assert [process.wait(timeout=600) for process in straight] == [0, 0], said(tmp_path)
     seconds = time.monotonic() - since
 
     workdir, first = tmp_path / "killed", {}
@@ -72,7 +79,7 @@ def test_workers_killed_at_random_moments(fake_converters, tmp_path):
             workers[i].wait()
             look()
             workers[i] = start(fake_converters, workdir, tasks, i)
-        assert [process.wait(timeout=900) for process in workers] == [0, 0]
+        assert [process.wait(timeout=900) for process in workers] == [0, 0], said(tmp_path)
     finally:
         for process in workers:
             process.kill()

@@ -131,9 +131,9 @@ def decide(
     these = found.of(there)
     by_rank = these.correct is None or len(found.tasks) + len(to_come) >= verdict.FEWEST_TASKS
     chances = chance_of_being_first(these.scores, len(to_come), these.correct, by_rank=by_rank, seed=seed)
-    return {
-        m: float(c) for m, c in zip(there, chances, strict=True) if c < stop_chance and m not in set(never)
-    }
+    # Where many are alike all of them have little chance; who has most of it goes on.
+    low = (chances < stop_chance) & (chances < chances.max())
+    return {m: float(chances[i]) for i, m in enumerate(there) if low[i] and m not in never}
 
 
 def of(
