@@ -74,6 +74,8 @@ def test_who_is_asked():
     scores = np.array([[0.9, 0.9], [0.1, 0.2], [0.1, np.nan], [0.11, 0.1]])
     found = StageScores(list("abcd"), ["t", "u"], "accuracy", scores, None, np.zeros(4), {}, {})
     assert set(stopping.decide(found, ["v"], 0.4, ["d"], 0)) == {"b"}  # c has no score, d is never stopped
+    alike = found._replace(scores=np.full((4, 2), 0.5))
+    assert stopping.decide(alike, ["v"], 0.4, [], 0) == {}  # a quarter each
     assert (
         stopping.decide(found, [], 0.4, [], 0)
         == {}
