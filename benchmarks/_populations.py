@@ -75,6 +75,22 @@ def scores_of(z: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarr
     return np.array([z + noise * e for e in errors])
 
 
+def examples(scores: np.ndarray, n: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Right and wrong on n examples of each task that give models' scores [M, T], as accuracies: T times bool [M, n].
+
+    A model is right about the examples that it finds easiest; half of what it finds easy all models do, so that their
+    errors correlate as those of networks do.
+    """
+    found = []
+    for column in scores.T:
+        easy = rng.standard_normal(n, np.float32) + rng.standard_normal((len(column), n), np.float32)
+        right = np.rint(n * np.clip(column, 0, 1)).astype(int)
+        # The least easy one that a model is right about; one that is never right needs more than any.
+        border = np.column_stack([np.sort(easy, axis=1), np.full(len(column), np.inf, np.float32)])
+        found.append(easy >= np.take_along_axis(border, (n - right)[:, None], axis=1))
+    return found
+
+
 def _correlated(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     models = rng.standard_normal((shape[0], 1))
     return np.sqrt(SHARED) * models + np.sqrt(1 - SHARED) * rng.standard_normal(shape)

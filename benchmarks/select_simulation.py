@@ -1,9 +1,11 @@
 """Is what a selection says about the models it left out true? python benchmarks/select_simulation.py
 
-Populations of models with known accuracies and scores (_populations.py) go through the default stages
-(knn:25%,linear:20,finetune; by mean rank over tasks), with and without an audit, and `vtabjax.ranking.left_out` is
-compared with the chance that follows from the population's parameters and with what happened. Every draw is appended to
---draws; a run that was interrupted goes on there. docs/select.md has the figures.
+Populations of models with known accuracies and scores (_populations.py) go through stages as simple as possible (a
+quarter, then twenty, by each stage's own scores), with and without an audit, and `vtabjax.ranking.left_out` is compared
+with the chance that follows from the population's parameters and with what happened. Moreover the default stages choose
+as the engine does (`vtabjax.sweep.select.keep`, with examples), and the stop rule stops. Every draw is appended to
+--draws; a run that was interrupted goes on there, and what was neither drawn nor is in --draws keeps its figures in
+--out. docs/select.md has the figures.
 """
 
 from __future__ import annotations
@@ -21,14 +23,17 @@ import numpy as np
 from scipy import stats
 
 from vtabjax.ranking import left_out
+from vtabjax.sweep.select import keep, stages, stopping
 
 N_DRAWS = 200
 DEFAULT = (0.25, 20)
 # Sixteen models are too few for the default stages: half of them are fine-tuned.
 HALF = (0.5, 20)
-# What the stages keep at most where the examples leave open who belongs to the first N: N and half as many again.
-CLOSE = (0.375, 30)
-HALF_CLOSE = (0.75, 30)
+STAGES = "knn:25%,linear:20,finetune"
+# Nearest neighbours are tested on the 1,000 training examples, linear evaluation on test examples.
+N_EXAMPLES = (1000, 2000)
+RESAMPLES = 200  # instead of the engine's 1,000: enough for a chance of 5 %
+STOP_CHANCE = 0.01  # as configs/select.py has it
 
 
 class Setting(NamedTuple):
@@ -58,6 +63,8 @@ SETTINGS = [
     *(Setting(p, t, 0.6, 0) for p, t in (("normal", 1), ("normal", 19), ("published", 19))),
     *(Setting("sixteen", 19, k, 3, 16) for k in (0.3, 0.6, 0.8)),
 ]
+
+CHOICES = [s for s in SETTINGS if s.audit and s.n_models == 300 and s.kendall == 0.6]
 
 
 def funnel(scores: np.ndarray, stages: tuple[float, int]) -> list[np.ndarray]:
@@ -92,19 +99,79 @@ def _drawn(
     return population, _populations.Drawn(_populations.published_table(), scores, noise), rng
 
 
-def regret_of_stages(setting: Setting, n_draws: int) -> dict[str, dict[str, float]]:
-    """How far the best of the finalists is from the best of all, without and with those that are close."""
-    found: dict[str, list[float]] = {"funnel": [], "funnel_with_close": []}
+def chosen(setting: Setting, seed: int) -> dict[str, dict[str, float]]:
+    """How far the best of those that are fine-tuned is from the best of all, and how many are, by way of choosing.
+
+    "engine": the default stages, whose second one counts the first one's scores, with those that are close; "first_n":
+    without these; "own_scores": neither; "best_30": with both scores of all models and no stages the thirty with the
+    largest sum. Since the errors of both are alike, nobody could choose thirty better.
+    """
+    population, drawn, rng = _drawn(setting, seed)
+    mean = drawn.accuracy.mean(1)
+    accuracies = population.mean + population.scale * drawn.scores
+    who = {
+        "engine": _engine(accuracies, rng),
+        "first_n": _engine(accuracies, None),
+        "own_scores": np.flatnonzero(funnel(drawn.scores, DEFAULT)[1]),
+        "best_30": np.argsort(-drawn.scores.sum(0).mean(1))[:30],
+    }
+    return {name: {"short": float(mean.max() - mean[i].max()), "n": len(i)} for name, i in who.items()}
+
+
+def _engine(accuracies: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """Who is fine-tuned, given what the stages measure, [S, M, T]; without `rng` nobody is kept for being close."""
+    here, before = np.arange(accuracies.shape[1]), list[keep.Before]()
+    for values, stage, n in zip(accuracies, stages.parse(STAGES), N_EXAMPLES, strict=False):
+        now = keep.Before(values[here], rng and _populations.examples(values[here], n, rng))
+        wanted = stage.keeps(len(here))
+        kept = keep.choose(now.scores, wanted, correct=now.correct, before=before, resamples=RESAMPLES).kept
+        before, here = [b.of(kept) for b in (*before, now)], here[kept]
+    return here
+
+
+def chosen_summary(draws: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Of one setting's draws: how often the best is near, by way of choosing."""
+    found: dict[str, Any] = {"draws": len(draws)}
+    for name in draws[0]:
+        short, n = (np.array([d[name][what] for d in draws]) for what in ("short", "n"))
+        found[name] = {f"within_{points}": float((short <= points / 100).mean()) for points in (1, 2)}
+        found[name] |= {"mean_regret": float(short.mean()), "fine_tuned": float(n.mean())}
+    return found
+
+
+def stop_rule(name: str, n_draws: int) -> dict[str, Any]:
+    """The stop rule on finalists that have all results: what it saves, how often the first is stopped, what it says.
+
+    Args:
+      name: "published": the sixteen models of VTAB's table, tasks in random orders; "normal": twenty models whose
+        accuracies are 60 +- 5 % on each of nineteen tasks, one half of that common to all tasks.
+      n_draws: of the order, of the models.
+    """
+    saved, said, lost = [], [], 0
     for seed in range(n_draws):
-        drawn = _drawn(setting, seed)[1]
-        mean = drawn.accuracy.mean(1)
-        both = (HALF, HALF_CLOSE) if setting.population == "sixteen" else (DEFAULT, CLOSE)
-        for name, stages in zip(found, both, strict=True):
-            found[name].append(mean.max() - mean[funnel(drawn.scores, stages)[1]].max())
+        rng = np.random.default_rng(seed)
+        table = _populations.published_table()[:, rng.permutation(19)]
+        if name == "normal":
+            table = _populations.draw(_populations.named(name, 19), 20, 1.0, rng).accuracy
+        best = keep.choose(table, 1).place.argmin()
+        left, done, cells, risk = np.arange(len(table)), list[int](), 0, 0.0
+        for part in stopping.rounds(range(19)):
+            done, cells = [*done, *part], cells + len(part) * len(left)
+            if len(done) < 19:
+                chance = stopping.chance_of_being_first(
+                    table[left][:, done], 19 - len(done), by_rank=True, seed=seed
+                )
+                left = left[chance >= STOP_CHANCE]
+                risk += chance[chance < STOP_CHANCE].sum()
+        saved.append(1 - cells / table.size)
+        said.append(risk)
+        lost += best not in left
     return {
-        name: {f"within_{points}": float((np.array(short) <= points / 100).mean()) for points in (1, 2)}
-        | {"mean_regret": float(np.mean(short)), "draws": n_draws}
-        for name, short in found.items()
+        "finalists": name,
+        "draws": n_draws,
+        "saved": float(np.mean(saved)),
+        "said": float(np.mean(said)),
+        "first_stopped": lost / n_draws,
     }
 
 
@@ -174,7 +241,7 @@ def reliability(draws: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Coverage, reliability and the funnel's regret, side by side."""
+    """Coverage and reliability, side by side."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -186,22 +253,22 @@ def plot(record: dict[str, Any], path: Path) -> None:
     }
     style = {"svg.fonttype": "none", "svg.hashsalt": "select", "font.size": 8, "axes.spines.top": False}
     with matplotlib.rc_context(style | {"axes.spines.right": False}):
-        figure = Figure(figsize=(9, 2.9), layout="constrained")
-        cover, bins, regret = figure.subplots(1, 3)
+        figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+        cover, bins = figure.subplots(1, 2)
         cover.axhspan(0.85, 0.95, color="#e3e8ef")
         for name, colour in colours.items():
             rows = [r for r in record["settings"] if f"{r['population']}, {r['n_tasks']}" == name]
             audited = [r for r in rows if r["audit"] and "coverage" in r["chance"]]
+            if not audited:
+                continue
             for kind, marker in (("chance", "o"), ("regret", "x")):
                 x = [r["nominal_kendall"] for r in sorted(audited, key=lambda r: r["nominal_kendall"])]
                 y = [r[kind]["coverage"] for r in sorted(audited, key=lambda r: r["nominal_kendall"])]
-                cover.plot(x, y, marker + "-", color=colour, ms=4, lw=0.8)
-            rows = sorted((r for r in rows if r["audit"]), key=lambda r: r["nominal_kendall"])
-            x = [r["nominal_kendall"] for r in rows]
-            regret.plot(
-                x, [r["funnel"]["within_1"] for r in rows], "o-", color=colour, ms=4, lw=0.8, label=name
-            )
+                cover.plot(
+                    x, y, marker + "-", color=colour, ms=4, lw=0.8, label=name if kind == "chance" else None
+                )
         cover.set(ylim=(0.5, 1), xlabel="weighted Kendall", ylabel="intervals that hold the truth")
+        cover.legend(frameon=False, loc="lower right")
         cover.set_title("90 % intervals (o chance, x regret)", loc="left")
         bins.plot([0, 1], [0, 1], color="#c5ccd6", lw=0.8)
         rows = record["reliability"]
@@ -210,10 +277,6 @@ def plot(record: dict[str, Any], path: Path) -> None:
         )
         bins.set(xlabel="chance missed, as said", ylabel="a better one was missed")
         bins.set_title("Reliability", loc="left")
-        regret.axhline(0.9, color="#c5ccd6", lw=0.8)
-        regret.set(ylim=(0, 1.02), xlabel="weighted Kendall", ylabel="winner within a point of the best")
-        regret.set_title("The stages", loc="left")
-        regret.legend(frameon=False)
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
@@ -221,7 +284,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
 def table(record: dict[str, Any]) -> str:
     """The settings as rows of Markdown."""
     head = "population | tasks | weighted Kendall | audit | chance: truth in 90 % interval | said | true | happened"
-    head += " | regret: truth in 90 % interval | winner within a point | with close ones"
+    head += " | regret: truth in 90 % interval"
     lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
     for r in sorted(
         record["settings"], key=lambda r: (r["audit"] == 0, -r["n_models"], r["population"], r["n_tasks"])
@@ -235,10 +298,21 @@ def table(record: dict[str, Any]) -> str:
             _percent(chance.get("coverage")),
         ]
         cells += [_percent(chance["said"]), _percent(chance.get("true")), _percent(chance["happened"])]
-        cells += [
-            _percent(regret.get("coverage")),
-            *(_percent(r[f]["within_1"]) for f in ("funnel", "funnel_with_close")),
-        ]
+        cells.append(_percent(regret.get("coverage")))
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def choices_table(record: dict[str, Any]) -> str:
+    """How often a model within a point of the best is fine-tuned, as rows of Markdown."""
+    head = "population | tasks | weighted Kendall | within a point | within two | fine-tuned | without close ones"
+    head += " | by own scores alone | best 30 of both scores"
+    lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
+    for row in record["choices"]:
+        cells = [row["population"], row["n_tasks"], row["nominal_kendall"]]
+        cells += [f"{100 * row['engine'][near]:.1f} %" for near in ("within_1", "within_2")]
+        cells.append(f"{row['engine']['fine_tuned']:.1f}")
+        cells += [f"{100 * row[name]['within_1']:.1f} %" for name in ("first_n", "own_scores", "best_30")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -247,22 +321,34 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f} %"
 
 
-def summarise(draws: dict[Setting, list[dict[str, Any]]]) -> dict[str, Any]:
+def summarise(
+    draws: dict[Setting, list[dict[str, Any]]],
+    choices: dict[Setting, list[dict[str, Any]]],
+    old: dict[str, Any],
+) -> dict[str, Any]:
+    """The record; `old`, the one that is there, has what was not drawn again."""
     record = {
         **_alternate.environment("numpy", "scipy"),
-        "stages": "knn:25%,linear:20,finetune",
-        "settings": [],
+        "stages": STAGES,
+        "settings": old.get("settings", []),
     }
-    for setting, found in draws.items():
-        # Sixteen models can be too few to say anything.
-        row = {**setting._asdict(), "nominal_kendall": setting.kendall}
-        record["settings"].append(
-            row
+    record["reliability"] = old.get("reliability")
+    if all(draws.values()):
+        record["settings"] = [
+            # Sixteen models can be too few to say anything.
+            {**setting._asdict(), "nominal_kendall": setting.kendall}
             | summary([d for d in found if d["chance"][0] is not None])
-            | regret_of_stages(setting, N_DRAWS)
-        )
-    everything = [d for s, found in draws.items() if s.audit for d in found if d["chance"][0] is not None]
-    return record | {"reliability": reliability(everything)}
+            for setting, found in draws.items()
+        ]
+        everything = [d for s, found in draws.items() if s.audit for d in found if d["chance"][0] is not None]
+        record["reliability"] = reliability(everything)
+    record["choices"] = [
+        {**setting._asdict(), "nominal_kendall": setting.kendall} | chosen_summary(found)
+        for setting, found in choices.items()
+        if found
+    ]
+    record["stop_rule"] = [stop_rule(name, N_DRAWS) for name in ("published", "normal")]
+    return record
 
 
 def main() -> None:
@@ -270,32 +356,40 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--n", type=int, default=N_DRAWS, help="draws of each setting")
+    parser.add_argument("--only", choices=("", "missed", "choices"), default="", help="which part is drawn")
     parser.add_argument("--draws", type=Path, default=Path(tempfile.gettempdir()) / "select_simulation.jsonl")
     parser.add_argument("--out", type=Path, default=_alternate.RESULTS / "select_simulation.json")
     parser.add_argument(
         "--plot", type=Path, default=_alternate.ROOT / "docs" / "img" / "select_simulation.svg"
     )
     args = parser.parse_args()
-    done = {}
+    parts = {"missed": (simulate, SETTINGS), "choices": (chosen, CHOICES)}
+    done: dict[tuple[str, Setting, int], Any] = {}
     if args.draws.exists():
         for line in args.draws.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
-            done[Setting(*entry["setting"]), entry["seed"]] = entry["found"]
+            done[entry["part"], Setting(*entry["setting"]), entry["seed"]] = entry["found"]
     begun = time.perf_counter()
     with args.draws.open("a", encoding="utf-8") as f:
-        for seed in range(args.n):
-            for setting in SETTINGS:
-                if (setting, seed) not in done:
-                    done[setting, seed] = found = simulate(setting, seed)
-                    f.write(json.dumps({"setting": setting, "seed": seed, "found": found}) + "\n")
-                    f.flush()
-            print(f"{seed + 1} of {args.n} draws, {time.perf_counter() - begun:.0f} s", flush=True)
+        for part, (function, settings) in parts.items():
+            for setting in settings if args.only in ("", part) else ():
+                for seed in range(args.n):
+                    if (part, setting, seed) not in done:
+                        done[part, setting, seed] = found = function(setting, seed)
+                        entry = {"part": part, "setting": setting, "seed": seed, "found": found}
+                        f.write(json.dumps(entry) + "\n")
+                        f.flush()
+                print(f"{part} {setting}: {time.perf_counter() - begun:.0f} s", flush=True)
     # Those of an earlier, longer run count as well.
-    draws = {setting: [found for (own, _), found in done.items() if own == setting] for setting in SETTINGS}
-    record = summarise(draws)
+    missed, choices = (
+        {s: [found for (p, own, _), found in done.items() if (p, own) == (part, s)] for s in settings}
+        for part, (_, settings) in parts.items()
+    )
+    old = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    record = summarise(missed, choices, old)
     _alternate.write(args.out, record)
     plot(record, args.plot)
-    print(table(record))
+    print(table(record), choices_table(record), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -58,9 +58,11 @@ def get_config(suite: str = "mini") -> ConfigDict:
     c.keep_at_most = 1.5  # ... up to so many times N
     c.always = ""  # models that are never dropped: the one in production, a baseline
     c.audit = 0  # of those left out, drawn at random (by `seed`), are measured by the last stage, too
-    c.hours = (
-        0.0  # it ends in time with the best answer there is, measuring fewer models; 0: as long as it takes
-    )
+    # With three tasks or more: finalists whose chance of being first falls under this are trained on no others; 0: all
+    # finalists are trained on all tasks.
+    c.stop_chance = 0.01
+    # It ends in time with the best answer there is, measuring fewer models, halving the grid; 0: as long as it takes.
+    c.hours = 0.0
     c.winner_on = (
         "train"  # examples of the model that is kept: "train", and its score holds; "all": the test's, too
     )

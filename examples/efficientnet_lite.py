@@ -49,3 +49,13 @@ def lite2() -> nn.Module:
 def lite0_untrained() -> nn.Module:
     """The same architecture as `lite0` with random weights: the floor that training has to beat."""
     return _lite(0, 224, trained=False)
+
+
+def lite1_untrained() -> nn.Module:
+    """That of `lite1`."""
+    return _lite(1, 240, trained=False)
+
+
+def lite2_untrained() -> nn.Module:
+    """That of `lite2`."""
+    return _lite(2, 260, trained=False)

@@ -321,6 +321,26 @@ def test_funnel_by_mean_rank_with_ties():
     assert kept[1].tolist() == [False, False, True, False]
 
 
+def test_ways_of_choosing():
+    setting = select_simulation.Setting("normal", 1, 0.6, 10, 300)
+    draws = [select_simulation.chosen(setting, seed) for seed in range(10)]
+    assert all(
+        d["first_n"]["n"] == d["own_scores"]["n"] == 20 and 20 <= d["engine"]["n"] <= 30 for d in draws
+    )
+    found = select_simulation.chosen_summary(draws)
+    assert found["engine"]["within_1"] >= 0.5 and found["engine"]["within_2"] >= found["engine"]["within_1"]
+    assert found["engine"]["fine_tuned"] > 20 and found["draws"] == 10
+
+
+def test_the_simulations_examples_have_the_scores_as_accuracies():
+    scores = np.array([[0.5, 0.91], [0.75, 1.2], [0.25, -0.1]])
+    found = _populations.examples(scores, 100, np.random.default_rng(0))
+    assert np.array([c.mean(1) for c in found]).T == pytest.approx(np.clip(scores, 0, 1))
+    # Errors of two models that are right on half correlate by about a third (arcsine law, correlation one half).
+    two = _populations.examples(np.full((2, 1), 0.5), 100_000, np.random.default_rng(1))[0]
+    assert (two[0] & two[1]).mean() == pytest.approx(1 / 4 + np.arcsin(0.5) / (2 * np.pi), abs=0.005)
+
+
 @pytest.mark.parametrize("audited", [0, 6])
 def test_calibrated_in_small(audited):
     setting = select_simulation.Setting("normal", 1, 0.6, audited, 80)
@@ -334,4 +354,5 @@ def test_calibrated_in_small(audited):
 def test_the_page_has_the_committed_figures():
     text = (conftest.ROOT / "benchmarks" / "results" / "select_simulation.json").read_text(encoding="utf-8")
     page = (conftest.ROOT / "docs" / "select.md").read_text(encoding="utf-8")
-    assert select_simulation.table(json.loads(text)) in page, "run: python benchmarks/select_simulation.py"
+    for table in (select_simulation.table, select_simulation.choices_table):
+        assert table(json.loads(text)) in page, "run: python benchmarks/select_simulation.py"

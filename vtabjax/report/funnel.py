@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,12 @@ def content(selection: Mapping[str, Any]) -> dict[str, Any]:
 def _stage(stage: Mapping[str, Any], total: int) -> dict[str, Any]:
     measured, kept = len(stage["models"]), len(stage["kept"])
     going_on = f", {kept} kept" if stage["keep"] is not None else ""
-    failed = sum(row["reason"] == "no score" for row in stage["models"])
-    without = f", {failed} without a score" if failed else ""
+    counts = collections.Counter(row["reason"] for row in stage["models"])
+    without = "".join(
+        f", {counts[reason]} {said}"
+        for reason, said in (("no score", "without a score"), ("stopped", "not trained to the end"))
+        if counts[reason]
+    )
     return {
         "name": stage["stage"],
         "width": f"{max(2, 100 * measured / max(1, total)):.2f}",

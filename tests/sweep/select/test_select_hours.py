@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vtabjax import results
 from vtabjax.options import UsageError
 from vtabjax.results import Cell
 from vtabjax.sweep.select import hours, run, stages
@@ -20,6 +21,51 @@ def test_counts_by_hand():
     assert hours.forecast(chain, 100, [1, 2, 60], 0).keeps == [hours.FEWEST] * 3  # never fewer
     assert hours.forecast(chain, 1, [1, 2, 60], 0).keeps == [1, 1, 1]
     assert hours.forecast(chain, 100, [1, 2, 60], 1600, once=250).keeps[0] < 50  # conversions take their time
+
+
+def test_the_grid_is_halved_where_that_lets_more_models_be_fine_tuned():
+    chain = stages.parse("knn:20,linear:10,finetune")
+
+    def chosen(seconds, workers=1, halved=0.5):
+        known = hours.Measured([1.0, 1.0, 100.0], [], convert=0.0, winner=0.5, halved=halved)
+        return hours.with_grid(chain, 100, known, seconds, workers)
+
+    # 100 + 20 + 1,000 seconds, and half of a model's hundred for the winner.
+    assert chosen(1170) == (hours.Forecast([20, 10, 10], [100, 20, 1000]), False)
+    assert chosen(1160) == (hours.Forecast([20, 10, 10], [100, 20, 500]), True)
+    assert chosen(585 + 25, workers=2) == (hours.Forecast([20, 10, 10], [100, 20, 1000]), False)
+    assert chosen(1160, halved=1.0)[1] is False
+    assert chosen(0) == (hours.Forecast([2, 2, 2], [100, 2, 100]), True)
+
+
+def test_how_long_settings_train():
+    vtab = {"learning_rates": [0.1, 0.01], "steps": [2500, 10000], "epochs": [], "seeds": [0], "halving": 0}
+    assert hours._steps(vtab) == 2 * 12500 + 10000
+    # A third of each, one of the four to its end, and again.
+    assert hours._steps({**vtab, "halving": 3}) == pytest.approx(25000 / 3 + 10000 * 2 / 3 + 10000)
+    assert hours._steps({**vtab, "learning_rates": [0.1], "steps": [60], "halving": 3}) == 120
+    assert hours._steps({**vtab, "epochs": [100], "steps": [], "seeds": [0, 1]}) == 400
+    record = {
+        "protocol": "finetune",
+        "settings": {**vtab, "halving": 3},
+        "seconds": {"load": 1.0, "train": 25.0},
+    }
+    assert hours._as_with(record, vtab)["seconds"]["train"] == pytest.approx(35.0)
+
+
+def test_an_experiment_with_half_the_grid(config, fake_converters, tmp_path, monkeypatch, capsys):
+    """Two models at 2,000 s do not fit into the hour, at 1,000 s they do."""
+    config.models = "baseline/pixels,tiny/a"
+    unknown = [lambda cell: None] * 3
+    known = hours.Measured([1.0, 1.0, 2000.0], unknown, convert=0.0, winner=0.0, halved=0.5)
+    monkeypatch.setattr(hours, "measured", lambda *_: known)
+    config.finetune.learning_rates, config.finetune.steps = "0.01,0.02", "3"
+    assert run.run(config, tmp_path) == 0
+    found = read(tmp_path)
+    assert found["hours"]["grid"] == "halving=3" and len(found["ranking"]) == 2
+    settings = [r["settings"] for p, r in results.records(tmp_path) if r["protocol"] == "finetune"]
+    assert len(settings) == 2 and {s["halving"] for s in settings} == {3}
+    assert config.finetune.halving == 0 and "finetune: the grid is halved" in capsys.readouterr().err
 
 
 @given(

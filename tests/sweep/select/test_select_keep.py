@@ -78,6 +78,29 @@ def test_one_task_goes_by_the_score():
     assert set(np.flatnonzero(found.kept)) == set(np.argsort(-scores[:, 0])[:5])
 
 
+def test_a_later_stage_counts_what_earlier_ones_found():
+    """Standardised over the three that are left: (-1, 0, 1) and (1, -1, 0) times 1.22; the third has most."""
+    first, second = np.array([[0.1], [0.2], [0.3]]), np.array([[0.9], [0.5], [0.7]])
+    assert keep.added_up([first, second])[:, 0] == pytest.approx(np.sqrt(1.5) * np.array([0, -1, 1]))
+    assert keep.choose(second, 1).place.tolist() == [1, 3, 2]
+    found = keep.choose(second, 1, before=[keep.Before(first)])
+    assert found.place.tolist() == [2, 3, 1] and found.reason == ["behind", "behind", "first"]
+    # Without an earlier score a model counts as average there: 0, -1, 1 and 1.22 times 1, -1, 0.
+    lacking = keep.choose(second, 1, before=[keep.Before(np.array([[np.nan], [0.2], [0.3]]))])
+    assert lacking.place.tolist() == [1, 3, 2]
+
+
+def test_the_examples_of_earlier_stages_are_drawn_again_as_well():
+    """Equal on what this stage tests, told apart by one of ten examples of the earlier one, if it is drawn."""
+    correct = [np.zeros((2, 10), bool)]
+    before = [np.zeros((2, 10), bool)]
+    before[0][0, 0] = True
+    found = keep.chance_of_first(correct, 1, before=[keep.Before(np.zeros((2, 1)), before)], resamples=20_000)
+    assert found[0] == pytest.approx(1 - 0.9**10 / 2, abs=0.01) and found.sum() == pytest.approx(1)
+    fixed = keep.chance_of_first(correct, 1, before=[keep.Before(np.array([[0.2], [0.1]]))], resamples=50)
+    assert fixed.tolist() == [1, 0]
+
+
 def test_who_may_belong_to_the_first_is_kept_up_to_a_cap():
     rng = np.random.default_rng(1)
     correct = [rng.random((6, 50)) < 0.5]

@@ -138,8 +138,11 @@ def _choice(selection: Mapping[str, Any]) -> str:
     lines = [f"{len(selection['settings']['models'])} models were compared, in stages:", ""]
     for stage in selection["stages"]:
         entered, kept = len(stage["models"]), len(stage["kept"])
+        early = sum(row["reason"] == "stopped" for row in stage["models"])
         lines.append(
-            f"- {stage['stage']}: {entered} measured, {kept} " + ("kept" if stage["keep"] else "ranked")
+            f"- {stage['stage']}: {entered} measured, {kept} "
+            + ("kept" if stage["keep"] else "ranked")
+            + (f", {early} not trained to the end (config.stop_chance)" if early else "")
         )
     lines += ["", f"Judged by: {selection['method']}.", ""]
     lines += ["| place | model | mean | points behind | 95 % interval |", "|---|---|---|---|---|"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtabjax import results
 from vtabjax.results import Cell
 from vtabjax.sweep import costs, plan, runner, shares, worker
-from vtabjax.sweep.select import settings
+from vtabjax.sweep.progress import duration
+from vtabjax.sweep.select import settings, shown
 from vtabjax.sweep.select.stages import Stage
 
+HALVING = 3  # of `config.finetune.halving`, where the whole grid takes too long
 FEWEST = 2  # finalists that are planned for in any case: one alone is no comparison
 _PROBED = 3  # models that are measured where nothing is known of the costs
 
@@ -79,33 +81,37 @@ class Measured(NamedTuple):
       cell: for each stage, a cell's expected seconds (None: unknown).
       convert: seconds that the conversions of models that are not converted take.
       winner: what part of a model's fine-tuning it takes to train the winner again.
+      halved: what part of it is left with `config.finetune.halving`; 1 where that would change nothing.
     """
 
     per_model: list[float | None]
     cell: list[Callable[[Cell], float | None]]
     convert: float
     winner: float
+    halved: float = 1.0
 
 
 def measured(config: Any, chain: Sequence[Stage], models: Sequence[str], workdir: Path) -> Measured:
     """Looks at the results that are there."""
     per_model: list[float | None] = []
     functions: list[Callable[[Cell], float | None]] = []
-    winner = 0.0
+    winner, halved = 0.0, 1.0
     for stage in chain:
         asked = plan.read(settings.stage_config(config, stage.protocol, models))
         cells = plan.all_cells(asked, workdir)
-        records = [record for _, record in results.records(workdir, stage.protocol, damaged=[])]
-        known = costs.Costs(records, stage.protocol, cells[0].settings)
+        own = cells[0].settings
+        records = [_as_with(r, own) for _, r in results.records(workdir, stage.protocol, damaged=[])]
+        known = costs.Costs(records, stage.protocol, own)
         total = known.total(cells)
         per_model.append(None if total is None else total / len(models))
         functions.append(known.seconds)
         if stage is chain[-1] and stage.protocol == "finetune":
-            own = cells[0].settings
+            kept = own["save"] and config.winner_on == "train"
             points = (
-                len(own["learning_rates"]) * len(own["weight_decay"]) * len(own["steps"] or own["epochs"])
+                len(own["learning_rates"]) * len(own["weight_decay"]) * len(own["epochs"] or own["steps"])
             )
-            winner = 2 / (1 + points)
+            winner = 0.0 if kept else 2 / (1 + points)
+            halved = 1.0 if own["halving"] else _steps({**own, "halving": HALVING}) / _steps(own)
     taken = [
         record["seconds"]["convert"]
         for _, record in results.records(workdir, None, damaged=[])
@@ -113,7 +119,84 @@ def measured(config: Any, chain: Sequence[Stage], models: Sequence[str], workdir
     ]
     first = plan.read(settings.stage_config(config, chain[0].protocol, models))
     left = len(worker.to_convert(plan.all_cells(first, workdir), first.run, workdir))
-    return Measured(per_model, functions, left * statistics.median(taken) if taken else 0.0, winner)
+    return Measured(per_model, functions, left * statistics.median(taken) if taken else 0.0, winner, halved)
+
+
+def _steps(own: Mapping[str, Any]) -> float:
+    """How long settings of fine-tuning train, the grid and the best of it again: in steps, or in epochs."""
+    lengths = own.get("epochs") or own["steps"]
+    rates = len(own["learning_rates"]) * len(own["weight_decay"])
+    n, longest = rates * len(lengths), max(lengths)
+    grid = rates * sum(lengths)
+    halving = own.get("halving")
+    if halving and n > 1:
+        grid = grid / halving + max(1, n // halving) * (1 - 1 / halving) * longest
+    return grid + len(own["seeds"]) * longest
+
+
+def _as_with(record: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A result of fine-tuning, with the seconds that it would have taken with other settings."""
+    there = record["settings"]
+    if record["protocol"] != "finetune" or bool(there.get("epochs")) != bool(own["epochs"]):
+        return record
+    factor = _steps(own) / _steps(there)
+    return {**record, "seconds": {stage: factor * s for stage, s in record["seconds"].items()}}
+
+
+def with_grid(
+    chain: Sequence[Stage],
+    entering: int,
+    known: Measured,
+    seconds: float,
+    workers: int = 1,
+    once: float = 0.0,
+) -> tuple[Forecast, bool]:
+    """`forecast`, and whether the grid of fine-tuning should be halved: where that lets more models be fine-tuned.
+
+    Args:
+      chain: the stages that are left.
+      entering: how many models the first of them has.
+      known: the costs, of these stages.
+      seconds: that are left to each worker, with what training the winner again takes.
+      workers: how many there are.
+      once: see `forecast`.
+    """
+    *earlier, last = (cost or 0.0 for cost in known.per_model)
+    pool = workers * (seconds - known.winner * last)
+    full, halved = (
+        forecast(chain, entering, [*earlier, share * last], pool, once) for share in (1.0, known.halved)
+    )
+    too_long = sum(halved.seconds) < sum(full.seconds) and sum(full.seconds) > pool
+    return (halved, True) if too_long or halved.keeps[-1] > full.keeps[-1] else (full, False)
+
+
+def tell(
+    chain: Sequence[Stage], entering: int, known: Measured, seconds: float, workers: int, hours: float
+) -> None:
+    """Says how many models each stage will have and, where costs are known, when it ends.
+
+    Args:
+      chain: the stages.
+      entering: how many models there are.
+      known: what they cost.
+      seconds: that are left to each worker.
+      workers: how many there are.
+      hours: config.hours.
+    """
+    found, halved = with_grid(chain, entering, known, seconds, workers, known.convert)
+    n = entering
+    for stage, kept, taken, cost in zip(chain, found.keeps, found.seconds, known.per_model, strict=True):
+        going_on = "" if stage is chain[-1] else f", of which {kept} go on"
+        grid = f", halving={HALVING}" if halved and stage is chain[-1] else ""
+        about = "" if cost is None else f"; about {duration(taken / workers)}"
+        shown.say(f"{stage}{grid}: {n} models{going_on}{about}")
+        n = kept
+    if None not in known.per_model:
+        total = sum(found.seconds) / workers + known.winner * (known.per_model[-1] or 0.0)
+        end = time.strftime("%H:%M", time.localtime(time.time() + total))
+        shown.say(
+            f"expected: {duration(total)}, until {end}" + (f"; config.hours={hours:g}" if hours else "")
+        )
 
 
 def probe(

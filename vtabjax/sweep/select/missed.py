@@ -18,6 +18,7 @@ def estimate(
     audited: Collection[str],
     leader: str,
     seed: int,
+    stopped: Collection[str] = (),
 ) -> dict[str, Any]:
     """The entries "chance_missed" and "expected_regret" of selection.json, and "audit_bounds", null without an audit.
 
@@ -28,11 +29,12 @@ def estimate(
       audited: those that were drawn at random from the models left out.
       leader: the winner, or who leads.
       seed: of the draws.
+      stopped: finalists with results on some tasks; what these say of them counts.
     """
     failed = {
         m for found in (*stages, last) for m, s in zip(found.models, found.scored, strict=True) if not s
     }
-    failed -= {m for m, s in zip(last.models, last.scored, strict=True) if s}
+    failed -= {m for m, s in zip(last.models, last.scored, strict=True) if s or m in stopped}
     # A model that cannot be measured is none that could have been chosen.
     there = [model for model in models if model not in failed]
     if last.metric != "accuracy":

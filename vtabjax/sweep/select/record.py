@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from vtabjax.options import UsageError
 from vtabjax.runtime import files
 from vtabjax.sweep.select.keep import Kept
 from vtabjax.sweep.select.scores import StageScores
+from vtabjax.sweep.select.stopping import Stopped
 from vtabjax.sweep.select.verdict import Verdict
 
 FORMAT = 1
@@ -35,7 +37,14 @@ def folder(workdir: Path) -> Path:
     return workdir / "select"
 
 
-def stage(name: str, keeps: str, n: int | None, found: StageScores, kept: Kept | None) -> dict[str, Any]:
+def stage(
+    name: str,
+    keeps: str,
+    n: int | None,
+    found: StageScores,
+    kept: Kept | None,
+    stopped: Mapping[str, Stopped] = types.MappingProxyType({}),
+) -> dict[str, Any]:
     """A stage for the file: who was measured, with what result, and who goes on.
 
     Args:
@@ -44,6 +53,7 @@ def stage(name: str, keeps: str, n: int | None, found: StageScores, kept: Kept |
       n: how many were to be kept; None: all.
       found: its scores.
       kept: who was; None for the last stage.
+      stopped: whose training was not taken to its end, in the last stage.
     """
     decided = kept or _all(found)
     rows = []
@@ -60,6 +70,8 @@ def stage(name: str, keeps: str, n: int | None, found: StageScores, kept: Kept |
             "why": why(decided, i, n, found),
             "seconds": number(found.seconds[i]),
         }
+        if early := stopped.get(model):
+            row |= {"reason": "stopped", "why": why_stopped(early, len(found.tasks)), "kept": False}
         rows.append(row)
     rows.sort(key=lambda row: (row["place"] is None, row["place"]))
     return {
@@ -98,6 +110,14 @@ def why(kept: Kept, i: int, n: int | None, found: StageScores) -> str:
     if kept.reason[i] == "always" and not np.isfinite(found.scores[i]).all():
         text += f"; no score ({found.why.get(found.models[i], 'not run')})"
     return text
+
+
+def why_stopped(early: Stopped, tasks: int) -> str:
+    """In words, why a finalist was not trained further."""
+    return (
+        f"not trained further after {early.after} of {tasks} tasks: its chance of being first in the end was "
+        f"{percent(early.chance)} (config.stop_chance)"
+    )
 
 
 def percent(share: float) -> str:

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vtabjax import specs
 from vtabjax.options import UsageError
-from vtabjax.results import Cell
 from vtabjax.runtime import files, processes
-from vtabjax.sweep import plan, runner, shares
-from vtabjax.sweep.progress import duration, working
+from vtabjax.sweep import plan, runner
+from vtabjax.sweep.progress import working
 from vtabjax.sweep.select import (
     card,
     hours,
     keep,
+    measuring,
     missed,
     record,
-    scores,
     settings,
     shown,
     stages,
+    stopping,
     together,
     verdict,
     winner,
 )
 from vtabjax.sweep.select.scores import StageScores
-from vtabjax.sweep.select.settings import SelectOptions
-from vtabjax.sweep.select.stages import Stage
 
 
 def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
@@ -81,30 +77,8 @@ def prepared(config: Any, workdir: Path, share: str = "") -> Experiment:
 
 
 @dataclasses.dataclass
-class Experiment:
-    """One experiment as one worker runs it.
-
-    Attributes:
-      config: see configs/select.py.
-      own: its fields that no other sweep has.
-      chain: the stages.
-      workdir: where everything goes.
-      share: which worker this is; None: the only one.
-      budget: the hours it has.
-      failed: whether a cell has failed.
-      worked: whether a cell was run.
-      models: all that take part.
-    """
-
-    config: Any
-    own: SelectOptions
-    chain: Sequence[Stage]
-    workdir: Path
-    share: shares.Share | None
-    budget: hours.Budget
-    failed: bool = False
-    worked: bool = False
-    models: list[str] = dataclasses.field(default_factory=list)
+class Experiment(measuring.Stages):
+    """One experiment as one worker runs it."""
 
     def check(self) -> None:
         """Reads every stage's config, and finds out which models there are.
@@ -132,11 +106,6 @@ class Experiment:
                 f"config.always={self.own.always!r}: {lost[0]} is left out by config.filter; change one of them"
             )
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What was asked for, for the file."""
-        return {**dataclasses.asdict(self.own), "models": self.models, "seed": self.config.seed}
-
     def run(self) -> tuple[dict[str, Any], int]:
         """All stages, the audit, the verdict, the winner; what selection.json holds, and the exit status."""
         selection = self._empty()
@@ -144,10 +113,11 @@ class Experiment:
             self.plan()
         models, found = self.models, []
         for number, stage in enumerate(self.chain[:-1]):
-            found.append(self._measure(number, models, selection))
+            found.append(self.measure(number, models, selection))
             n = self._planned(number, found[-1], selection)
-            kept = self._choose(found[-1], n)
+            kept = self._choose(found, n)
             selection["stages"].append(record.stage(stage.protocol, str(stage), n, found[-1], kept))
+            selection["stages"][-1]["ranked_by"] = [s.protocol for s in self.chain[: number + 1]]
             self._write(selection)
             models = selection["stages"][-1]["kept"]
             shown.say(shown.stage(selection["stages"][-1], len(found[-1].models)))
@@ -157,13 +127,32 @@ class Experiment:
                     why = f"config.hours={self.own.hours:g} is too short for it"
                 raise UsageError(f"no model has a score in the stage {stage}, so that none goes on; {why}")
         last = self.chain[-1]
-        finalists = self._measure(len(self.chain) - 1, models, selection)
-        selection["stages"].append(record.stage(last.protocol, str(last), None, finalists, None))
+        self.choose_grid(models, selection)
+        finalists = self.train(models, selection)
+        selection["stages"].append(
+            record.stage(last.protocol, str(last), None, finalists, None, self.stopped)
+        )
         self._write(selection)
         audited = self._audit(selection)
-        measured = self._read(last.protocol, [*models, *audited]) if audited else finalists
-        self._conclude(selection, found, measured, audited)
+        judged = self._judged(selection, finalists, audited)
+        self._conclude(selection, found, judged, audited)
         return selection, int(self.failed)
+
+    def _judged(
+        self, selection: dict[str, Any], finalists: StageScores, audited: Sequence[str]
+    ) -> StageScores:
+        """What the verdict is about: all of the last stage or, if time has run out, the tasks that most models have."""
+        protocol, tasks = self.chain[-1].protocol, None
+        if any(cell.startswith(f"{protocol} ") for cell in selection["hours"]["not_run"]):
+            tasks = finalists.of([m for m in finalists.models if m not in self.stopped]).shared_tasks()
+        if tasks and len(tasks) < len(finalists.tasks):
+            selection["judged_on"] = tasks
+            shown.say(
+                f"judged on {len(tasks)} of {len(finalists.tasks)} tasks: no time was left for the others"
+            )
+        elif not audited:
+            return finalists
+        return self.read(-1, [*finalists.models, *audited], tasks or finalists.tasks)
 
     def _conclude(
         self,
@@ -185,7 +174,9 @@ class Experiment:
         best = last.of(scored)
         judged = verdict.judge(best.scores, best.correct, seed=self.config.seed)
         names = [best.models[i] for i in judged.contenders]
-        missing = missed.estimate(self.models, before, last, audited, names[0], self.config.seed)
+        missing = missed.estimate(
+            self.models, before, last, audited, names[0], self.config.seed, stopped=self.stopped
+        )
         if audited:
             selection["audit"]["bounds"] = missing.pop("audit_bounds")
         selection |= {
@@ -224,39 +215,6 @@ class Experiment:
                 f"the fine-tuned model, as safetensors, too, and its card: {winner.folder(self.workdir)}"
             )
 
-    def _measure(self, number: int, models: Sequence[str], selection: dict[str, Any]) -> StageScores:
-        """A stage's cells, done by all workers together; what they found."""
-        protocol = self.chain[number].protocol
-        asked = plan.read(settings.stage_config(self.config, protocol, models))
-        may_start = self._deadline(number, models)
-        state = together.run_stage(asked, self.workdir, self.share, may_start)
-        self.worked |= bool(state.pending)
-        found = processes.broadcast_from_first(lambda: scores.read(state.cells, self.workdir))
-        # Tables and failures, as of any sweep; the results of other workers are read again.
-        reached = [
-            c for c in state.cells if found.records[c.model, c.task] or c.error_path(self.workdir).exists()
-        ]
-        self.failed |= runner.conclude(state._replace(own=reached), asked.run, self.workdir) != 0
-        late = [f"{c.model} {c.task}" for c in state.cells if c not in reached]
-        if late:
-            selection["hours"]["not_run"] += [f"{protocol} {name}" for name in late]
-            shown.say(f"{protocol}: no time was left for {specs.listed(late, 8)}")
-        return found
-
-    def _deadline(self, number: int, models: Sequence[str]) -> Callable[[Cell], bool] | None:
-        """Which cells of a stage may start, so that the ones after it have their time."""
-        if not self.budget.hours:
-            return None
-        known = self._costs(models)
-        after = [hours.FEWEST * (cost or 0.0) for cost in known.per_model[number + 1 :]]
-        reserved = sum(after) / self.budget.workers + known.winner * (known.per_model[-1] or 0.0)
-        return self.budget.may_start(known.cell[number], reserved)
-
-    def _costs(self, models: Sequence[str]) -> hours.Measured:
-        return processes.broadcast_from_first(
-            lambda: hours.measured(self.config, self.chain, models, self.workdir)
-        )
-
     def _planned(self, number: int, found: StageScores, selection: dict[str, Any]) -> int:
         """How many models go on after a stage: as `stages` says, or as many as there is time for."""
         stage, entered = self.chain[number], len(found.models)
@@ -264,12 +222,11 @@ class Experiment:
             return stage.keeps(entered)
 
         def decide() -> int:
-            known = self._costs(found.models)
-            after = [cost or 0.0 for cost in known.per_model[number + 1 :]]
-            left = self.budget.seconds_left - known.winner * after[-1]
+            known = self.costs(found.models)
             # This stage is over; the ones behind it share the time that is left.
-            ahead = hours.forecast(self.chain[number:], entered, [0.0, *after], self.budget.workers * left)
-            return ahead.keeps[0]
+            known = known._replace(per_model=[0.0, *known.per_model[number + 1 :]])
+            left, workers = self.budget.seconds_left, self.budget.workers
+            return hours.with_grid(self.chain[number:], entered, known, left, workers)[0].keeps[0]
 
         on = {
             "stage": number,
@@ -285,17 +242,14 @@ class Experiment:
             )
         return n
 
-    def _read(self, protocol: str, models: Sequence[str]) -> StageScores:
-        """What is there of a stage."""
-        cells = plan.all_cells(plan.read(settings.stage_config(self.config, protocol, models)), self.workdir)
-        return processes.broadcast_from_first(lambda: scores.read(cells, self.workdir))
-
-    def _choose(self, found: StageScores, n: int) -> keep.Kept:
-        never = set(self.own.never_dropped)
+    def _choose(self, stages: Sequence[StageScores], n: int) -> keep.Kept:
+        never, found = set(self.own.never_dropped), stages[-1]
+        before = [earlier.of(found.models) for earlier in stages[:-1]]
         return keep.choose(
             found.scores,
             n,
             correct=found.correct,
+            before=[keep.Before(earlier.scores, earlier.correct) for earlier in before],
             keep_chance=self.own.keep_chance,
             keep_at_most=self.own.keep_at_most,
             always=np.array([model in never for model in found.models]),
@@ -318,7 +272,7 @@ class Experiment:
         self._write(selection)
         shown.say(f"audit: {len(drawn)} of {len(left_out)} models that were left out: {', '.join(drawn)}")
         last = self.chain[-1]
-        found = self._measure(len(self.chain) - 1, drawn, selection)
+        found = self.measure(-1, drawn, selection)
         selection["audit"]["stage"] = record.stage(last.protocol, f"{last} (audit)", None, found, None)
         return drawn
 
@@ -334,7 +288,7 @@ class Experiment:
 
         With config.hours, costs that are not known are measured first, but for a dry run.
         """
-        known = self._costs(self.models)
+        known = self.costs(self.models)
         if self.budget.hours and not self.config.dry_run and self.budget.seconds_left > 0:
             for stage, cost in zip(self.chain, known.per_model, strict=True):
                 if cost is None:
@@ -343,25 +297,9 @@ class Experiment:
                     )
                     hours.probe(self.config, stage.protocol, self.models, self.workdir, self.share)
                     self.worked = True
-            known = self._costs(self.models)
-        costs = [cost or 0.0 for cost in known.per_model]
-        left = self.budget.workers * (self.budget.seconds_left - known.winner * costs[-1])
-        found = hours.forecast(self.chain, len(self.models), costs, left, known.convert)
-        n = len(self.models)
-        for stage, kept, seconds, cost in zip(
-            self.chain, found.keeps, found.seconds, known.per_model, strict=True
-        ):
-            going_on = "" if stage is self.chain[-1] else f", of which {kept} go on"
-            taken = "" if cost is None else f"; about {duration(seconds / self.budget.workers)}"
-            shown.say(f"{stage}: {n} models{going_on}{taken}")
-            n = kept
-        if None not in known.per_model:
-            total = sum(found.seconds) / self.budget.workers + known.winner * costs[-1]
-            end = time.strftime("%H:%M", time.localtime(time.time() + total))
-            shown.say(
-                f"expected: {duration(total)}, until {end}"
-                + (f"; config.hours={self.own.hours:g}" if self.budget.hours else "")
-            )
+            known = self.costs(self.models)
+        seconds, workers = self.budget.seconds_left, self.budget.workers
+        hours.tell(self.chain, len(self.models), known, seconds, workers, self.own.hours)
 
     def _empty(self) -> dict[str, Any]:
         return {
@@ -372,6 +310,7 @@ class Experiment:
             "chance_missed": None,
             "expected_regret": None,
             "judged_by": self.chain[-1].protocol,
+            "stopped": stopping.listed({}),
             "hours": {"planned": self.own.hours or None, "taken": None, "stages": [], "not_run": []},
         }
 

@@ -54,6 +54,21 @@ class StageScores(NamedTuple):
             records={key: r for key, r in self.records.items() if key[0] in models},
         )
 
+    def shared_tasks(self) -> list[str]:
+        """The tasks on which most can be compared: those that the first k models by their number of scores all have.
+
+        k, two or more, is the one with the most scores in all, the larger one of equals. Empty if no two models share
+        a task.
+        """
+        there = np.isfinite(self.scores)
+        order = np.argsort(-there.sum(1), kind="stable")
+        best, most = np.zeros(len(self.tasks), bool), 0
+        for k in range(2, len(order) + 1):
+            common = there[order[:k]].all(0)
+            if k * common.sum() >= max(1, most):
+                best, most = common, k * common.sum()
+        return [task for task, both in zip(self.tasks, best, strict=True) if both]
+
 
 def metric_of(cells: Sequence[Cell]) -> str:
     """Which number is the score: the accuracy; of transferability LogME, which every model has, or else the first."""

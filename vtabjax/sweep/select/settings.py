@@ -20,6 +20,7 @@ class SelectOptions:
     always: Annotated[str, Text()]
     keep_chance: Annotated[float, Range(0, 1)]
     keep_at_most: Annotated[float, Range(1, 1_000)]  # times the count
+    stop_chance: Annotated[float, Range(0, 0.5)]
     audit: Annotated[int, Range(0, 10_000, "models")]
     hours: Annotated[float, Range(0.001, 100_000, "hours", 0, "as long as it takes")]
     winner_on: Annotated[str, OneOf(("train", "all"))]
@@ -50,17 +51,22 @@ def read(config: Any) -> SelectOptions:
     return own
 
 
-def stage_config(config: Any, protocol: str, models: Sequence[str] | None = None) -> ConfigDict:
+def stage_config(
+    config: Any, protocol: str, models: Sequence[str] | None = None, tasks: Sequence[str] | None = None
+) -> ConfigDict:
     """What the config of an ordinary sweep would be: that of a stage.
 
     Args:
       config: see configs/select.py.
       protocol: the stage's.
       models: those that are left; None: as the config says, with its patterns and its filter.
+      tasks: some of them; None: all.
     """
     given = ConfigDict(config).copy_and_resolve_references()
     given.unlock()
     given.protocol = protocol
     if models is not None:
         given.models, given.filter = ",".join(models), ""
+    if tasks is not None:
+        given.tasks = ",".join(tasks)
     return given

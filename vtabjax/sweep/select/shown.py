@@ -8,7 +8,10 @@ from typing import Any
 
 from vtabjax import specs
 from vtabjax.runtime import processes, terminal
+from vtabjax.sweep.progress import duration
+from vtabjax.sweep.select import record, stopping
 from vtabjax.sweep.select.scores import StageScores
+from vtabjax.sweep.select.stopping import Stopped
 from vtabjax.sweep.select.verdict import Verdict
 from vtabjax.tables import Column, Table, to_terminal
 
@@ -40,10 +43,28 @@ def stage(done: Mapping[str, Any], entered: int) -> str:
         if found:
             names = [f"{row['model']} ({_chance(row)})" for row in found]
             lines.append(f"  {text}: {specs.listed(names, _NAMED)}")
+    if len(done["ranked_by"]) > 1:
+        lines[0] += f" (ranked by the scores of {' and '.join(done['ranked_by'])} together)"
     for row in rows:
         if row["reason"] == "no score":
             lines.append(f"  {row['model']}: {row['why']}")
     return "\n".join(lines)
+
+
+def stopped(out: Mapping[str, Stopped], tasks: int) -> None:
+    """Tells who is not trained further."""
+    for model, row in out.items():
+        say(f"{model}: {record.why_stopped(row, tasks)}")
+    if out:
+        say(f"  saves {saved(stopping.listed(out))}")
+
+
+def saved(found: Mapping[str, Any]) -> str:
+    """What stopping has saved, in words. See `stopping.listed`."""
+    hours = "" if found["hours"] is None else f", about {duration(3600 * found['hours'])} of computing"
+    cells = "1 cell" if found["cells"] == 1 else f"{found['cells']} cells"
+    risk = f"the chance that one of them would have been first was {record.percent(found['chance'])} at most"
+    return f"{cells}{hours}; {risk}"
 
 
 def _chance(row: Mapping[str, Any]) -> str:
@@ -117,10 +138,12 @@ def estimate(key: str, found: Mapping[str, Any] | None) -> str:
 
 
 def missed(selection: Mapping[str, Any]) -> str:
-    """What may have been missed, in two lines."""
+    """What may have been missed, and whose training was not taken to its end, in two or three lines."""
+    stopped = selection.get("stopped") or stopping.listed({})
+    early = f"\nfinalists not trained to the end: {len(stopped['models'])}; saved {saved(stopped)}"
     return (
         f"chance that a model left out would have beaten {selection['leader']}: "
         f"{estimate('chance_missed', selection['chance_missed'])}\n"
         f"how much better the best of them would be, on average: "
         f"{estimate('expected_regret', selection['expected_regret'])}"
-    )
+    ) + (early if stopped["models"] else "")
