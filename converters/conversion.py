@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from vtabjax import __version__, specs
-from vtabjax.graph import Graph
 from vtabjax.model import flops, save
 from vtabjax.specs import pooling, weight_files
 
@@ -57,13 +55,15 @@ def convert(
     size = tuple(source.info["input_size"])
     structure = find_structure(source.module, size)
     graph, variables = from_torch(source.module, size, structure=structure)
+    operations, shapes = flops.count_with_shapes(graph)
+    widths = {name: shape[1] for name, shape in shapes.items()}
     packages = [*_PACKAGES, *(p for name, p in _LOADED.items() if name in sys.modules)]
     info = {
         **source.info,
-        "num_features": _width(graph, variables, "features"),
-        "num_classes": _width(graph, variables, "logits"),
+        "num_features": widths.get("features"),
+        "num_classes": widths.get("logits"),
         "parameters": sum(int(np.prod(v.shape)) for v in graph.variables.values() if v.kind == "parameter"),
-        "gflops": flops.gflops(graph),
+        "gflops": operations / 1e9,
         "parity": measure(source.module, graph, variables, structure=structure) if verify else None,
         "feature_choices": structure.describe(),
         "versions": {"vtabjax": __version__, **{p: importlib.metadata.version(p) for p in packages}},
@@ -73,16 +73,3 @@ def convert(
         info["sanity"] = sanity.check(graph, variables, info)
         info["dropped_keys"] = info["dropped_keys"][:_LISTED]
     return save(path, graph, variables, info, replace=replace)
-
-
-def _width(graph: Graph, variables: Mapping[str, np.ndarray], output: str) -> int | None:
-    import jax
-
-    from vtabjax.model import apply
-
-    if output not in graph.outputs:
-        return None
-    channels, height, width = graph.input_size
-    images = jax.ShapeDtypeStruct((1, height, width, channels), np.dtype(graph.dtype))
-    shapes = jax.eval_shape(lambda v, x: apply(graph, v, x)[0], variables, images)
-    return int(shapes[output].shape[1])
