@@ -39,7 +39,7 @@ def ours(folder: Path, args: argparse.Namespace) -> dict:
             "--config.image_size=64",
             *extra,
         ]
-        _run(command)
+        run(command)
         seconds[protocol] = time.perf_counter() - begun
     scores: dict[str, dict] = {}
     for path in folder.glob("results/*/*/*.json"):
@@ -55,13 +55,13 @@ def ours(folder: Path, args: argparse.Namespace) -> dict:
 def theirs(folder: Path, args: argparse.Namespace) -> dict:
     out = folder / "plain.json"
     script = str(Path(__file__).parent / "plain_script.py")
-    _run([sys.executable, script, f"--models={args.models}", f"--tasks={args.tasks}", f"--out={out}"])
+    run([sys.executable, script, f"--models={args.models}", f"--tasks={args.tasks}", f"--out={out}"])
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def _run(command: list[str]) -> None:
+def run(command: list[str], clone: Path = _alternate.ROOT) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in _alternate.HUGE_PAGES}
-    process = subprocess.run(command, cwd=_alternate.ROOT, env=environment, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
     if process.returncode:
         sys.exit(process.stdout + process.stderr)
 
@@ -94,10 +94,10 @@ def main() -> None:
     }
     runs: dict[str, list[dict]] = {"vtabjax": [], "plain script": []}
     for _ in range(args.repeats):
-        for name, run in (("vtabjax", ours), ("plain script", theirs)):
+        for name, side in (("vtabjax", ours), ("plain script", theirs)):
             with tempfile.TemporaryDirectory() as folder:
                 begun = time.perf_counter()
-                found = run(Path(folder), args)
+                found = side(Path(folder), args)
             runs[name].append({"total": time.perf_counter() - begun, **found})
             print(f"{name}: {runs[name][-1]['total']:.1f} s {found['seconds']}", flush=True)
     seconds = {name: statistics.median(r["total"] for r in found) for name, found in runs.items()}

@@ -175,6 +175,30 @@ Scores that agree within 0.002 (two examples in a thousand; nats for LEEP): {agr
 scikit-learn stopped before the minimum, or a different C won on 200 examples.
 
 {origin(record)}
+{sweep_before()}"""
+
+
+def sweep_before() -> str:
+    """The same sweep with an earlier commit, where that was measured."""
+    if not (_alternate.RESULTS / "sweep_before.json").exists():
+        return ""
+    record = read("sweep_before")
+    seconds = {
+        side: {stage: statistics.median(found) for stage, found in stages.items()}
+        for side, stages in record["seconds"].items()
+    }
+    totals = {side: sum(stages.values()) for side, stages in seconds.items()}
+    by_stage = ", ".join(
+        f"{stage} {found:.0f} s ({found / seconds['after'][stage]:.2f})"
+        for stage, found in seconds["before"].items()
+    )
+    same = ", ".join(f"{name} {row['equal']} of {row['of']}" for name, row in record["agreement"].items())
+    return f"""
+Commit {record["commits"]["before"]} took {totals["before"]:.0f} s for the same commands where {record["commits"]["after"]} took
+{totals["after"]:.0f} s, in turn on the same machine: **{totals["before"] / totals["after"]:.2f} times as long**. By stage: {by_stage}; in
+parentheses how many times as long. Results with the very same metrics: {same}.
+
+{origin(record)}
 """
 
 

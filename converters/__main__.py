@@ -17,6 +17,7 @@ from vtabjax.runtime import files
 from vtabjax.specs import SpecError, pooling, weight_files
 from vtabjax.sweep import artefacts
 
+_CHECK = "check "  # begins a line on standard input that asks about models, in JSON, instead of naming one
 # What `list` says of a model besides what it is asked to count.
 _LISTED = ("source", "family", "license", "method", "pretraining_data", "input_size", "num_classes")
 
@@ -135,6 +136,12 @@ def _convert(args: argparse.Namespace, say: Callable) -> int:
         models, failed = _expand(args.specs, say)
         total = str(len(models))
     for i, spec in enumerate(models, 1):
+        if spec.startswith(
+            _CHECK
+        ):  # asked first by whoever has models converted: libraries are imported once
+            for asked in json.loads(spec.removeprefix(_CHECK)):
+                _check_one(asked, say)
+            continue
         start = time.monotonic()
         if total != "1":
             print(f"[{i}/{total}] {spec}", file=sys.stderr, flush=True)
@@ -228,19 +235,20 @@ def _list_one(spec: str, args: argparse.Namespace, say: Callable) -> None:
 
 
 def _check(args: argparse.Namespace, say: Callable) -> int:
+    return 0 if all([_check_one(spec, say) for spec in args.specs]) else 1
+
+
+def _check_one(spec: str, say: Callable) -> bool:
     from . import sources
 
-    failed = 0
-    for spec in args.specs:
-        try:
-            sources.list_models(spec)
-            message = ""
-        except SpecError as e:
-            failed += 1
-            message = str(e)
-        status = "failed" if message else "ok"
-        say({"spec": spec, "status": status, "ok": not message, "message": message}, message or f"ok  {spec}")
-    return 1 if failed else 0
+    try:
+        sources.list_models(spec)
+        message = ""
+    except SpecError as e:
+        message = str(e)
+    status = "failed" if message else "ok"
+    say({"spec": spec, "status": status, "ok": not message, "message": message}, message or f"ok  {spec}")
+    return not message
 
 
 def _verify(args: argparse.Namespace, say: Callable) -> int:

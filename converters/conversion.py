@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vtabjax import __version__, specs
-from vtabjax.graph import Graph
 from vtabjax.model import flops, save
 from vtabjax.specs import pooling, weight_files
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from vtabjax.graph import Graph
 
 _LISTED = 50  # names of tensors that were left out; "checkpoint" has their number
 _PACKAGES = ("torch", "torchvision", "timm")
@@ -61,13 +61,15 @@ def convert(
     size = tuple(source.info["input_size"])
     structure = find_structure(source.module, size)
     graph, variables = from_torch(source.module, size, structure=structure)
+    operations, shapes = flops.count_with_shapes(graph)
+    widths = {name: shape[1] for name, shape in shapes.items()}
     packages = [*_PACKAGES, *(p for name, p in _LOADED.items() if name in sys.modules)]
     info = {
         **source.info,
-        "num_features": _width(graph, variables, "features"),
-        "num_classes": _width(graph, variables, "logits"),
+        "num_features": widths.get("features"),
+        "num_classes": widths.get("logits"),
         "parameters": sum(int(np.prod(v.shape)) for v in graph.variables.values() if v.kind == "parameter"),
-        "gflops": flops.gflops(graph),
+        "gflops": operations / 1e9,
         "parity": measure(source.module, graph, variables, structure=structure) if verify else None,
         "feature_choices": structure.describe(),
         "no_weight_decay": _no_weight_decay(source.module, graph),
@@ -84,16 +86,3 @@ def _no_weight_decay(module: nn.Module, graph: Graph) -> list[str]:
     """Parameters, besides biases and norms, that the library trains without weight decay, as timm's classes say it."""
     named = getattr(module, "no_weight_decay", None)
     return sorted(set(named()) & set(graph.variables)) if callable(named) else []
-
-
-def _width(graph: Graph, variables: Mapping[str, np.ndarray], output: str) -> int | None:
-    import jax
-
-    from vtabjax.model import apply
-
-    if output not in graph.outputs:
-        return None
-    channels, height, width = graph.input_size
-    images = jax.ShapeDtypeStruct((1, height, width, channels), np.dtype(graph.dtype))
-    shapes = jax.eval_shape(lambda v, x: apply(graph, v, x)[0], variables, images)
-    return int(shapes[output].shape[1])

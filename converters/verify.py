@@ -15,7 +15,6 @@ from torch import nn
 
 from vtabjax.graph import Graph
 from vtabjax.model import apply, load_parts
-from vtabjax.model.compiling import compiler_options as running_options
 from vtabjax.runtime.xla_cpu import quick_compilation
 
 from .blocks import Structure
@@ -75,7 +74,6 @@ def compare(
     *,
     batch: int = BATCH,
     seed: int = 0,
-    compiler_options: Mapping[str, Any] | None = None,
     outputs: Mapping[str, str] | None = None,
     structure: Structure | None = None,
 ) -> dict[str, float]:
@@ -87,7 +85,6 @@ def compare(
       variables: its variables.
       batch: how many images.
       seed: of the images.
-      compiler_options: XLA's, beside those that models run with.
       outputs: {the graph's: the module's} to compare; by default all outputs, and none of the graph's choices.
       structure: the module's, where choices are compared.
 
@@ -99,8 +96,8 @@ def compare(
     dtype = images.dtype.name
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("float32"):
         run = jax.jit(lambda v, x: apply(graph, v, x)[0]).lower(dict(variables), images)
-        options = {**running_options(graph), **(compiler_options or {})}
-        ours = run.compile(options or None)(dict(variables), images)
+        # Few images, once: optimising the program would take longer than running it.
+        ours = run.compile(quick_compilation() or None)(dict(variables), images)
         ours = {k: np.asarray(v) for k, v in ours.items()}
     theirs = reference(module, as_torch(images), structure)
     if outputs is not None:
@@ -152,7 +149,6 @@ def verify(
             *from_torch(wide, graph.input_size, structure=structure),
             outputs=outputs,
             structure=structure,
-            compiler_options=quick_compilation(),
         )
     if _beyond(parity):
         raise ParityError(f"{type(module).__name__} differs from its Flax model: {_describe(parity)}")
@@ -219,7 +215,6 @@ def verify_artefact(path: str | os.PathLike) -> dict[str, Any]:
                 wide,
                 outputs=outputs,
                 structure=structure,
-                compiler_options=quick_compilation(),
             ),
         }
     except ParityError:
@@ -230,7 +225,7 @@ def verify_artefact(path: str | os.PathLike) -> dict[str, Any]:
         # Constants are in it in float32; the same graph exported in float64 has them in full.
         wide_module = double(module)
         exported = from_torch(wide_module, parts.graph.input_size)
-        parity["float64"] = compare(wide_module, *exported, compiler_options=quick_compilation())
+        parity["float64"] = compare(wide_module, *exported)
     # In float32 a deep network may lose more to rounding, in both programs.
     if _beyond({"float64": parity["float64"]}):
         raise ParityError(f"{path} differs from {spec} in PyTorch: {_describe(parity)}")

@@ -8,7 +8,6 @@ import torch
 from converters.export import from_torch
 from converters.randomise import randomise
 from converters.verify import TOLERANCE, compare
-from vtabjax.runtime.xla_cpu import quick_compilation
 
 pytestmark = pytest.mark.usefixtures("memory_back")
 # In float64 these hold gigabytes: one after another.
@@ -37,9 +36,9 @@ def test_features_and_logits_equal_torchs(source, name, full):
     module, size = models.build(source, name, full=full)
     module = randomise(module.eval()).double()
     graph, variables = from_torch(module, (3, size, size))
-    errors = compare(module, graph, variables, compiler_options=quick_compilation())
+    errors = compare(module, graph, variables)
     assert set(errors) == {"features", "logits"}
     assert max(errors.values()) < TOLERANCE["float64"], errors
     variables = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in variables.items()}
-    errors = compare(module.float(), graph, variables, compiler_options=quick_compilation())
+    errors = compare(module.float(), graph, variables)
     assert max(errors.values()) < TOLERANCE["float32"], errors

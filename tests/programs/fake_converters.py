@@ -38,9 +38,7 @@ def main(command: str, arguments: list[str]) -> None:
             for i in range(3 if "*" in model else 1):
                 describe(model.replace("*", str(i)), arguments)
     elif command == "check":
-        for model in models:
-            unknown = "/unknown" in model
-            say(model, ok=not unknown, message=f"model {model!r} does not exist; near: tiny/a" * unknown)
+        check(models)
     else:
         print("a library's chatter")
         for model in asked(lines) if models == ["-"] else models:
@@ -57,8 +55,19 @@ def read(lines: queue.SimpleQueue[str]) -> None:
 def asked(lines: queue.SimpleQueue[str]) -> Iterator[str]:
     while True:
         model = lines.get()
+        if model.startswith("check "):
+            models = json.loads(model.removeprefix("check "))
+            note("check", *models)
+            check(models)
+            continue
         note("convert", model)
         yield model
+
+
+def check(models: list[str]) -> None:
+    for model in models:
+        unknown = "/unknown" in model
+        say(model, ok=not unknown, message=f"model {model!r} does not exist; near: tiny/a" * unknown)
 
 
 def note(*words: str) -> None:

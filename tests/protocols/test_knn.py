@@ -143,12 +143,33 @@ def test_lower_bounds_are_lower_bounds():
     g = 1.01 * (512 + 64) * 2.0**-24
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     rows, norms = _bounds._block(space, x, 0, np.arange(64), 64, sharding)
-    rows = rows._replace(norm=rows.norm * np.float32(1 - g))
-    bounds = np.asarray(_bounds._bounds(rows, rows, False), np.float64)
+    rows = _bounds._shrunken(rows, g)
+    products = _bounds._products(rows.x, rows.x)
+    bounds = np.asarray(_bounds._bounds(rows.about, rows.about, products, False), np.float64)
     exact = np.stack([((space.exact(x) - row) ** 2).sum(1) for row in space.exact(x)])
     slack = 2 * g * (norms[:, None] + norms)
     assert (bounds <= exact).all() and (exact <= bounds + slack).all()
     assert slack.max() < 1e-3 * np.median(exact)
+
+
+def test_features_of_another_width_need_no_new_search_program():
+    """Only the products depend on it; the rest is what takes long to compile."""
+    labels = np.arange(120) % 3
+    searching = (_bounds._update_both, _bounds._update_self)
+
+    def search(width):
+        x = np.random.default_rng(width).normal(size=(120, width))
+        return knn.leave_one_out(x, labels, block=64).neighbours, knn.classify(
+            x, labels, x, block=64
+        ).neighbours
+
+    search(7)
+    before = [program._cache_size() for program in searching]
+    found = search(9)
+    assert [program._cache_size() for program in searching] == before and min(before) > 0
+    x = np.random.default_rng(9).normal(size=(120, 9))
+    distances = np.square(x[:, None] - x).sum(-1) + np.diag(np.full(120, np.inf))
+    assert (found[:, 0] == distances.argmin(1)).all()
 
 
 @pytest.mark.parametrize("kind", ["normal", "pixels", "close"])

@@ -29,6 +29,11 @@ def count(graph: Graph) -> int:
     Raises:
       vtabjax.ops.UnknownOperatorError: the graph has an operator that is not in vtabjax.ops.
     """
+    return count_with_shapes(graph)[0]
+
+
+def count_with_shapes(graph: Graph) -> tuple[int, dict[str, tuple[int, ...]]]:
+    """`count`, and the shapes of the outputs for one image, from a single trace."""
     needed = _needed(graph)
     total = 0
 
@@ -45,8 +50,10 @@ def count(graph: Graph) -> int:
     channels, height, width = graph.input_size
     image = jax.ShapeDtypeStruct((1, height, width, channels), np.dtype(graph.dtype))
     variables = {k: jax.ShapeDtypeStruct(v.shape, np.dtype(v.dtype)) for k, v in graph.variables.items()}
-    jax.eval_shape(lambda v, x: run(graph, v, x, observe=observe)[0], variables, image)
-    return total
+    outputs = jax.eval_shape(
+        lambda v, x: channels_last.plain(run(graph, v, x, observe=observe)[0]), variables, image
+    )
+    return total, {name: value.shape for name, value in outputs.items()}
 
 
 def gflops(graph: Graph) -> float:

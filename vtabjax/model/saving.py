@@ -8,17 +8,19 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from vtabjax import installation, integrity
 from vtabjax.graph import Graph
 from vtabjax.integrity import DamagedModelError
-from vtabjax.model.module import Model
 from vtabjax.model.running import Array
 from vtabjax.runtime import files
 from vtabjax.specs import pooling
+
+if TYPE_CHECKING:
+    from vtabjax.model.module import Model
 
 
 class SavedModel(NamedTuple):
@@ -129,6 +131,8 @@ def load(path: str | os.PathLike, *, features: str = "") -> Model:
       vtabjax.specs.SpecError: the model does not have these features.
       FileNotFoundError, DamagedModelError, ValueError: as `load_parts`.
     """
+    from vtabjax.model.module import Model
+
     parts = load_parts(path)
     return Model(*with_features(parts, pooling.named(features, parts.info) if features else pooling.NATIVE))
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +144,21 @@ def gflops(path: Path, info: Mapping[str, Any]) -> float:
     return flops.gflops(Graph.from_json(integrity.read(path).graph.decode("utf-8")))
 
 
-def unavailable_models(models: Sequence[str]) -> dict[str, str]:
+def unavailable_models(
+    models: Sequence[str], check: Callable[[Sequence[str]], list[dict[str, Any]]] | None = None
+) -> dict[str, str]:
     """Models that cannot be had, each with a line that says why; loads no weights.
+
+    Args:
+      models: specs.
+      check: asks converters that are there already; by default some are started for it.
 
     Raises:
       ConversionError: the converters do not run.
     """
-    lines = ask(["check", *models]) if models else []
+    if not models:
+        return {}
+    lines = ask(["check", *models]) if check is None else check(models)
     return {line["spec"]: line.get("message") or "unknown" for line in lines if not _fine(line)}
 
 

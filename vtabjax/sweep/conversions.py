@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from vtabjax import specs
+from vtabjax import installation, specs
 from vtabjax.runtime import files, memory
 from vtabjax.sweep import converters_client
 from vtabjax.sweep.artefacts import ConversionError
@@ -56,6 +56,39 @@ class _Fed(NamedTuple):
     began: float
 
 
+class Started:
+    """Converters that were started before the sweep, to ask them which models there are; they convert afterwards.
+
+    Importing what they need takes seconds, and is done once this way.
+
+    Raises:
+      OSError: the folder cannot be written. installation.MissingExtraError: what they need is not installed.
+    """
+
+    def __init__(self, models: Sequence[str], models_dir: Path, image_size: int):
+        more = f" (and {len(models) - 1} more)" if len(models) > 1 else ""
+        installation.require("convert", f"config.models: {models[0]}{more}")
+        self.log = _log(models_dir)
+        with open(self.log, "ab") as log:
+            self.offset = log.tell()
+            self.process = converters_client.start(models_dir, image_size, log)
+
+    def check(self, models: Sequence[str]) -> list[dict[str, Any]]:
+        """What they say of each model. ConversionError: they ended before they had said it."""
+        lines = converters_client.check(self.process, models)
+        if len(lines) < len(models):
+            status = _reap(self.process)
+            reason = converters_client.reason(status, _written(self.log, self.offset))
+            raise ConversionError(f"{installation.converters_command()} check: {reason}")
+        return lines
+
+    def close(self) -> None:
+        """Ends them, unless a sweep has ended them."""
+        if self.process.returncode is None:
+            self.process.kill()
+            _reap(self.process)
+
+
 class Conversions:
     """Converts models, one after the other, while the caller works on those that are done.
 
@@ -71,6 +104,7 @@ class Conversions:
         limits: Limits,
         *,
         ahead: int = AHEAD,
+        started: Started | None = None,
         on_converted: Callable[[str, float, float, bool], None] = lambda *_: None,
     ):
         """Starts converting.
@@ -81,6 +115,7 @@ class Conversions:
           image_size: edge in pixels; 0: each model's own.
           limits: for one model.
           ahead: converted models that nobody has asked for yet, at most; 0 converts each when it is asked for.
+          started: converters to begin with; others are started where these end.
           on_converted: called from another thread with every model, when its conversion began and ended
             (time.time()), and whether it succeeded.
 
@@ -98,6 +133,7 @@ class Conversions:
         }
         self._number = {model: i for i, model in enumerate(models)}
         self._process: subprocess.Popen[str] | None = None
+        self._started = started.process if started is not None else None
         self._closed = False
         self._requested = 0  # models that were asked for
         self._room = threading.Condition()
@@ -109,8 +145,7 @@ class Conversions:
             self._staging = tempfile.TemporaryDirectory(prefix="vtabjax-models-")
         files.remove_stale_temporaries(self._dir)  # it may lie outside of the workdir
         self._out = Path(self._staging.name) if self._staging else self._dir
-        self.log = self._out / "logs" / f"{files.host()}.{os.getpid()}.log"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = _log(self._out)
         self._thread.start()
 
     def ready(self, model: str) -> bool:
@@ -184,9 +219,7 @@ class Conversions:
             status = _reap(process)
         if not remaining or self._closed:
             return
-        with open(self.log, "rb") as log:
-            log.seek(offset)
-            reason = guard.reason or converters_client.reason(status, log.read().decode(errors="replace"))
+        reason = guard.reason or converters_client.reason(status, _written(self.log, offset))
         # It crashed in one model, unless it never got as far as models: then the rest would fail the same way.
         lost = remaining[:1] if fed.answered or guard.reason or status < 0 else list(remaining)
         where = "" if self._staging else f"; see {self.log}"
@@ -197,15 +230,14 @@ class Conversions:
 
     def _start(self, log: IO[bytes]) -> subprocess.Popen[str] | None:
         """A process of the converters that reads specs and writes to `log`; None when it need not be any more."""
-        size = [f"--input_size={self._size}"] if self._size else []
-        command = [*converters_client.COMMAND, "convert", "-", f"--out={self._out}", *size, "--json_lines"]
         with self._room:
             if self._closed:
                 return None
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-            return self._process
+            started, self._started = self._started, None
+            if started is None or started.poll() is not None:
+                started = converters_client.start(self._out, self._size, log)
+            self._process = started
+            return started
 
     def _feed(self, process: subprocess.Popen[str], guard: _Guard, remaining: list[str]) -> _Fed:
         """Gives a process one model after the other until it ends; takes out of `remaining` what it answered."""
@@ -260,6 +292,19 @@ class Conversions:
         finally:
             shutil.rmtree(here, ignore_errors=True)
         return there
+
+
+def _log(folder: Path) -> Path:
+    """Where converters that write to `folder` write what else they say."""
+    path = folder / "logs" / f"{files.host()}.{os.getpid()}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _written(log: Path, offset: int) -> str:
+    with open(log, "rb") as f:
+        f.seek(offset)
+        return f.read().decode(errors="replace")
 
 
 def _reap(process: subprocess.Popen[str]) -> int:

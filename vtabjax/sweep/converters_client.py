@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import signal
 import subprocess
@@ -9,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vtabjax import installation
 
@@ -58,6 +60,21 @@ def ask(arguments: Sequence[str]) -> list[dict[str, Any]]:
             f"{installation.converters_command()} {arguments[0]}: {reason(status, ''.join(errors))}"
         )
     return lines
+
+
+def start(out: Path, image_size: int, log: IO[bytes]) -> subprocess.Popen[str]:
+    """Converters that wait for specs, a line each, and write artefacts of that size (0: each model's own) to `out`."""
+    size = [f"--input_size={image_size}"] if image_size else []
+    command = [*COMMAND, "convert", "-", f"--out={out}", *size, "--json_lines"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+
+
+def check(process: subprocess.Popen[str], models: Sequence[str]) -> list[dict[str, Any]]:
+    """What started converters answer to the question whether there are such models; fewer lines if they end."""
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        print(f"check {json.dumps(list(models))}", file=process.stdin, flush=True)
+    return list(itertools.islice(json_lines(process.stdout), len(models)))
 
 
 def json_lines(stream: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -24,6 +24,7 @@ from vtabjax.results import Cell
 from vtabjax.runtime import files, processes, terminal
 from vtabjax.sweep import (
     artefacts,
+    conversions,
     converters_client,
     costs,
     failures,
@@ -111,8 +112,12 @@ def work(
     if only is not None:
         state = state._replace(pending=[c for c in state.pending if (c.model, c.task) in only])
     if state.pending and not asked.run.dry_run:
-        preflight(state.pending, asked.run, workdir)
-        _run(state, asked.run, workdir, share, may_start)
+        started = preflight(state.pending, asked.run, workdir, convert=True)
+        try:
+            _run(state, asked.run, workdir, share, may_start, started)
+        finally:
+            if started is not None:
+                started.close()
     elif not asked.run.dry_run:
         _say("nothing to do: every cell has a result" if not state.n_failed else "nothing to do")
     return state
@@ -221,12 +226,31 @@ def _print_summary(state: WorkerShare, protocol: str, workdir: Path, share: shar
             _say(f"{beside} of the cells to do have results with other settings here, which are kept")
 
 
-def preflight(pending: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
+def preflight(
+    pending: Sequence[Cell], run: RunOptions, workdir: Path, *, convert: bool = False
+) -> conversions.Started | None:
     """Makes sure that folders can be written, data sets are prepared and models exist, before long work.
+
+    Returns:
+      The converters that were asked, where they shall `convert` afterwards and there is something to convert.
 
     Raises:
       UsageError: some are not.
     """
+    started: conversions.Started | None = None
+
+    def unavailable() -> dict[str, str]:
+        nonlocal started
+        models, folder = worker.to_convert(pending, run, workdir), worker.models_dir(run, workdir)
+        if convert and models and not files.is_remote(folder):
+            started = conversions.Started(models, folder, run.image_size)
+        try:
+            return artefacts.unavailable_models(models, started.check if started is not None else None)
+        except BaseException:
+            if started is not None:
+                started.close()
+            raise
+
     try:
         processes.broadcast_from_first(lambda: plan.check_folders(run, workdir))
         with working("looking at the data"):
@@ -240,13 +264,14 @@ def preflight(pending: Sequence[Cell], run: RunOptions, workdir: Path) -> None:
                 cache_dir=worker.image_cache(run, workdir),
             )
         with working("looking up the models"):
-            unknown = processes.broadcast_from_first(
-                lambda: artefacts.unavailable_models(worker.to_convert(pending, run, workdir))
-            )
+            unknown = processes.broadcast_from_first(unavailable)
     except (ValueError, converters_client.ConversionError, processes.OtherProcessError) as e:
         raise UsageError(str(e)) from e
     if unknown:
+        if started is not None:
+            started.close()
         raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))
+    return started
 
 
 def _check_tasks(pending: Sequence[Cell], data_dir: str) -> None:
@@ -283,6 +308,7 @@ def _run(
     workdir: Path,
     share: shares.Share | None,
     may_start: Callable[[Cell], bool] | None,
+    started: conversions.Started | None,
 ) -> None:
     first = processes.is_first()
     if first:
@@ -296,7 +322,7 @@ def _run(
     me = heartbeat.Worker(state.folder, about, enabled=first)
     status = "interrupted"
     try:
-        worker.run(state.pending, run, workdir, me, may_start)
+        worker.run(state.pending, run, workdir, me, may_start, started)
         status = "ended"
     finally:
         me.close(status)

@@ -74,6 +74,7 @@ def run(
     workdir: Path,
     beat: heartbeat.Worker,
     may_start: Callable[[Cell], bool] | None = None,
+    started: conversions.Started | None = None,
 ) -> None:
     """Runs cells.
 
@@ -84,6 +85,7 @@ def run(
       beat: where it is told.
       may_start: asked before a model is waited for and before each of its cells, which are left out where it says no;
         what is left out has neither a result nor a failure.
+      started: converters to begin with.
     """
     by_model: dict[str, list[Cell]] = collections.defaultdict(list)
     for cell in pending:
@@ -103,6 +105,7 @@ def run(
         options.image_size,
         limits,
         ahead=options.convert_ahead,
+        started=started,
         on_converted=on_converted,
     ) as queue:
         sweep = make_context(options, workdir, queue, progress, beat)

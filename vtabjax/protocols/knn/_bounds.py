@@ -60,13 +60,19 @@ def _finalists(d: jax.Array, ids: jax.Array, axis: int) -> tuple[jax.Array, jax.
     return first, who, second.min(axis)
 
 
-class _Rows(NamedTuple):
-    """A block of rows: coordinates [B, D]; shrunken squared norms (inf: no example), row numbers and groups [B]."""
+class _About(NamedTuple):
+    """Of a block of rows: shrunken squared norms (inf: no example), row numbers and groups [B]."""
 
-    x: jax.Array
     norm: jax.Array
     ids: jax.Array
     group: jax.Array
+
+
+class _Rows(NamedTuple):
+    """A block of rows: coordinates [B, D] and what else is known of them."""
+
+    x: jax.Array
+    about: _About
 
 
 class _Best(NamedTuple):
@@ -77,15 +83,29 @@ class _Best(NamedTuple):
     rest: jax.Array
 
 
-def _bounds(a: _Rows, b: _Rows, masked: bool) -> jax.Array:
-    """Lower bounds of squared distances [B, B']; infinite within a group where `masked`."""
-    products = jax.lax.dot_general(
-        a.x,
-        b.x,
+# Two programs, products and what follows them: the latter takes a second or two to compile and is the same for features
+# of every width, so the next model needs new products only.
+@jax.jit
+def _products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Inner products [B, B'] of rows [B, D] and [B', D]."""
+    return jax.lax.dot_general(
+        a,
+        b,
         (((1,), (1,)), ((), ())),
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
+
+
+@jax.jit
+def _products_of_self(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Three quarters of the inner products of rows with one another; the first transposed is the fourth."""
+    p, q = jnp.split(x, 2)
+    return _products(p, q), _products(p, p), _products(q, q)
+
+
+def _bounds(a: _About, b: _About, products: jax.Array, masked: bool) -> jax.Array:
+    """Lower bounds of squared distances [B, B'] from inner products; infinite within a group where `masked`."""
     d = a.norm[:, None] + b.norm[None, :] - 2 * products
     return jnp.where(a.group[:, None] == b.group[None, :], jnp.inf, d) if masked else d
 
@@ -104,29 +124,32 @@ def _merge(best: _Best, d: jax.Array, ids: jax.Array, axis: int, grouped: bool) 
     return _Best(bound, ids, jnp.minimum(jnp.minimum(best.rest, rest), jnp.minimum(other, last)))
 
 
-def _update(best: _Best, a: _Rows, b: _Rows, masked: bool, grouped: bool) -> _Best:
+def _update(best: _Best, a: _About, b: _About, products: jax.Array, masked: bool, grouped: bool) -> _Best:
     """`best` of rows `a` after columns `b`."""
-    return _merge(best, _bounds(a, b, masked), b.ids, 1, grouped)
+    return _merge(best, _bounds(a, b, products, masked), b.ids, 1, grouped)
 
 
 @functools.partial(jax.jit, static_argnames=("masked", "grouped"))
 def _update_both(
-    best_a: _Best, best_b: _Best, a: _Rows, b: _Rows, *, masked: bool, grouped: bool
+    best_a: _Best, best_b: _Best, a: _About, b: _About, products: jax.Array, *, masked: bool, grouped: bool
 ) -> tuple[_Best, _Best]:
     """`best_a` of rows `a` after `b`, and `best_b` of rows `b` after `a`, from the same products."""
-    d = _bounds(a, b, masked)
+    d = _bounds(a, b, products, masked)
     return _merge(best_a, d, b.ids, 1, grouped), _merge(best_b, d, a.ids, 0, grouped)
 
 
 @functools.partial(jax.jit, static_argnames="grouped")
-def _update_self(best: _Best, a: _Rows, *, grouped: bool) -> _Best:
-    """`best` of rows `a` after one another: three of the four quarters do."""
-    h = a.x.shape[0] // 2
+def _update_self(
+    best: _Best, a: _About, products: tuple[jax.Array, jax.Array, jax.Array], *, grouped: bool
+) -> _Best:
+    """`best` of rows `a` after one another, from `_products_of_self`."""
+    h = a.norm.shape[0] // 2
     (p, best_p), (q, best_q) = (
         jax.tree.map(lambda v, s=s: v[s], (a, best)) for s in (slice(h), slice(h, None))
     )
-    best_p, best_q = _update_both(best_p, best_q, p, q, masked=True, grouped=grouped)
-    best_p, best_q = _update(best_p, p, p, True, grouped), _update(best_q, q, q, True, grouped)
+    pq, pp, qq = products
+    best_p, best_q = _update_both(best_p, best_q, p, q, pq, masked=True, grouped=grouped)
+    best_p, best_q = _update(best_p, p, p, pp, True, grouped), _update(best_q, q, q, qq, True, grouped)
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), best_p, best_q)
 
 
@@ -136,8 +159,11 @@ def _sharded_update(
 ) -> Callable[[_Best, _Rows, _Rows], _Best]:
     """`_update`, rows shared among the devices of `mesh`."""
     shared, whole = PartitionSpec("data"), PartitionSpec()
+    multiply = jax.jit(jax.shard_map(_products, mesh=mesh, in_specs=(shared, whole), out_specs=shared))
     update = functools.partial(_update, masked=masked, grouped=grouped)
-    return jax.jit(jax.shard_map(update, mesh=mesh, in_specs=(shared, shared, whole), out_specs=shared))
+    specs = (shared, shared, whole, shared)
+    update = jax.jit(jax.shard_map(update, mesh=mesh, in_specs=specs, out_specs=shared))
+    return lambda best, a, b: update(best, a.about, b.about, multiply(a.x, b.x))
 
 
 @jax.jit
@@ -164,13 +190,13 @@ def _block(
     """`x` [n, D] on the device(s), padded to `size` rows numbered from `start`, and its squared norms [n]."""
     c, norms = space.centred(x, np.float32)
     pad = (0, size - len(x))
-    rows = (
-        np.pad(c, (pad, (0, 0))) if pad[1] else c,
+    about = _About(
         np.pad(norms.astype(np.float32), pad, constant_values=np.inf),
         np.arange(start, start + size, dtype=np.int32),
         np.pad(groups.astype(np.int32), pad, constant_values=-1),
     )
-    return _Rows(*jax.device_put(rows, sharding)), norms
+    rows = _Rows(np.pad(c, (pad, (0, 0))) if pad[1] else c, about)
+    return jax.device_put(rows, sharding), norms
 
 
 def _nothing_yet(n: int, m: int, sharding: jax.sharding.Sharding) -> _Best:
@@ -180,7 +206,7 @@ def _nothing_yet(n: int, m: int, sharding: jax.sharding.Sharding) -> _Best:
 
 def _shrunken(rows: _Rows, g: float) -> _Rows:
     """Rows whose norms make distances lower bounds."""
-    return rows._replace(norm=rows.norm * np.float32(1 - g))
+    return rows._replace(about=rows.about._replace(norm=rows.about.norm * np.float32(1 - g)))
 
 
 class Proposal(NamedTuple):
@@ -267,13 +293,17 @@ def _among_themselves(
 ) -> list[_Best]:
     """The best of every block after all blocks: the matrix is symmetric, so each product serves rows and columns."""
     replicated = NamedSharding(mesh, PartitionSpec())
-    best = [_nothing_yet(len(block.norm), m, replicated) for block in blocks]
+    best = [_nothing_yet(len(block.x), m, replicated) for block in blocks]
     total = len(blocks) * (len(blocks) + 1) // 2
     with bars.bar(desc="nearest neighbours", total=total, delay=5) as bar:
         for j, b in enumerate(blocks):
             for i, a in enumerate(blocks[:j]):
-                best[i], best[j] = _update_both(best[i], best[j], a, b, masked=masked, grouped=grouped)
-            best[j] = jax.block_until_ready(_update_self(best[j], b, grouped=grouped))
+                products = _products(a.x, b.x)
+                best[i], best[j] = _update_both(
+                    best[i], best[j], a.about, b.about, products, masked=masked, grouped=grouped
+                )
+            products_of_self = _products_of_self(b.x)
+            best[j] = jax.block_until_ready(_update_self(best[j], b.about, products_of_self, grouped=grouped))
             bar.update(j + 1)
     return best
 
