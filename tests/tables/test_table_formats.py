@@ -132,12 +132,12 @@ def test_numbers_are_aligned_to_the_right():
 def test_a_papers_table_has_numbers_to_the_right_and_the_best_in_bold():
     columns = [
         Column("model", "text", lambda row: row[0]),
-        Column("mean", "percent", lambda row: row[1], best=True),
+        Column("mean", "percent", lambda row: row[1], more_is_better=True),
         Column("lead", "points", lambda row: row[2]),
         Column("family", "text", lambda row: "resnet", paper=False),
     ]
     rows = [("a_1", 0.701, -0.012), ("b", 0.7012, 0.3), ("c", None, 0.0), ("(chance)", 0.9, None)]
-    table = Table(columns, rows, ["why"], key="knn-accuracy", title="50 % of it", n_below=1)
+    table = Table(columns, rows, ["why"], key="knn-accuracy", title="50 % of it", n_references=1)
     assert to_latex(table).splitlines() == [
         "% needs \\usepackage{booktabs}",
         "% why",

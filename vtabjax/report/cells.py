@@ -31,7 +31,7 @@ def of_table(table: Table) -> dict[str, Any]:
         ],
         "rows": rows,
         "remarks": table.remarks,
-        "n_below": table.n_below,
+        "n_references": table.n_references,
     }
 
 

@@ -50,10 +50,10 @@ def _table(
     columns: Sequence[Column],
     items: Sequence[Any],
     remarks: list[str],
-    n_below: int = 0,
+    n_references: int = 0,
 ) -> Table:
     key, title = f"{a.board.key}-{name}", f"{a.board.title}: {title}"
-    return Table(columns, items, remarks, key=key, title=title, n_below=n_below)
+    return Table(columns, items, remarks, key=key, title=title, n_references=n_references)
 
 
 def _model_column(a: Analysis) -> Column:

@@ -55,11 +55,11 @@ def accuracy_columns(
 
     return [
         Column("model", "text", operator.attrgetter("name")),
-        *(Column(name, kind, value_of(j), best=True) for j, name in enumerate(task_names)),
-        *(Column(group, kind, mean_over(group), best=True) for group in groups),
-        Column("mean", kind, operator.attrgetter("mean"), best=True),
+        *(Column(name, kind, value_of(j), more_is_better=True) for j, name in enumerate(task_names)),
+        *(Column(group, kind, mean_over(group), more_is_better=True) for group in groups),
+        Column("mean", kind, operator.attrgetter("mean"), more_is_better=True),
         *(
-            [Column("mean of groups", kind, operator.attrgetter("mean_of_groups"), best=True)]
+            [Column("mean of groups", kind, operator.attrgetter("mean_of_groups"), more_is_better=True)]
             if mean_of_groups
             else []
         ),

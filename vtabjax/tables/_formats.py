@@ -48,7 +48,7 @@ def to_latex(table: Table) -> str:
         "\\toprule",
         " & ".join(map(_latex, header)) + r" \\",
         "\\midrule",
-        *_latex_rows(columns_of_texts, table.n_below),
+        *_latex_rows(columns_of_texts, table.n_references),
         "\\bottomrule",
         "\\end{tabular}",
         *(["\\end{table}"] if table.title else []),
@@ -56,17 +56,21 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latex_rows(columns: list[list[str]], n_below: int) -> list[str]:
+def _latex_rows(columns: list[list[str]], n_references: int) -> list[str]:
     rows = [" & ".join(row) + r" \\" for row in zip(*columns, strict=True)]
-    return [*rows[: len(rows) - n_below], "\\midrule", *rows[len(rows) - n_below :]] if n_below else rows
+    return (
+        [*rows[: len(rows) - n_references], "\\midrule", *rows[len(rows) - n_references :]]
+        if n_references
+        else rows
+    )
 
 
 def _latex_column(table: Table, column: Column) -> list[str]:
     """The cells of a column, the best in bold."""
     values = [column.value(item) for item in table.items]
     texts = [text(value, column.kind) for value in values]
-    ranked = [sort_value(value) for value in values[: len(values) - table.n_below]]
-    best = max((value for value in ranked if value != ""), default=None) if column.best else None
+    ranked = [sort_value(value) for value in values[: len(values) - table.n_references]]
+    best = max((value for value in ranked if value != ""), default=None) if column.more_is_better else None
     cells = [_latex(printable(t)) for t in texts]
     if column.kind != "text":
         cells = [re.sub(r"(?<![\w])-(?=\d)", "$-$", cell) for cell in cells]

@@ -23,7 +23,7 @@ class Column(NamedTuple):
       label: a shorter heading for the page, where the place says the rest.
       shown: what the page says instead of `value`, such as a model's name without what all names share.
       beside: of an interval, that the page puts it into the cell of the column before.
-      best: whether the highest value is set in bold in a paper.
+      more_is_better: whether the highest value is the best, and set in bold in a paper.
       paper: whether the column is in a paper's table.
     """
 
@@ -33,7 +33,7 @@ class Column(NamedTuple):
     label: str = ""
     shown: Callable[[Any], str] | None = None
     beside: bool = False
-    best: bool = False
+    more_is_better: bool = False
     paper: bool = True
 
 
@@ -47,7 +47,7 @@ class Table:
       remarks: what has to be known.
       key: for file names and links.
       title: its caption.
-      n_below: how many of the last rows are for comparison (chance) and never the best.
+      n_references: how many of the last items are there for comparison only (chance), and never the best.
     """
 
     columns: Sequence[Column]
@@ -55,7 +55,7 @@ class Table:
     remarks: Sequence[str] = ()
     key: str = ""
     title: str = ""
-    n_below: int = 0
+    n_references: int = 0
 
     @property
     def header(self) -> list[str]:
