@@ -132,7 +132,7 @@ def test_numbers_are_aligned_to_the_right():
 def test_a_papers_table_has_numbers_to_the_right_and_the_best_in_bold():
     columns = [
         Column("model", "text", lambda row: row[0]),
-        Column("mean", "percent", lambda row: row[1], best=True),
+        Column("mean", "percent", lambda row: row[1], more_is_better=True),
         Column("lead", "points", lambda row: row[2]),
         Column("family", "text", lambda row: "resnet", paper=False),
     ]

@@ -54,7 +54,7 @@ def accuracy_columns(
         return lambda row: row.group_means[group]
 
     def accuracy(name: str, value: Callable[[AccuracyRow], Any], first: bool = True) -> Column:
-        return Column(name, kind, value, first=first, best=True)
+        return Column(name, kind, value, first=first, more_is_better=True)
 
     of_groups = [accuracy("mean of groups", operator.attrgetter("mean_of_groups"))]
     return [

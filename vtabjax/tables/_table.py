@@ -23,7 +23,7 @@ class Column(NamedTuple):
       label: a shorter heading for the page, where the place says the rest.
       shown: what the page says instead of `value`, such as a model's name without what all names share.
       beside: of an interval, that the page puts it into the cell of the column before.
-      best: whether the highest value is the best, and set in bold.
+      more_is_better: whether the highest value is the best, and set in bold.
       paper: whether the column is in a paper's table.
       first: whether it comes before the others where there is no room for all.
     """
@@ -34,7 +34,7 @@ class Column(NamedTuple):
     label: str = ""
     shown: Callable[[Any], str] | None = None
     beside: bool = False
-    best: bool = False
+    more_is_better: bool = False
     paper: bool = True
     first: bool = False
 
@@ -85,12 +85,12 @@ class Table:
         return [[text(v, c.kind) for v, c in zip(row, self.columns, strict=True)] for row in self.rows]
 
     def best(self) -> set[tuple[int, int]]:
-        """(row, column) of the highest values of `Column.best`, and of all that read the same."""
+        """(row, column) of the highest values of `Column.more_is_better`, and of all that read the same."""
         texts, found = self.texts(), set()
         n = len(texts) - self.n_references
         for j, column in enumerate(self.columns):
             known = {i: row[j] for i, row in enumerate(self.rows[:n]) if _plain(row[j]) is not None}
-            if column.best and len(known) > 1:
+            if column.more_is_better and len(known) > 1:
                 shown = texts[max(known, key=known.__getitem__)][j]
                 found |= {(i, j) for i in known if texts[i][j] == shown}
         return found
