@@ -22,7 +22,7 @@ import timm
 
 MODELS = {
     "my_resnet": ("resnet10t", {"layers": (2, 1, 2, 1), "channels": (8, 16, 16, 24), "stem_width": 8}),
-    "my_vit": ("test_vit", {}),
+    "my_vit": ("vit_tiny_patch16_224", {"embed_dim": 48, "depth": 3}),
     "my_convnext": ("test_convnext", {"depths": (1, 2, 2, 1)}),
     "my_efficientnet": ("test_efficientnet", {}),
     "my_swin": (
@@ -98,14 +98,14 @@ def test_equal_modules_share_a_class(ejected):
         name: re.findall(r"^class (\w+)", path.read_text(), re.M) for name, (path, *_) in ejected.items()
     }
     assert classes["my_vit"] == [
-        "BiasedConv2d", "PatchEmbed", "LayerNorm", "Linear", "Attn", "Mlp", "Block", "TestVit",
+        "BiasedConv2d", "PatchEmbed", "LayerNorm", "Linear", "Attn", "Mlp", "Block", "VitTinyPatch16224",
     ]  # fmt: skip
     assert classes["my_convnext"] == [
         "BiasedConv2d", "LayerNorm2d", "Mlp", "Block", "Stage", "Stage2", "Linear", "Head", "TestConvnext",
     ]  # fmt: skip
     assert classes["my_resnet"].count("Conv2d") == 1 and len(classes["my_resnet"]) <= 7
     text = ejected["my_vit"][0].read_text()
-    assert 'nnx.List(Block(under(weights, f"blocks.{i}")) for i in range(6))' in text
+    assert 'nnx.List(Block(under(weights, f"blocks.{i}")) for i in range(3))' in text
     assert "for block in self.blocks:\n            x = block(x)" in text
     assert "stride=2" in ejected["my_resnet"][0].read_text()
 

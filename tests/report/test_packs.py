@@ -88,8 +88,8 @@ def test_a_model_that_is_here_is_shown_once(tmp_path):
     assert sorted(m.label for m in found["knn"].models) == sorted(report_data.spec(i) for i in range(4))
     (said,) = [n for n in notices if "not shown" in n]
     assert (
-        said.startswith("4 results by Ada")
-        and "on 4 of them both judge 100.00 % of the examples alike" in said
+        said.startswith("6 results by Ada")
+        and "on 6 of them both judge 100.00 % of the examples alike" in said
     )
 
 

@@ -85,7 +85,8 @@ def avg_pool2d(x, kernel_size, stride, padding=0, ceil_mode=False, count_include
     sizes = (x.shape[2:], _pair(kernel_size), _pair(stride), _pair(padding))
     edges = [_edges(*of_one, ceil_mode) for of_one in zip(*sizes, strict=True)]
     counted = [(p if count_include_pad else 0,) * 2 for p in sizes[3]]
-    ones = jnp.pad(jnp.ones_like(x[:1, :1]), [(0, 0), (0, 0), *counted])
+    widths = [(0, 0), (0, 0), *counted]
+    ones = jnp.pad(jnp.ones_like(x[:1, :1]), widths, constant_values=1)
     beyond = [(a - c, b - c) for (a, b), (c, _) in zip(edges, counted, strict=True)]
     total = _windows(x, *sizes[1:3], edges, 0, jax.lax.add)
     return total / _windows(ones, *sizes[1:3], beyond, 0, jax.lax.add)
