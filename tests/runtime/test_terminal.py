@@ -77,6 +77,4 @@ def test_bars_go_to_the_board_that_is_up():
         bar.close()
         bar.close()  # as `with` and a generator's end do
     assert not bars.are_on_board()
-    assert (
-        board.told[0] == ("add", "read: ") and ("moved", 2) in board.told and board.told[-1] == ("remove", 2)
-    )
+    assert board.told[0] == ("add", "read") and ("moved", 2) in board.told and board.told[-1] == ("remove", 2)

@@ -86,7 +86,8 @@ class _Layout:
     def lines(self, width: int | None, styled: bool) -> list[str]:
         widths = list(self.widths)
         if width is not None and self.width > width:  # names are cut
-            widths[self._longest_text()] -= min(self.width - width, widths[self._longest_text()] - _LEAST)
+            longest = self._longest_text()
+            widths[longest] = max(min(_LEAST, widths[longest]), widths[longest] - (self.width - width))
         height = max(map(len, self.header))
         lines = []
         for i in range(height):
