@@ -40,6 +40,7 @@ from vtabjax.sweep import heartbeat, plan, runner, shares
 
 SIZES = ((300, 19), (1000, 19), (3000, 19), (3000, 190))
 WITH_REPORT = 60_000  # cells; beyond, the page is not made
+RESAMPLES = 100  # of the report; strengths of thousands of models take seconds for each
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 PICTURES = 20
 
@@ -121,21 +122,23 @@ def fill(config: Any, workdir: Path) -> dict[str, float]:
 
 
 def command(arguments: list[str]) -> dict[str, float]:
-    """Wall seconds and peak memory of main.py."""
+    """Wall seconds and peak memory of main.py, and after how long it says how many cells there are to do."""
+    found: dict[str, float] = {}
     begun = time.perf_counter()
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, "main.py", *arguments],
-            cwd=_alternate.ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            sys.exit(f"main.py ended with {process.returncode}: {errors.read().decode()[-2000:]}")
-    return {"seconds": time.perf_counter() - begun, "peak_bytes": usage.ru_maxrss * 1024}
+    process = subprocess.Popen(
+        [sys.executable, "main.py", *arguments],
+        cwd=_alternate.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if " to do" in line:
+            found.setdefault("seconds_until_known", time.perf_counter() - begun)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"main.py ended with {process.returncode}: {''.join(lines[-20:])}")
+    return found | {"seconds": time.perf_counter() - begun, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def parts(n_models: int, n_tasks: int, folder: Path) -> Iterator[tuple[str, Callable[[], dict]]]:
@@ -150,7 +153,8 @@ def parts(n_models: int, n_tasks: int, folder: Path) -> Iterator[tuple[str, Call
     yield "dry run when finished", lambda: command([*sweep, "--config.dry_run=true"])
     yield "status", lambda: command(["--config=configs/report.py:status", f"--workdir={workdir}"])
     if n_models * n_tasks <= WITH_REPORT:
-        own = ["--config=configs/report.py", "--config.figures=false", f"--workdir={workdir}"]
+        own = ["--config=configs/report.py", "--config.figures=false", f"--config.resamples={RESAMPLES}"]
+        own.append(f"--workdir={workdir}")
         yield "report", lambda: command(own)
         yield "page", lambda: page(workdir / "report" / "report.html")
 
@@ -181,9 +185,9 @@ def _work(number: int, total: int, config: Any, workdir: Path, sleep: float, tol
     told.put(("done", number, written, time.monotonic() - begun))
 
 
-def together(workers: int, cells_each: int, sleep: float, folder: Path) -> dict:
+def together(workers: int, models_each: int, sleep: float, folder: Path) -> dict:
     """Cells a second of many workers, and whether each cell was run once."""
-    config = config_of(-(-cells_each * workers // 19), 19, folder)
+    config = config_of(models_each * workers, len(tasks.VTAB), folder)
     workdir = folder / f"together{workers}"
     shutil.rmtree(workdir, ignore_errors=True)
     expected = len(cells_of(config, workdir))
@@ -221,7 +225,7 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", help="models and tasks in turn")
     parser.add_argument("--workers", type=int, nargs="*", default=list(WORKERS))
-    parser.add_argument("--cells-each", type=int, default=60)
+    parser.add_argument("--models-each", type=int, default=2, help="models of 19 tasks for each worker")
     parser.add_argument("--sleep", type=float, default=0.2, help="seconds that a cell of a worker takes")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "vtabjax-sweep-scale")
     parser.add_argument("--again", nargs="*", default=[], help="parts to measure again")
@@ -233,7 +237,7 @@ def main() -> None:
     commands = record.get("command", "").split(" && ") if record else []
     record |= _alternate.environment("numpy", "playwright")
     record["command"] = " && ".join(dict.fromkeys([*commands, record["command"]]))
-    record["settings"] = {"sleep": args.sleep, "cells_each": args.cells_each, "pictures": PICTURES}
+    record["settings"] = {"sleep": args.sleep, "models_each": args.models_each, "resamples": RESAMPLES}
 
     def measure(section: dict, name: str, call: Callable[[], dict]) -> None:
         if (args.only and name not in args.only) or (name in section and name not in args.again):
@@ -249,7 +253,7 @@ def main() -> None:
     for workers in args.workers:
         of_many = record.setdefault("workers", {})
         measure(
-            of_many, str(workers), lambda n=workers: together(n, args.cells_each, args.sleep, args.folder)
+            of_many, str(workers), lambda n=workers: together(n, args.models_each, args.sleep, args.folder)
         )
 
 

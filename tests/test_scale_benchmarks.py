@@ -36,7 +36,7 @@ def test_tasks_beyond_vtabs_are_folders(tmp_path):
 
 
 def test_workers_run_no_cell_twice(tmp_path):
-    found = sweep_scale.together(4, 10, 0.001, tmp_path)
+    found = sweep_scale.together(3, 1, 0.001, tmp_path)
     assert found["cells"] == found["files"] == found["written"] == 57
 
 

@@ -80,12 +80,13 @@ class ModelFolder:
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without what is held of single examples."""
-    kept = {name: record[name] for name in (*_OWN, *_SHARED)}
-    kept |= {name: record[name] for name in _OPTIONAL if record.get(name)}
-    if "groups" in kept:
-        kept["groups"] = {"count": kept["groups"]["count"]}
-    return kept
+    """A record without what is held of single examples; what is equal in many is one object."""
+    shared = {name: record[name] for name in _SHARED}
+    shared |= {name: record[name] for name in _OPTIONAL if record.get(name)}
+    if "groups" in shared:
+        shared["groups"] = {"count": shared["groups"]["count"]}
+    one = {name: _object(json.dumps(part)) for name, part in shared.items()}
+    return {name: record[name] for name in _OWN} | one
 
 
 def _text(known: Mapping[str, tuple[list[int], Mapping[str, Any]]]) -> str:

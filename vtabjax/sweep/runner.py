@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from vtabjax import installation, results, specs, tasks
 from vtabjax.options import RunOptions, UsageError
 from vtabjax.results import Cell
-from vtabjax.runtime import files, processes, terminal
+from vtabjax.runtime import files, memory, processes, terminal
 from vtabjax.sweep import (
     artefacts,
     conversions,
@@ -157,6 +157,7 @@ def _share_environment() -> dict[str, str]:
     return names
 
 
+@memory.without_collection()
 def assess(asked: plan.SweepPlan, workdir: Path, share: shares.Share | None) -> WorkerShare:
     """What a worker has to do; prints it, too.
 
@@ -380,6 +381,7 @@ def _print_dry_run(state: WorkerShare, run: RunOptions, workdir: Path) -> None:
     _say("dry run: nothing was done")
 
 
+@memory.without_collection()
 def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     """Tables, failures, exit status. Reads the results that were not there at the start, whoever wrote them."""
     damaged: list[str] = []

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from vtabjax import options, results, specs
 from vtabjax.options import UsageError
 from vtabjax.results import Cell
-from vtabjax.runtime import files
+from vtabjax.runtime import files, memory
 from vtabjax.sweep import costs, heartbeat
 from vtabjax.sweep.progress import duration, first_line
 
@@ -79,6 +79,7 @@ def read(workdir: Path, now: float | None = None) -> list[SweepState]:
     return read_sweeps(workdir, now)[0]
 
 
+@memory.without_collection()
 def read_sweeps(workdir: Path, now: float | None = None) -> tuple[list[SweepState], list[str]]:
     """Like `read`, with messages that say which sweeps could not be read, and why."""
     now = time.time() if now is None else now

@@ -175,7 +175,7 @@ def accuracy_table(records: Records) -> Table:
                 "percent.2",
                 _further_mean(name),
                 first=True,
-                best=True,
+                more_is_better=True,
             )
         )
     remarks += [*_features(records), *_copies(records)]

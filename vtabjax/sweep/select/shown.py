@@ -105,8 +105,8 @@ def ranking(selection: Mapping[str, Any]) -> str:
     columns = [
         Column("place", "whole", lambda row: row["place"]),
         Column("model", "text", lambda row: row["model"]),
-        *(Column(task, kind, score(task), best=True) for task in tasks),
-        Column("mean", kind, lambda row: row["score"], first=True, best=True),
+        *(Column(task, kind, score(task), more_is_better=True) for task in tasks),
+        Column("mean", kind, lambda row: row["score"], first=True, more_is_better=True),
         Column("behind", "points", lambda row: row["behind"] if row["place"] > 1 else None, first=True),
         Column("95 % interval", "points interval", between, first=True),
     ]
