@@ -52,7 +52,7 @@ def forecast(
     >>> forecast(parse("knn:50%,linear:20,finetune"), 100, [1, 2, 60], 1600).keeps
     [50, 20, 20]
     >>> forecast(parse("knn:50%,linear:20,finetune"), 100, [1, 2, 60], 800).keeps
-    [25, 10, 10]
+    [27, 10, 10]
     """
 
     def made(share: float) -> Forecast:
