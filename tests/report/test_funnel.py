@@ -62,6 +62,32 @@ def test_what_it_says():
     assert "cannot be said (too few)" in found["missed"][1] and "1:30:00 of 2:00:00" in found["remark"]
 
 
+def test_bounds_by_an_audit():
+    found = selection()
+    found["chance_missed"] = {
+        "value": None,
+        "interval": [0.0, 0.5],
+        "level": 0.9,
+        "method": "audit",
+        "reason": "few",
+    }
+    assert "0.00 to 50.00 % (90 % interval by the audit; few)" in funnel.content(found)["missed"][0]
+
+
+def test_the_audit_comes_after_the_finalists():
+    found = selection()
+    audit = record.stage("finetune", "finetune (audit)", None, scores(["m/a"], [0.4]), None)
+    found["audit"] = {"stage": audit}
+    found["ranking"].append({"place": 3, "model": "m/a", "behind": 0.5})
+    rows = funnel.content(found)["rows"]
+    assert [(r["model"], r["reached"]) for r in rows] == [
+        ("m/c", "finetune"),
+        ("m/b", "finetune"),
+        ("m/a", "finetune (audit)"),
+        ("m/d", "knn:2"),
+    ]
+
+
 def test_it_is_the_first_picture_of_the_page(tmp_path):
     from configs import report as config
 

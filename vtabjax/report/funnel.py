@@ -82,7 +82,9 @@ def _rows(selection: Mapping[str, Any], stages: list[Mapping[str, Any]]) -> list
     for row in selection.get("ranking", ()):
         behind = f", {100 * row['behind']:.2f} points behind" if row["place"] > 1 else ""
         rows[row["model"]] |= {"why": f"place {row['place']}{behind}", "place": row["place"]}
-    return sorted(rows.values(), key=lambda r: (-r["number"], r["place"]))
+    # The audit is no further stage: those drawn come after the finalists.
+    last = len(selection["stages"])
+    return sorted(rows.values(), key=lambda r: (-min(r["number"], last), r["number"], r["place"]))
 
 
 def _remark(selection: Mapping[str, Any]) -> str:

@@ -157,6 +157,25 @@ def test_it_ends_in_time_with_the_best_answer_there_is(
     assert not (tmp_path / "select" / "winner").exists()
 
 
+def test_a_stage_there_is_no_time_for_does_not_stop_the_ones_before_it(
+    config, fake_converters, tmp_path, monkeypatch
+):
+    """Two fine-tuned models would take more than the hour: the stages before run nevertheless."""
+    known = [lambda cell: 0.0, lambda cell: 0.0, lambda cell: 1e6]
+    monkeypatch.setattr(hours, "measured", lambda *_: hours.Measured([0.1, 0.1, 1e6], known, 0.0, 0.5))
+    config.models = "baseline/pixels,tiny/a"
+    assert run.run(config, tmp_path) == 0
+    found = read(tmp_path)
+    assert found["judged_by"] == "linear" and len(found["ranking"]) == 2
+
+
+def test_probing_ends_where_it_takes_too_long(config, fake_converters, tmp_path, monkeypatch, capsys):
+    config.models, config.stages = "baseline/pixels,tiny/a", "knn:2,linear"
+    monkeypatch.setattr(hours, "MOST_PROBING", 0.0)
+    assert run.run(config, tmp_path) == 0
+    assert "nothing like it has run here" not in capsys.readouterr().err and read(tmp_path)["finished"]
+
+
 def test_too_short_for_anything(config, fake_converters, tmp_path, monkeypatch):
     known = [lambda cell: 1e6] * 3
     monkeypatch.setattr(hours, "measured", lambda *_: hours.Measured([0.1, 0.1, 0.1], known, 0.0, 0.0))

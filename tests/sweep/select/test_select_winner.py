@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from test_select_stopping import folder
 
 import converters  # noqa: F401  (before timm is imported)
 import vtabjax
@@ -76,6 +77,16 @@ def test_the_card_is_complete(made):
     assert (
         f"{record['chosen']['steps']} steps" in card and "cannot be said" not in card
     )  # nothing was left out
+
+
+@pytest.mark.parametrize(
+    "winner_on, row", [("train", "| 2 | 16 | 4 |"), ("all", "| 2 | 20 | none are left |")]
+)
+def test_pictures_of_ones_own(tmp_path, winner_on, row):
+    """Twenty: 14 to train on, 2 for validation, 4 are tested."""
+    c = tiny("baseline/pixels", tasks=folder(tmp_path / "pictures", 0), image_size=16, winner_on=winner_on)
+    assert run.run(c, tmp_path / "w") == 0
+    assert row in (winner.folder(tmp_path / "w") / "README.md").read_text()
 
 
 def test_the_code_of_the_card_runs(made, monkeypatch):

@@ -82,10 +82,11 @@ def _data(models: Sequence[Trained], winner_on: str) -> str:
     lines = ["| task | classes | trained on | tested on | fingerprints |", "|---|---|---|---|---|"]
     for m in models:
         task = tasks.get(m.task)
-        counts = {
-            s: sum(r.stop - r.start for r in tasks.ranges(task, s)) for s in m.record["settings"]["splits"]
-        }
-        trained = counts["train800"] + counts["val200"] + (counts["test"] if winner_on == "all" else 0)
+        # Training, validation, test; their names differ from task to task.
+        counts = [
+            sum(r.stop - r.start for r in tasks.ranges(task, s)) for s in m.record["settings"]["splits"]
+        ]
+        trained = sum(counts if winner_on == "all" else counts[:2])
         held = "none are left" if winner_on == "all" else f"{m.record['n_examples']:,}"
         marks = ", ".join(f"{split} `{mark}`" for split, mark in m.record["data"].items())
         lines.append(f"| {_short(m.task)} | {task.num_classes} | {trained:,} | {held} | {marks} |")

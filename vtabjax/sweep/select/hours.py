@@ -17,6 +17,7 @@ from vtabjax.sweep.select.stages import Stage
 
 HALVING = 3  # of `config.finetune.halving`, where the whole grid takes too long
 FEWEST = 2  # finalists that are planned for in any case: one alone is no comparison
+MOST_PROBING = 0.25  # of the hours, before a later stage is left to be found out when its turn comes
 _PROBED = 3  # models that are measured where nothing is known of the costs
 
 
@@ -51,7 +52,7 @@ def forecast(
     >>> forecast(parse("knn:50%,linear:20,finetune"), 100, [1, 2, 60], 1600).keeps
     [50, 20, 20]
     >>> forecast(parse("knn:50%,linear:20,finetune"), 100, [1, 2, 60], 800).keeps
-    [25, 10, 10]
+    [27, 10, 10]
     """
 
     def made(share: float) -> Forecast:
@@ -71,6 +72,26 @@ def forecast(
         middle = (low + high) / 2
         low, high = (middle, high) if sum(made(middle).seconds) <= seconds else (low, middle)
     return made(low)
+
+
+def reserved(own: float, after: Sequence[float], winner: float, seconds: float) -> float:
+    """How many seconds a stage leaves to those after it: to as many of them, the next ones first, as there is time for.
+
+    A later stage for which there is none must not keep the ones before it from giving an answer.
+
+    Args:
+      own: what the stage takes.
+      after: what the next ones take at least.
+      winner: what it takes to train the winner again, after all of them.
+      seconds: that are left.
+
+    >>> reserved(10, [5, 60], 4, 100), reserved(10, [5, 60], 4, 50), reserved(60, [5, 60], 4, 50)
+    (69, 5, 0)
+    """
+    needed = [*after, winner]
+    while needed and own + sum(needed) > seconds:
+        needed.pop()
+    return sum(needed)
 
 
 class Measured(NamedTuple):

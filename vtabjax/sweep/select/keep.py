@@ -127,8 +127,8 @@ def mean_ranks(scores: np.ndarray) -> np.ndarray:
 def added_up(scores: Sequence[np.ndarray]) -> np.ndarray:
     """The scores of several stages as one, [M, T, ...] each: standardised per task and added. A single one stays.
 
-    >>> added_up([np.array([[0.1], [0.3]]), np.array([[0.9], [0.7]])]).tolist()
-    [[0.0], [0.0]]
+    >>> added_up([np.array([[0.1], [0.3]]), np.array([[0.7], [0.9]])]).tolist()
+    [[-2.0], [2.0]]
     """
     if len(scores) == 1:
         return scores[0]

@@ -156,9 +156,13 @@ class Stages:
         if not self.budget.hours:
             return None
         known = self.costs(models)
-        number %= len(self.chain)
-        after = [hours.FEWEST * (cost or 0.0) for cost in known.per_model[number + 1 :]]
-        reserved = sum(after) / self.budget.workers + known.winner * (known.per_model[-1] or 0.0)
+        costs = [cost or 0.0 for cost in known.per_model]
+        number %= len(costs)
+        own, *after = (
+            n * c / self.budget.workers
+            for n, c in zip([len(models), *[hours.FEWEST] * len(costs)], costs[number:], strict=False)
+        )
+        reserved = hours.reserved(own, after, known.winner * costs[-1], self.budget.seconds_left)
         return self.budget.may_start(known.cell[number], reserved)
 
     def costs(self, models: Sequence[str]) -> hours.Measured:

@@ -291,7 +291,8 @@ class Experiment(measuring.Stages):
         known = self.costs(self.models)
         if self.budget.hours and not self.config.dry_run and self.budget.seconds_left > 0:
             for stage, cost in zip(self.chain, known.per_model, strict=True):
-                if cost is None:
+                probing = self.budget.taken - self.budget.before
+                if cost is None and probing <= hours.MOST_PROBING * self.budget.hours:
                     shown.say(
                         f"{stage.protocol}: nothing like it has run here; a few models show what it costs"
                     )

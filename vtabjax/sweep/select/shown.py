@@ -133,7 +133,7 @@ def estimate(key: str, found: Mapping[str, Any] | None) -> str:
         low, high = (100 * end for end in found["interval"])
         interval = f"{100 * found['level']:.0f} % interval {low:.2f} to {high:.2f}, "
     if found["value"] is None:
-        return f"no value ({interval}by {found['method']}; {found['reason']})"
+        return f"{low:.2f} to {high:.2f} {unit} ({100 * found['level']:.0f} % interval by the audit; {found['reason']})"
     return f"{100 * found['value']:.2f} {unit} ({interval}by {found['method']})"
 
 
