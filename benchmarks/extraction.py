@@ -8,18 +8,26 @@ Every side takes uint8 images in memory to float32 features in memory, normalisa
 size, with as many threads as there are cores. PyTorch runs timm's own module in channels_last under inference_mode,
 eagerly and compiled; torchax jits the same module through JAX. main.py runs on huge pages (Linux); so does "vtabjax",
 and one of PyTorch's sides, because PyTorch gains from them, too, where somebody sets them.
+
+A run adds its models to those in the file, if processor, versions and settings are the same: models can be measured
+one at a time. Each processor has a file of its own, --out=benchmarks/results/extraction-NAME.json, and a section of
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 
 import _alternate
 import numpy as np
 
-MODELS = ("resnet50", "vit_small_patch16_224", "convnext_tiny", "efficientnet_b0")
+MODELS = (
+    "resnet50", "vit_small_patch16_224", "convnext_tiny", "efficientnet_b0", "swin_tiny_patch4_window7_224",
+    "regnety_032", "mobilenetv3_large_100", "vit_small_patch14_dinov2",
+)  # fmt: skip
 SIDES = {  # name: environment
     "vtabjax": _alternate.HUGE_PAGES,
     "PyTorch eager": {},
@@ -37,7 +45,8 @@ def timm_model(name: str):
     # isort: split
     import timm
 
-    return timm.create_model(name, num_classes=0).eval()
+    size = {"img_size": 224} if "dinov2" in name else {}  # made for 518
+    return timm.create_model(name, num_classes=0, **size).eval()
 
 
 def vtabjax(name: str, args: argparse.Namespace) -> Callable:
@@ -135,7 +144,7 @@ def side(args: argparse.Namespace) -> None:
 
 def measure(name: str, args: argparse.Namespace) -> dict:
     options = [f"--{k}={getattr(args, k)}" for k in ("batch_size", "batches", "device", "dtype")]
-    kinds = [k for k in SIDES if args.device == "cpu" or "huge" not in k]
+    kinds = [k for k in args.sides.split(";") if args.device == "cpu" or "huge" not in k]
     commands = [
         ([sys.executable, __file__, "--side", f"{name},{kind}", *options], SIDES[kind]) for kind in kinds
     ]
@@ -160,23 +169,44 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--sides", default=";".join(SIDES), help="vtabjax first")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--batches", type=int, default=3, help="batches per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--out", default=str(_alternate.RESULTS / "extraction.json"))
+    parser.add_argument(
+        "--out", default=str(_alternate.RESULTS / "extraction.json"), help="one per processor"
+    )
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
         side(args)
         return
+    packages = ["jax", "torch", "timm", *(["torchax"] if "torchax" in args.sides else [])]
     record = {
-        **_alternate.environment("jax", "torch", "timm", "torchax"),
+        **_alternate.environment(*packages),
         "settings": {k: getattr(args, k) for k in ("batch_size", "batches", "rounds", "device", "dtype")},
+        "results": {},
     }
-    record["results"] = {name: measure(name, args) for name in args.models.split(",")}
-    _alternate.write(_alternate.Path(args.out), record)
+    out = _alternate.Path(args.out)
+    if out.exists():
+        before = json.loads(out.read_text(encoding="utf-8"))
+        if _about(before) == _about(record):  # models measured earlier stay
+            record["results"] = before["results"]
+    for name in args.models.split(","):
+        record["results"][name] = measure(name, args)
+        _alternate.write(out, record)
+
+
+def _about(record: dict) -> list:
+    """What has to be equal for two runs' figures to stand in one table."""
+    return [
+        record["machine"]["processor"],
+        record["machine"]["cores"],
+        record["versions"],
+        record["settings"],
+    ]
 
 
 if __name__ == "__main__":

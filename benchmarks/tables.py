@@ -55,7 +55,16 @@ def gigabytes(n: float) -> str:
 
 
 def extraction() -> str:
-    record = read("extraction")
+    """A section for each processor that was measured."""
+    files = sorted(_alternate.RESULTS.glob("extraction*.json"), key=lambda path: (len(path.stem), path.stem))
+    records = [read(path.stem) for path in files]
+    first, *others = (_extraction(record) for record in records)
+    names = [record["machine"]["processor"] for record in records[1:]]
+    later = [f"### On {name}\n{text.partition(chr(10))[2]}" for name, text in zip(names, others, strict=True)]
+    return "\n".join([first, *later])
+
+
+def _extraction(record: dict) -> str:
     settings = record["settings"]
     sides = list(next(iter(record["results"].values())))
     rows = []
@@ -80,7 +89,8 @@ def extraction() -> str:
     gaining = [
         m
         for m, found in record["results"].items()
-        if found["PyTorch eager, huge pages"]["images_per_second"]
+        if "PyTorch eager, huge pages" in found
+        and found["PyTorch eager, huge pages"]["images_per_second"]
         > 1.05 * found["PyTorch eager"]["images_per_second"]
     ]
     return f"""## Feature extraction

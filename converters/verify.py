@@ -95,9 +95,9 @@ def compare(
     images = random_images(module, graph.input_size, batch, seed)
     dtype = images.dtype.name
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("float32"):
-        run = jax.jit(lambda v, x: apply(graph, v, x)[0]).lower(dict(variables), images)
         # Few images, once: optimising the program would take longer than running it.
-        ours = run.compile(quick_compilation() or None)(dict(variables), images)
+        run = jax.jit(lambda v, x: apply(graph, v, x)[0], compiler_options=quick_compilation())
+        ours = run(dict(variables), images)
         ours = {k: np.asarray(v) for k, v in ours.items()}
     theirs = reference(module, as_torch(images), structure)
     if outputs is not None:

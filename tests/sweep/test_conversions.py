@@ -37,6 +37,34 @@ def test_converters_that_cannot_run(tmp_path, monkeypatch):
         artefacts.unavailable_models(["tiny/a"])
 
 
+def test_converters_that_were_asked_convert(tmp_path, fake_converters):
+    """Their libraries are imported once; when they die in a model, others go on with the next."""
+    models = ["tiny/a", "tiny/crash", "tiny/b"]
+    started = conversions.Started(models, tmp_path, 16)
+    unavailable = artefacts.unavailable_models([*models, "tiny/unknown"], started.check)
+    assert list(unavailable) == ["tiny/unknown"] and "does not exist" in unavailable["tiny/unknown"]
+    with conversions.Conversions(models, tmp_path, 16, Limits(60), started=started) as queue:
+        assert queue.result("tiny/a").path.is_dir()
+        with pytest.raises(converters_client.ConversionError, match="ended by SIGKILL"):
+            queue.result("tiny/crash")
+        assert started.process.returncode is not None
+        assert queue.result("tiny/b").path.is_dir() and queue._process is not started.process
+    started.close()
+
+
+def test_started_converters_that_cannot_run_and_that_are_not_needed(tmp_path, monkeypatch, fake_converters):
+    idle = conversions.Started(["tiny/a"], tmp_path, 16)
+    idle.close()
+    assert idle.process.returncode is not None
+    monkeypatch.setattr(converters_client, "COMMAND", [sys.executable, "-c", "import no_such_torch"])
+    started = conversions.Started(["tiny/a"], tmp_path, 16)
+    with pytest.raises(
+        converters_client.ConversionError, match="converters check: .*No module named 'no_such_torch'"
+    ):
+        started.check(["tiny/a"])
+    started.close()
+
+
 def test_closing_ends_the_converters(tmp_path, fake_converters):
     queue = conversions.Conversions(["tiny/hang"], tmp_path, 16, Limits(600))
     while queue._process is None:

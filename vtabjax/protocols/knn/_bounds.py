@@ -190,13 +190,14 @@ def _block(
     """`x` [n, D] on the device(s), padded to `size` rows numbered from `start`, and its squared norms [n]."""
     c, norms = space.centred(x, np.float32)
     pad = (0, size - len(x))
-    about = _About(
+    about = (
         np.pad(norms.astype(np.float32), pad, constant_values=np.inf),
         np.arange(start, start + size, dtype=np.int32),
         np.pad(groups.astype(np.int32), pad, constant_values=-1),
     )
-    rows = _Rows(np.pad(c, (pad, (0, 0))) if pad[1] else c, about)
-    return jax.device_put(rows, sharding), norms
+    rows = np.pad(c, (pad, (0, 0))) if pad[1] else c
+    put, about_put = jax.device_put((rows, about), sharding)
+    return _Rows(put, _About(*about_put)), norms
 
 
 def _nothing_yet(n: int, m: int, sharding: jax.sharding.Sharding) -> _Best:
