@@ -158,8 +158,8 @@ def main() -> None:
     }
     rows = kept(args.out, record, args.again)
     done = {(row["model"], row["image_size"]) for row in rows}
-    for name in args.models.split(","):
-        for size in map(int, args.sizes.split(",")):
+    for size in map(int, args.sizes.split(",")):
+        for name in args.models.split(","):
             if (name, size) not in done:
                 rows += measure(name, size, args.rounds)
                 _alternate.write(args.out, record | {"results": rows})

@@ -152,7 +152,7 @@ def test_gradients_that_are_not_asked_for_are_not_computed():
 
         return jax.jit(jax.grad(loss, argument)).lower(x, weight).compile().cost_analysis()["flops"]
 
-    assert max(cost(0), cost(1)) < 0.8 * cost((0, 1))
+    assert cost(0) + cost(1) < 1.05 * cost((0, 1))
 
 
 def test_half_precision_keeps_its_dtype():

@@ -107,6 +107,7 @@ def _row_window(framed: jax.Array, starts: _Ints, sizes: _Ints, channels: int) -
 def _by_rows_forward(
     x: jax.Array, rows: jax.Array, padding: _Pads, dilation: _Ints
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    x = xla_cpu.materialise(x)
     return _by_rows(x, rows, padding, dilation), (x, rows)
 
 
@@ -165,6 +166,7 @@ def _by_pixels(x: jax.Array, weight: jax.Array, stride: _Ints, padding: _Pads, d
 def _by_pixels_forward(
     x: jax.Array, weight: jax.Array, stride: _Ints, padding: _Pads, dilation: _Ints
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    x = xla_cpu.materialise(x)
     return _by_pixels(x, weight, stride, padding, dilation), (x, weight)
 
 

@@ -81,6 +81,7 @@ def normalised(
     Returns:
       (``(x - mean) / sqrt(var + eps) * weight + bias``, mean [C], biased variance [C]).
     """
+    x = xla_cpu.materialise(x)
     count = x.size // x.shape[-1]
     mean = sum_to_channels(x) / count
     var = sum_to_channels(jnp.square(x - mean)) / count
@@ -90,6 +91,7 @@ def normalised(
 def _normalised_forward(
     x: jax.Array, weight: jax.Array, bias: jax.Array, eps: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple]:
+    x = xla_cpu.materialise(x)
     out, mean, var = normalised(x, weight, bias, eps)
     return (out, mean, var), (x, weight, bias, eps, mean, var)
 
@@ -106,6 +108,9 @@ def _normalised_backward(saved: tuple, gradients: tuple[jax.Array, jax.Array, ja
     scale = inverse * weight
     slope = (2 * to_var - scale * inverse * to_weight) / count
     to_x = g * scale + (x - mean) * slope + (to_mean - scale * to_bias) / count
+    to_x = xla_cpu.materialise(
+        to_x
+    )  # else it is computed once more in another order for a product of matrices
     return to_x, to_weight.astype(weight.dtype), to_bias.astype(bias.dtype), jnp.zeros_like(eps)
 
 

@@ -133,9 +133,9 @@ def _max_by_taps_backward(
     """All of a window's gradient goes to the first of its largest numbers, as in PyTorch."""
     x, out = saved
     found = _tap_windows(x, kernel, stride, pads, dilation)
-    first = jnp.full(out.shape, len(found), jnp.uint8)
+    first = jnp.full(out.shape, len(found), jnp.int32)
     for number, window in reversed(list(enumerate(found))):
-        first = jnp.where(window == out, jnp.uint8(number), first)
+        first = jnp.where(window == out, number, first)
     first, g = xla_cpu.materialise(first), xla_cpu.materialise(g)
     numbers = dict(zip(itertools.product(*map(range, kernel)), range(len(found)), strict=True))
 

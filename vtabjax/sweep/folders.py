@@ -1,4 +1,4 @@
-"""Your own pictures in a sweep: what is said of them before the work, and what stops it."""
+"""A sweep's data before the work: whether it is prepared, what is said of your own pictures, and what stops them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vtabjax import tasks
+from vtabjax import installation, specs, tasks
+from vtabjax.options import UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import processes
 
@@ -97,3 +98,32 @@ def check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> 
             raise ValueError(
                 f"config.k={settings['k']}: {task.name} has {len(files):,} pictures in {split}, so k must be smaller"
             )
+
+
+def check_prepared(pending: Sequence[Cell], data_dir: str) -> None:
+    """Makes sure that the data sets that cells read are there. Raises UsageError with the command that prepares them."""
+    from vtabjax import data
+
+    names = list(dict.fromkeys(cell.task for cell in pending))
+    missing = {}
+    for task in names:
+        try:
+            needed = {split for cell in pending if cell.task == task for split in cell.settings["splits"]}
+            data.require_prepared(task, data_dir or None, sorted(needed))
+        except data.NotPreparedError as e:
+            missing[task] = str(e)
+        except (data.DataError, ValueError) as e:
+            raise UsageError(str(e)) from e
+    if len(missing) == 1:
+        raise UsageError(*missing.values())
+    if missing:
+        option = f" --config.data_dir={data_dir}" if data_dir else ""
+        there = [task for task in names if task not in missing]
+        whole = set(missing) == set(tasks.VTAB)
+        which = ":vtab" if whole else f" --config.tasks={','.join(missing)}"
+        raise UsageError(
+            f"{len(missing)} of {len(names)} tasks have no prepared data set: {specs.listed(list(missing), 4)}\n"
+            f"Prepare them with: {installation.command()} --config=configs/prepare.py{which}{option} "
+            "(add --config.check=true to see sizes, and what has to be downloaded by hand)"
+            + (f"\nOr run the others: --config.tasks={','.join(there)}" if there else "")
+        )

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtabjax import installation, results, specs, tasks
+from vtabjax import results, tasks
 from vtabjax.options import RunOptions, UsageError
 from vtabjax.results import Cell
 from vtabjax.runtime import files, memory, processes, terminal
@@ -255,7 +255,7 @@ def preflight(
     try:
         processes.broadcast_from_first(lambda: plan.check_folders(run, workdir))
         with working("looking at the data"):
-            processes.all_or_none(lambda: _check_tasks(pending, run.data_dir))
+            processes.all_or_none(lambda: folders.check_prepared(pending, run.data_dir))
             folders.look_through(
                 pending,
                 _say,
@@ -273,34 +273,6 @@ def preflight(
             started.close()
         raise UsageError("\n".join(f"config.models: {message}" for message in unknown.values()))
     return started
-
-
-def _check_tasks(pending: Sequence[Cell], data_dir: str) -> None:
-    from vtabjax import data
-
-    names = list(dict.fromkeys(cell.task for cell in pending))
-    missing = {}
-    for task in names:
-        try:
-            needed = {split for cell in pending if cell.task == task for split in cell.settings["splits"]}
-            data.require_prepared(task, data_dir or None, sorted(needed))
-        except data.NotPreparedError as e:
-            missing[task] = str(e)
-        except (data.DataError, ValueError) as e:
-            raise UsageError(str(e)) from e
-    if len(missing) == 1:
-        raise UsageError(*missing.values())
-    if missing:
-        option = f" --config.data_dir={data_dir}" if data_dir else ""
-        there = [task for task in names if task not in missing]
-        whole = set(missing) == set(tasks.VTAB)
-        which = ":vtab" if whole else f" --config.tasks={','.join(missing)}"
-        raise UsageError(
-            f"{len(missing)} of {len(names)} tasks have no prepared data set: {specs.listed(list(missing), 4)}\n"
-            f"Prepare them with: {installation.command()} --config=configs/prepare.py{which}{option} "
-            "(add --config.check=true to see sizes, and what has to be downloaded by hand)"
-            + (f"\nOr run the others: --config.tasks={','.join(there)}" if there else "")
-        )
 
 
 def _run(
