@@ -30,7 +30,7 @@ def convolve(
     channels = x.shape[-1]
     repeat = weight.shape[0] // channels
     weight = jnp.moveaxis(weight[:, 0], 0, -1)
-    stride, padding, dilation = tuple(stride), tuple(map(tuple, padding)), tuple(dilation)
+    stride, padding, dilation = tuple(stride), tuple((a, b) for a, b in padding), tuple(dilation)
     if repeat > 1:
         x = jnp.repeat(x, repeat, axis=-1)
     elif all(s == 1 for s in stride):

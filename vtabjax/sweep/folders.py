@@ -101,7 +101,11 @@ def check_size(task: tasks.Task, protocol: str, settings: Mapping[str, Any]) -> 
 
 
 def check_prepared(pending: Sequence[Cell], data_dir: str) -> None:
-    """Makes sure that the data sets that cells read are there. Raises UsageError with the command that prepares them."""
+    """Makes sure that the data sets that cells read are there.
+
+    Raises:
+      UsageError: one is not; the message has the command that prepares it.
+    """
     from vtabjax import data
 
     names = list(dict.fromkeys(cell.task for cell in pending))

@@ -160,9 +160,9 @@ def _sharded_update(
     """`_update`, rows shared among the devices of `mesh`."""
     shared, whole = PartitionSpec("data"), PartitionSpec()
     multiply = jax.jit(jax.shard_map(_products, mesh=mesh, in_specs=(shared, whole), out_specs=shared))
-    update = functools.partial(_update, masked=masked, grouped=grouped)
+    own_rows = functools.partial(_update, masked=masked, grouped=grouped)
     specs = (shared, shared, whole, shared)
-    update = jax.jit(jax.shard_map(update, mesh=mesh, in_specs=specs, out_specs=shared))
+    update = jax.jit(jax.shard_map(own_rows, mesh=mesh, in_specs=specs, out_specs=shared))
     return lambda best, a, b: update(best, a.about, b.about, multiply(a.x, b.x))
 
 
