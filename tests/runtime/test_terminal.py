@@ -74,6 +74,7 @@ def test_bars_go_to_the_board_that_is_up():
         bar = bars.bar(desc="read", total=3, delay=0)
         bar.update(2)
         bar.refresh()
+        bar.write("a line")
         bar.close()
         bar.close()  # as `with` and a generator's end do
     assert not bars.are_on_board()

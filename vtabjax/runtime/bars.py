@@ -63,6 +63,9 @@ def _on_board() -> Any:
             self._board.moved(self)
             return True
 
+        def clear(self, *_: Any, **__: Any) -> None:
+            """Nothing is there to clear when `tqdm.write` writes a line."""
+
         def close(self) -> None:
             self._board.remove(self)
             super().close()
