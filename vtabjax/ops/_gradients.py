@@ -57,9 +57,13 @@ _by_channel.defvjp(_by_channel_forward, _by_channel_backward)
 
 
 def scale_and_shift(x: jax.Array, scale: jax.Array | None, shift: jax.Array | None) -> jax.Array:
-    """``x * scale + shift`` by channel; x [B, ..., C], the others [C] or None."""
+    """``x * scale + shift`` by channel; x [B, ..., C], the others [C] or None.
+
+    Images [B, H, W, C] on CPUs have the gradient above. Transformers' tokens [B, N, C] are left to XLA: YNNPACK, with
+    which they are compiled, sums them as fast.
+    """
     vectors = [v for v in (scale, shift) if v is not None]
-    if jax.default_backend() != "cpu" or x.ndim < 2 or any(v.shape != x.shape[-1:] for v in vectors):
+    if jax.default_backend() != "cpu" or x.ndim != 4 or any(v.shape != x.shape[-1:] for v in vectors):
         x = x if scale is None else x * scale
         return x if shift is None else x + shift
     dtype = jnp.result_type(x, *vectors)
