@@ -1,8 +1,8 @@
 """Tables of a sweep: on the terminal, as CSV and as Markdown.
 
-Accuracies: models x tasks in percent on the terminal and in Markdown, as fractions and in full in the CSV; a
-mean is given only for a row that has all its tasks. Transferability scores: one row per (model, task), a
-column per score; they have no common scale, so they are not averaged over tasks.
+Accuracies: models x tasks in percent with one digit on the terminal and in Markdown, as fractions and in full in the
+CSV; a mean is given only for a row that has all its tasks. Transferability scores: one row per (model, task), a column
+per score; they have no common scale, so they are not averaged over tasks.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def table(protocol: str, records: Records) -> Table:
 
 
 def shown(table: Table, *, width: int | None = None, styled: bool = False, file: str | Path = "") -> str:
-    """The table for the terminal, accuracies with one digit.
+    """The table for the terminal.
 
     Args:
       table: a sweep's.
@@ -65,8 +65,6 @@ def shown(table: Table, *, width: int | None = None, styled: bool = False, file:
         remark = f"the first {_LONG} of {n} rows; the files have all of them"
         items = [*table.items[:_LONG], *table.items[n:]]
         table = dataclasses.replace(table, items=items, remarks=[*table.remarks, remark])
-    columns = [c._replace(kind="percent") if c.kind.startswith("percent") else c for c in table.columns]
-    table = dataclasses.replace(table, columns=columns)
     return to_terminal(table, width=width, styled=styled, file=str(file))
 
 
@@ -167,12 +165,12 @@ def accuracy_table(records: Records) -> Table:
         rows.append(_row(name, level, groups, dict.fromkeys(further, _mean(level))))
     rows.extend(_uncertainty(models, names, records, groups, further))
     remarks.extend(_sample_sizes(names, records))
-    columns = accuracy_columns(names, groups, mean_of_groups=bool(groups), kind="percent.2")
+    columns = accuracy_columns(names, groups, mean_of_groups=bool(groups), kind="percent")
     for name in further:
         columns.append(
             Column(
                 f"mean ({name.removeprefix('accuracy_').replace('_accuracy', '')})",
-                "percent.2",
+                "percent",
                 _further_mean(name),
                 first=True,
                 more_is_better=True,
