@@ -132,7 +132,10 @@ def said(process, status):
             "error: --executor=slurm is for sweeps; configs/report.py always runs here and as a whole",
         ),
         (["--config=configs/prepare.py", "--cells=0/2"], "error: --cells=0/2 is for sweeps"),
-        ([REPORT, "--config.suite=foo"], "error: config.suite='foo' is not known; choose html or status"),
+        (
+            [REPORT, "--config.suite=foo"],
+            "error: config.suite='foo' is not known; choose html, status or pack",
+        ),
         ([REPORT, "--config.tie_margin=nan"], "error: config.tie_margin=nan: it must be 0 to 99"),
     ],
 )

@@ -12,6 +12,7 @@ from PIL import Image
 from vtabjax import data
 from vtabjax.data import decoding, streaming
 from vtabjax.data.types import Raw, Source
+from vtabjax.runtime import bars
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +180,22 @@ def test_decode_keeps_the_order():
 
 
 def test_progress(capsys):
-    list(_stream("digits", "val200", batch_size=50, progress=True))
-    assert "digits val200: 100%" in capsys.readouterr().err
+    class Board:
+        bars = ()
+
+        def add(self, bar):
+            self.bars = (*self.bars, bar)
+
+        def moved(self, bar): ...
+
+        def remove(self, bar):
+            assert bar.n == bar.total == 4
+
+    board = Board()
+    with bars.on_board(board):
+        list(_stream("digits", "val200", batch_size=50, progress=True))
+    assert [bar.desc for bar in board.bars] == ["digits val200"]
+    assert capsys.readouterr().err == ""  # a log has no bars
 
 
 def test_arguments_are_checked_at_once():

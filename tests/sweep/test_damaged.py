@@ -203,7 +203,7 @@ def test_a_weight_file_that_was_moved_away(fake_converters, tmp_path, capsys):
     results.file_stem.cache_clear()
     assert runner.run(c, workdir) == 0
     out, err = capsys.readouterr()
-    assert "50.00" in out and "nothing to do: every cell has a result" in err
+    assert " 50.0 " in out and "nothing to do: every cell has a result" in err
     assert status.main(None, workdir) == 0 and "1 of 1 cells done" in capsys.readouterr().out
     assert len(results.collect(workdir)) == 1
     run_report(workdir)

@@ -164,8 +164,10 @@ def accuracies():
     """Models in rows, a mean and tasks in columns; the last row is there for comparison."""
     columns = [Column("model", "text", lambda row: row[0])]
     for j in range(12):
-        columns.append(Column(f"task_number_{j}", "percent", lambda row, j=j: row[1] + j / 100, best=True))
-    columns.append(Column("mean", "percent", lambda row: row[1], first=True, best=True))
+        columns.append(
+            Column(f"task_number_{j}", "percent", lambda row, j=j: row[1] + j / 100, more_is_better=True)
+        )
+    columns.append(Column("mean", "percent", lambda row: row[1], first=True, more_is_better=True))
     rows = [("timm/resnet50.a1_in1k", 0.5), ("timm/resnet18.a1_in1k", 0.5004), ("(chance)", 0.9)]
     return Table(columns, rows, ["accuracy in percent"], n_references=1)
 

@@ -131,6 +131,7 @@ def write(model: str, models_dir: str | os.PathLike, image_size: int) -> Path:
         "num_features": 3 * GRID**2 if spec.source == "baseline" else read(spec.name)["num_features"],
         "parameters": _parameters(graph),
         "gflops": flops.gflops(graph),
+        "no_weight_decay": [],
         "parity": None,  # PyTorch may not be there to compare with
         "versions": {"vtabjax": __version__},
     }

@@ -365,7 +365,7 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     width, styled = terminal.width(sys.stdout), terminal.is_styled(sys.stdout)
     print(tables.shown(table, width=width, styled=styled, file=tables.path(protocol, workdir)), flush=True)
     first = [cell for cell in state.cells if cell.task in tasks.EMBEDDED]
-    if len(first) <= _FIRST:
+    if len(first) <= _FIRST and {cell.task for cell in first} == set(tasks.EMBEDDED):
         of_first = results.find_all(first, workdir, [])
         if place := placing.among_small_models(record for record in of_first if record is not None):
             _say(place)

@@ -40,11 +40,13 @@ def test_the_grid_is_halved_where_that_lets_more_models_be_fine_tuned():
 
 def test_how_long_settings_train():
     vtab = {"learning_rates": [0.1, 0.01], "steps": [2500, 10000], "epochs": [], "seeds": [0], "halving": 0}
+    vtab["weight_decay"] = [0.0]
     assert hours._steps(vtab) == 2 * 12500 + 10000
     # A third of each, one of the four to its end, and again.
     assert hours._steps({**vtab, "halving": 3}) == pytest.approx(25000 / 3 + 10000 * 2 / 3 + 10000)
     assert hours._steps({**vtab, "learning_rates": [0.1], "steps": [60], "halving": 3}) == 120
     assert hours._steps({**vtab, "epochs": [100], "steps": [], "seeds": [0, 1]}) == 400
+    assert hours._steps({**vtab, "weight_decay": [0.0, 0.1]}) == 2 * 25000 + 10000
     record = {
         "protocol": "finetune",
         "settings": {**vtab, "halving": 3},

@@ -93,12 +93,13 @@ def test_tasks_that_most_models_share():
 
 
 def folder(path, seed):
-    """Two classes of ten small pictures, dark ones and lighter ones."""
+    """Two classes of twenty small pictures, a little lighter on one side or on the other, alike on average."""
     rng = np.random.default_rng(seed)
-    for name, brightness in (("dark", 90), ("light", 130)):
+    for name, side in (("left", slice(0, 4)), ("right", slice(4, 8))):
         (path / name).mkdir(parents=True)
-        for i in range(10):
-            pixels = np.clip(rng.normal(brightness, 40, (8, 8, 3)), 0, 255).astype(np.uint8)
+        for i in range(20):
+            pixels = np.clip(rng.normal(100, 60, (8, 8, 3)), 0, 255).astype(np.uint8)
+            pixels[:, side] = np.clip(pixels[:, side] + 20.0, 0, 255)
             Image.fromarray(pixels).save(path / name / f"{i}.png")
     return f"folder:{path}"
 

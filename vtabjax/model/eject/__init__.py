@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EjectError", "eject"]
 
-_TEXT = '''"""{name}, written by vtabjax {version} from {spec}.
+_TEXT = '''"""{name}, from {spec}.
 
     import {stem}
 
     model = {stem}.load("{weights}")
     features = model(images)  # images in [0, 1], [B, {height}, {width}, {channels}]
 
-It runs in evaluation mode. Arrays are [B, C, H, W] inside, as in PyTorch, and variables have
-the names that they have there. Licence of the weights: {licence}.
+{about}
 """
 
 import jax
@@ -49,6 +49,10 @@ def under(weights, name):
     start = f"{{name}}."
     return {{k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}}
 '''
+_ABOUT = (
+    "Written by vtabjax {}. It runs in evaluation mode. Arrays are [B, C, H, W] inside, as in PyTorch, and variables "
+    "have the names that they have there. Licence of the weights: {}."
+)
 _CALL = '''
 
     def __call__(self, images):
@@ -90,9 +94,9 @@ def eject(model: Model, path: str | os.PathLike) -> Path:
     body = "\n\n\n".join(parts) + _CALL
     channels, height, width = model.graph.input_size
     head = _TEXT.format(
-        name=name, version=__version__, spec=spec, stem=path.stem, weights=weights.name, height=height, width=width,
-        channels=channels, licence=info.get("license") or "not stated", mean=tuple(info["mean"]),
-        std=tuple(info["std"]), root=classes.all[-1].name,
+        name=name, spec=spec, stem=path.stem, weights=weights.name, height=height, width=width, channels=channels,
+        about=textwrap.fill(_ABOUT.format(__version__, info.get("license") or "not stated"), 88),
+        mean=tuple(info["mean"]), std=tuple(info["std"]), root=classes.all[-1].name,
     )  # fmt: skip
     text = "\n\n\n".join([head.rstrip("\n"), *_source.helpers(body), body])
     values = {k: np.asarray(v) for k, v in model.variables.items()}

@@ -22,12 +22,24 @@ def wrapped(line: str, indent: int) -> list[str]:
     items = _items(line[start + 1 : end])
     before, after = space + line[: start + 1], space + line[end:]
     if len(items) == 1:
-        return [before, *wrapped(items[0], indent + 4), after]
+        return [before, *_comprehension(items[0], indent + 4), after]
     inside: list[str] = []
     for item in items:
         lines = wrapped(item, indent + 4)
         inside += [*lines[:-1], f"{lines[-1]},"]
     return [before, *inside, after]
+
+
+def _comprehension(item: str, indent: int) -> list[str]:
+    """What stands alone in brackets; one that is too long and goes "each for it in them" on two lines."""
+    each, loop, them = item.partition(" for ")
+    if (
+        len(item) + indent <= _WIDTH
+        or not loop
+        or any(each.count(a) != each.count(b) for a, b in ("()", "[]", "{}"))
+    ):
+        return wrapped(item, indent)
+    return [*wrapped(each, indent), *wrapped(f"for {them}", indent)]
 
 
 def _last_bracket(line: str) -> tuple[int, int]:

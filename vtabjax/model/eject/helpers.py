@@ -56,7 +56,7 @@ def attention(query, key, value, mask=None, scale=None):
 
 
 def _edges(size, kernel, stride, padding, ceil_mode):
-    """What is added before and after a dimension; with ceil_mode windows may go beyond."""
+    """What is added before and after a dimension (more after it with ceil_mode)."""
     if not ceil_mode:
         return padding, padding
     steps = -(-(size + 2 * padding - kernel) // stride)
@@ -81,7 +81,14 @@ def max_pool2d(x, kernel_size, stride, padding=0, ceil_mode=False):
     return _windows(x, *sizes[1:3], edges, -jnp.inf, jax.lax.max)
 
 
-def avg_pool2d(x, kernel_size, stride, padding=0, ceil_mode=False, count_include_pad=True):
+def avg_pool2d(
+    x,
+    kernel_size,
+    stride,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+):
     sizes = (x.shape[2:], _pair(kernel_size), _pair(stride), _pair(padding))
     edges = [_edges(*of_one, ceil_mode) for of_one in zip(*sizes, strict=True)]
     counted = [(p if count_include_pad else 0,) * 2 for p in sizes[3]]
@@ -93,6 +100,6 @@ def avg_pool2d(x, kernel_size, stride, padding=0, ceil_mode=False, count_include
 
 
 def pad(x, widths):
-    """Zeros around the last dimensions: (before, after) of the last one, of the one before it, and so on."""
+    """Zeros around: (before, after) of the last dimension, of the one before it, ..."""
     pairs = list(zip(widths[::2], widths[1::2], strict=True))
     return jnp.pad(x, [(0, 0)] * (x.ndim - len(pairs)) + pairs[::-1])

@@ -13,6 +13,7 @@ from vtabjax.sweep.select import record, stopping
 from vtabjax.sweep.select.scores import StageScores
 from vtabjax.sweep.select.stopping import Stopped
 from vtabjax.sweep.select.verdict import Verdict
+from vtabjax.sweep.tables import short_task_names
 from vtabjax.tables import Column, Table, to_terminal
 
 _NAMED = 8  # models that are still named one by one
@@ -93,6 +94,7 @@ def ranking(selection: Mapping[str, Any]) -> str:
     """The finalists as a table."""
     rows = selection["ranking"]
     tasks = list(rows[0]["scores"])
+    short = short_task_names(tasks)
     kind = "percent" if selection["stages"][-1]["score"] == "accuracy" else "number"
 
     def score(task: str) -> Any:
@@ -105,7 +107,7 @@ def ranking(selection: Mapping[str, Any]) -> str:
     columns = [
         Column("place", "whole", lambda row: row["place"]),
         Column("model", "text", lambda row: row["model"]),
-        *(Column(task, kind, score(task), more_is_better=True) for task in tasks),
+        *(Column(short[task], kind, score(task), more_is_better=True) for task in tasks),
         Column("mean", kind, lambda row: row["score"], first=True, more_is_better=True),
         Column("behind", "points", lambda row: row["behind"] if row["place"] > 1 else None, first=True),
         Column("95 % interval", "points interval", between, first=True),

@@ -163,7 +163,7 @@ def listed(stopped: Mapping[str, Stopped]) -> dict[str, Any]:
     return {
         "models": [{"model": model, **row._asdict()} for model, row in stopped.items()],
         "cells": sum(row.cells for row in stopped.values()),
-        "hours": round(sum(hours), 4) if len(hours) == len(stopped) else None,
+        "hours": round(sum(hours), 6) if len(hours) == len(stopped) else None,
         # At most: the chances that one of them would have been first add up.
         "chance": min(1.0, sum(row.chance for row in stopped.values())),
     }
