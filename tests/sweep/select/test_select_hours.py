@@ -159,6 +159,23 @@ def test_it_ends_in_time_with_the_best_answer_there_is(
     assert not (tmp_path / "select" / "winner").exists()
 
 
+def test_time_for_the_first_stage_alone(config, fake_converters, tmp_path, monkeypatch, capsys):
+    known = [lambda cell: 0.0, lambda cell: 1e6, lambda cell: 1e6]
+    monkeypatch.setattr(hours, "measured", lambda *_: hours.Measured([0.1, 0.1, 0.1], known, 0.0, 0.0))
+    assert run.run(config, tmp_path) == 0
+    found = read(tmp_path)
+    assert (
+        found["judged_by"] == "knn" and found["leader"] and len(found["ranking"]) == 4 and found["finished"]
+    )
+    assert all(n.startswith("linear ") for n in found["hours"]["not_run"])
+    # Nothing was fine-tuned, so that nothing is known of who would have been better then.
+    assert (
+        found["chance_missed"]["value"] is None
+        and found["chance_missed"]["reason"] == "judged by knn, not by finetune"
+    )
+    assert "judged by knn" in capsys.readouterr().err
+
+
 def test_a_stage_there_is_no_time_for_does_not_stop_the_ones_before_it(
     config, fake_converters, tmp_path, monkeypatch
 ):

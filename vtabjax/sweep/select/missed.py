@@ -38,15 +38,7 @@ def estimate(
     # A model that cannot be measured is none that could have been chosen.
     there = [model for model in models if model not in failed]
     if last.metric != "accuracy":
-        reason = "the last stage measures no accuracy"
-        unknown = {
-            "value": None,
-            "interval": None,
-            "level": None,
-            "method": "cannot be said",
-            "reason": reason,
-        }
-        return {"chance_missed": unknown, "expected_regret": dict(unknown), "audit_bounds": None}
+        return unknown("the last stage measures no accuracy")
     found = left_out.estimate(
         _rows(there, last),
         [_rows(there, stage) for stage in stages],
@@ -59,6 +51,12 @@ def estimate(
         "expected_regret": _entry(found.expected_regret, len(failed)),
         "audit_bounds": None if found.audit is None else found.audit._asdict(),
     }
+
+
+def unknown(reason: str) -> dict[str, Any]:
+    """What `estimate` gives where nothing can be said."""
+    entry = {"value": None, "interval": None, "level": None, "method": "cannot be said", "reason": reason}
+    return {"chance_missed": entry, "expected_regret": dict(entry), "audit_bounds": None}
 
 
 def _rows(models: Sequence[str], found: StageScores) -> np.ndarray:

@@ -114,6 +114,9 @@ class Experiment(measuring.Stages):
         models, found = self.models, []
         for number, stage in enumerate(self.chain[:-1]):
             found.append(self.measure(number, models, selection))
+            if number and selection["hours"]["not_run"] and not found[-1].scored.any():
+                self._conclude(selection, found[:-1], found[-1], [])  # the best answer that there is
+                return selection, int(self.failed)
             n = self._planned(number, found[-1], selection)
             kept = self._choose(found, n)
             selection["stages"].append(record.stage(stage.protocol, str(stage), n, found[-1], kept))
@@ -165,6 +168,7 @@ class Experiment(measuring.Stages):
         while not last.scored.any() and before:  # no time was left for it, or everything failed
             before, last = before[:-1], before[-1].of([m for m in last.models if m in before[-1].models])
             selection["judged_by"] = self.chain[len(before)].protocol
+            shown.say(f"judged by {selection['judged_by']}: no model has a score in the stages after it")
         scored = [m for m, well in zip(last.models, last.scored, strict=True) if well]
         if not scored:
             selection["verdict"] = "no model has a score in the last stage"
@@ -174,9 +178,12 @@ class Experiment(measuring.Stages):
         best = last.of(scored)
         judged = verdict.judge(best.scores, best.correct, seed=self.config.seed)
         names = [best.models[i] for i in judged.contenders]
-        missing = missed.estimate(
-            self.models, before, last, audited, names[0], self.config.seed, stopped=self.stopped
-        )
+        if selection["judged_by"] == self.chain[-1].protocol:
+            missing = missed.estimate(
+                self.models, before, last, audited, names[0], self.config.seed, stopped=self.stopped
+            )
+        else:
+            missing = missed.unknown(f"judged by {selection['judged_by']}, not by {self.chain[-1].protocol}")
         if audited:
             selection["audit"]["bounds"] = missing.pop("audit_bounds")
         selection |= {
