@@ -29,7 +29,7 @@ class Work(NamedTuple):
     steps: int
 
 
-WORK = {64: Work(batch_size=32, steps=5), 224: Work(batch_size=16, steps=2)}
+WORK = {64: Work(batch_size=32, steps=10), 224: Work(batch_size=16, steps=6)}
 
 
 def images_and_labels(size: int, classes: int):
