@@ -8,6 +8,7 @@ import time
 
 import conftest
 import pytest
+import submitit  # noqa: F401  (its log goes to the standard error of the moment it is imported)
 
 from vtabjax import results
 from vtabjax.options import UsageError
@@ -214,8 +215,6 @@ def test_who_is_at_work(tmp_path):
 
 def test_slurm_gets_the_whole_experiment_once(select_config, fake_converters, tmp_path, monkeypatch, capsys):
     """A stand-in for sbatch: the array's jobs are shares of the experiment."""
-    import submitit  # noqa: F401  (its log goes to the standard error of the moment it is imported)
-
     from vtabjax.sweep import slurm
 
     commands = tmp_path / "bin"
