@@ -92,12 +92,12 @@ def test_tasks_that_most_models_share():
     assert found.of(["a", "d"]).shared_tasks() == []
 
 
-def folder(path, seed):
-    """Two classes of twenty small pictures, a little lighter on one side or on the other, alike on average."""
+def folder(path, seed, count=20):
+    """Two classes of so many small pictures, a little lighter on one side or on the other, alike on average."""
     rng = np.random.default_rng(seed)
     for name, side in (("left", slice(0, 4)), ("right", slice(4, 8))):
         (path / name).mkdir(parents=True)
-        for i in range(20):
+        for i in range(count):
             pixels = np.clip(rng.normal(100, 60, (8, 8, 3)), 0, 255).astype(np.uint8)
             pixels[:, side] = np.clip(pixels[:, side] + 20.0, 0, 255)
             Image.fromarray(pixels).save(path / name / f"{i}.png")

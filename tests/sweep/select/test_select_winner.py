@@ -84,7 +84,12 @@ def test_the_card_is_complete(made):
 )
 def test_pictures_of_ones_own(tmp_path, winner_on, row):
     """Twenty: 14 to train on, 2 for validation, 4 are tested."""
-    c = tiny("baseline/pixels", tasks=folder(tmp_path / "pictures", 0), image_size=16, winner_on=winner_on)
+    c = tiny(
+        "baseline/pixels",
+        tasks=folder(tmp_path / "pictures", 0, count=10),
+        image_size=16,
+        winner_on=winner_on,
+    )
     assert run.run(c, tmp_path / "w") == 0
     assert row in (winner.folder(tmp_path / "w") / "README.md").read_text()
 
