@@ -1,7 +1,7 @@
 """The sweep of benchmarks/sweep.py with this commit and another, in turn: python benchmarks/sweep_before.py FOLDER
 
-    git worktree add /tmp/before COMMIT
-    python benchmarks/sweep_before.py /tmp/before --seconds=200
+    git worktree add ../before COMMIT
+    python benchmarks/sweep_before.py ../before --seconds=200
 
 FOLDER is a checkout of the other commit. Every stage (a command) runs with both before the next one; each has a folder
 of its own, which is empty at first. With --seconds it stops before the next stage once they have passed, and the same
