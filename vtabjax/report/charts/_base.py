@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from vtabjax.report.boards import Board
@@ -62,6 +63,19 @@ def layout(height: int, **changes: Any) -> dict[str, Any]:
     for name, value in changes.items():
         made[name] = {**made[name], **value} if isinstance(made.get(name), dict) else value
     return made
+
+
+def interval_bars(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    """Horizontal bars from `low` to `high` of dots at `x`, [N] each; none where they are NaN."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": np.nan_to_num(high - x),
+        "arrayminus": np.nan_to_num(x - low),
+        "color": NAMED["muted"],
+        "thickness": 1.5,
+        "width": 3,
+    }
 
 
 def rows_axis(names: Sequence[str]) -> dict[str, Any]:

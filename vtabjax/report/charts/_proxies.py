@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vtabjax.report import naming
-from vtabjax.report.charts._base import NAMED, ROW, layout, made, rows_axis
+from vtabjax.report.charts._base import NAMED, ROW, interval_bars, layout, made, rows_axis
 from vtabjax.report.proxies import Proxy, ProxyComparison
 
 
@@ -29,15 +29,7 @@ def proxy_chart(comparison: ProxyComparison) -> dict[str, Any] | None:
             "color": [NAMED["muted" if p.static or p.noise else "accent"] for p in shown],
             "symbol": ["diamond-open" if p.static else "x-thin-open" if p.noise else "circle" for p in shown],
         },
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": np.nan_to_num(high - x),
-            "arrayminus": np.nan_to_num(x - low),
-            "color": NAMED["muted"],
-            "thickness": 1.5,
-            "width": 3,
-        },
+        error_x=interval_bars(x, low, high),
         customdata=np.stack([low, high], 1),
         hovertemplate="%{text}<br>%{x:.2f}, %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>",
     )

@@ -8,7 +8,17 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vtabjax.report.analysis import Analysis, Strengths
-from vtabjax.report.charts._base import MOST, NAMED, ROW, first_of, layout, made, rows_axis, whose
+from vtabjax.report.charts._base import (
+    MOST,
+    NAMED,
+    ROW,
+    first_of,
+    interval_bars,
+    layout,
+    made,
+    rows_axis,
+    whose,
+)
 from vtabjax.report.standing import Standing, against_average
 
 _ON_FIRST_SCREEN = 12  # models: as many as fit beside the answer
@@ -38,15 +48,7 @@ def ranking(a: Analysis, s: Standing) -> dict[str, Any] | None:
         y=list(range(len(rows))),
         mode="markers",
         marker={"color": colours, "size": 10},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": np.nan_to_num(high - means),
-            "arrayminus": np.nan_to_num(means - low),
-            "color": NAMED["muted"],
-            "thickness": 1.5,
-            "width": 3,
-        },
+        error_x=interval_bars(means, low, high),
         text=[a.names[i] for i in rows],
         customdata=intervals,
         hovertemplate="%{text}<br>%{x:.1f} %%{customdata}<extra></extra>",
@@ -98,15 +100,7 @@ def strength(a: Analysis, s: Strengths) -> dict[str, Any]:
         y=list(range(len(order))),
         mode="markers",
         marker={"color": whose(a.board, order), "size": 9},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": np.nan_to_num(x_high - x),
-            "arrayminus": np.nan_to_num(x - x_low),
-            "color": NAMED["muted"],
-            "thickness": 1.5,
-            "width": 3,
-        },
+        error_x=interval_bars(x, x_low, x_high),
         text=names,
         customdata=np.round(100 * np.stack([p, low, high], 1), 1),
         hovertemplate="%{text}<br>%{customdata[0]:.1f} %, %{customdata[1]:.1f} to %{customdata[2]:.1f}<extra></extra>",
