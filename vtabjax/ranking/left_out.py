@@ -24,9 +24,10 @@ The value is the mean over the draws of theta: the predictive probability, to be
 interval has the draws' quantiles: it is for the chance that somebody would state who knew theta. That finalists were
 chosen by their scores does no harm: the regressions are conditional on these scores.
 
-The prior is Jeffreys' rule (for n models and p coefficients s^2 = SSE / chi^2_n), with which the mean is nearly
-unbiased: draws under the reference prior (s^2 = SSE / chi^2_{n - p}) are weighted by s^-p. Draws in which accuracy
-falls with a stage's score are left out, unless the data speak for it (fewer than a tenth would remain).
+Value and lower end take Jeffreys' rule as the prior (for n models and p coefficients s^2 = SSE / chi^2_n), with which
+the mean is nearly unbiased; the upper end, more cautious, the reference prior (s^2 = SSE / chi^2_{n - p}), of which
+Jeffreys' draws are those with weights s^-p. Draws in which accuracy falls with a stage's score are left out, unless the
+data speak for it (fewer than a tenth would remain).
 
 `auditing.audit` assumes nothing but a random draw: of m models drawn among the L left out, k beat the winner.
 """
@@ -305,10 +306,10 @@ def _floor(accuracy: np.ndarray) -> float:
 def _summary(
     draws: np.ndarray, weights: np.ndarray, level: float, assumptions: tuple[str, ...], counts: dict[str, int]
 ) -> Estimate:
-    """The value and the interval from weighted draws."""
+    """The value and the lower end from weighted draws (`_jeffreys`), the upper end from the draws as they are."""
     value = float(weights @ draws)
-    ends = ((1 - level) / 2, (1 + level) / 2)
-    low, high = (float(q) for q in np.quantile(draws, ends, weights=weights, method="inverted_cdf"))
+    low = float(np.quantile(draws, (1 - level) / 2, weights=weights, method="inverted_cdf"))
+    high = float(np.quantile(draws, (1 + level) / 2))
     # The mean of draws of which nearly all are zero can exceed their quantile.
     return Estimate(value, min(low, value), max(high, value), level, "regression", assumptions, counts, "")
 

@@ -3,7 +3,7 @@
 How many finalists it takes depends on how well the earlier scores foretell accuracy, which nobody knows before some
 models have reached the last stage. So it goes on in rounds. Each regresses what the last stage found on the scores
 (`vtabjax.ranking.left_out`), asks for the chance that a model left out would beat the best one by more than `MARGIN`,
-and, where the upper end of its 90 % interval is above `add_chance`, measures the models that are most likely to do so.
+and, where it is above `add_chance`, measures the models that are most likely to do so.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def look(
         return Round(None, None, [], [])
     found = left_out.estimate(accuracy, scores, winner=winner, margin=MARGIN, n_draws=n_draws, seed=seed)
     chance, high = found.chance_missed.value, found.chance_missed.high
-    if chance is None or high is None or high <= add_chance:
+    if chance is None or chance <= add_chance:
         return Round(chance, high, [], [])
     own = np.where(candidates, np.nan_to_num(found.by_model), -1.0)
     at_once = min(room, max(1, round(_AT_ONCE * n)), int(candidates.sum()))

@@ -150,7 +150,7 @@ class Stages:
             )
             return {**found._asdict(), "models": names}
 
-        on = {"added": models, "settings": self.settings}
+        on: dict[str, Any] = {"added": models, "settings": self.settings}
         on["scores"] = [[record.number(s) for s in row] for row in last.scores]
         decided = processes.broadcast_from_first(lambda: record.agree(self.workdir, on, decide))
         shown.added(decided, self.own.add_chance)
