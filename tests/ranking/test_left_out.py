@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from vtabjax.ranking import _joint_normal as jn
 from vtabjax.ranking import left_out
@@ -110,6 +110,42 @@ def test_perfect_scores_leave_nothing_to_miss():
     for estimate in (found.chance_missed, found.expected_regret):
         assert (estimate.value, estimate.low, estimate.method) == (0.0, 0.0, "regression")
         assert estimate.high < 1e-9
+
+
+def test_a_censored_regression_has_the_likelihoods_maximum():
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal(60)
+    y = 1 + 2 * x + rng.standard_normal(60)
+    floor = float(np.median(y))
+
+    def loss(parameters):
+        b0, b1, log_s = parameters
+        z = (y - b0 - b1 * x) / np.exp(log_s)
+        below = stats.norm.logcdf((floor - b0 - b1 * x) / np.exp(log_s))
+        return -np.where(y < floor, below, stats.norm.logpdf(z) - log_s).sum()
+
+    b0, b1, log_s = optimize.minimize(loss, [0.0, 1.0, 0.0]).x
+    joint = jn.fit(np.column_stack([x, y]), 3000, np.random.default_rng(0), floor)
+    mean, spread = jn.conditional(joint, np.array([[0.0], [1.0]]))
+    assert mean.mean(0) == pytest.approx([b0, b0 + b1], abs=0.1)
+    assert np.median(spread) == pytest.approx(np.exp(log_s), rel=0.1)
+
+
+def test_how_far_the_worse_half_is_behind_says_nothing():
+    accuracy, scores = selected(n_tuned=24)
+    worse = np.argsort(accuracy)[:12]
+    found = left_out.chance_missed(accuracy, [scores], n_draws=200)
+    accuracy[worse] -= 0.3
+    again = left_out.chance_missed(accuracy, [scores], n_draws=200)
+    assert again == found and 0 < found.low < found.value < found.high
+
+
+def test_margin():
+    accuracy = np.where(np.arange(20) < 12, 0.3 + 0.01 * np.arange(20), np.nan)
+    small, large = (left_out.estimate(accuracy, [np.arange(20.0)], margin=m) for m in (0.07, 0.09))
+    assert small.chance_missed.value == pytest.approx(1.0)
+    assert small.expected_regret.value == pytest.approx(0.01, rel=0.01)
+    assert large.chance_missed.value == pytest.approx(0.0, abs=1e-9)
 
 
 def test_perfect_scores_and_a_model_that_was_overlooked():

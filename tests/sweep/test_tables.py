@@ -77,6 +77,14 @@ def test_what_so_many_examples_show():
     assert "2.6 points on digits (1,000), 7.0 points on svhn (250)" in table.remarks[-1]
 
 
+def test_what_examples_show_calls_folders_by_their_names():
+    given = record(0.9)
+    given["metrics"]["interval"] = [0.88, 0.92]
+    given["n_examples"] = 1000
+    table = tables.accuracy_table({("a", "folder:/far/away/birds"): given})
+    assert "points on birds (1,000)" in table.remarks[-1]
+
+
 def test_uneven_classes_of_one_s_own_have_a_balanced_mean(tmp_path):
     for split in ("train", "test"):
         for name, n in (("rare", 2), ("common", 12)):

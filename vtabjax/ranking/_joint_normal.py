@@ -61,6 +61,7 @@ def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator, floor: float
     if not gaps.any() and not len(low):
         return _joint([_regression(values[None, reached >= j], j, rng, n_draws) for j in range(n_columns)])
     filled = np.where(gaps, np.nanmean(values, axis=0), values)
+    filled[low, -1] = floor
     filled = np.tile(filled, (min(n_draws, _CHAINS), 1, 1))
     changing = [gaps[reached >= j, : j + 1].any() for j in range(n_columns)]
     changing[-1] |= len(low) > 0

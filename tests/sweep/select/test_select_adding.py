@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vtabjax import results
 from vtabjax.sweep.select import adding, run
@@ -21,7 +22,7 @@ def population(noise, m=80, measured=20, seed=0):
 
 def look(noise, **changed):
     accuracy, score, left = population(noise)
-    given = {"n": 20, "room": 20, "add_chance": 0.5, "winner": int(np.nanargmax(accuracy))}
+    given = {"n": 20, "room": 20, "add_chance": 0.1, "winner": int(np.nanargmax(accuracy))}
     return adding.look(accuracy, [score], left, **{**given, **changed}), score, left
 
 
@@ -29,7 +30,7 @@ def test_a_score_that_says_all_adds_nobody_and_one_that_says_little_the_likelies
     found, _, _ = look(noise=0.01)
     assert found.rows == [] and found.chance < 0.01
     found, score, left = look(noise=3.0)
-    assert 0.5 < found.chance < found.at_most
+    assert 0.1 < found.chance < found.at_most
     assert found.rows == list(
         np.argsort(-np.where(left, score[:, 0], -np.inf))[:5]
     )  # a quarter of 20 at once
@@ -79,7 +80,12 @@ def test_an_experiment_that_adds_a_finalist(fake_converters, tmp_path, monkeypat
 
     monkeypatch.setattr(adding, "look", first_candidate)
     c = select.get_config("mini")
-    c.models, c.tasks = "baseline/pixels,embedded/sprites_resnet,tiny/a,tiny/b,tiny/c", "digits"
+    rng = np.random.default_rng(0)
+    for i in range(48):
+        (tmp_path / "pictures" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8))
+        picture.save(tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png")
+    c.models, c.tasks = "baseline/pixels,tiny/a,tiny/b,tiny/c,tiny/d", f"folder:{tmp_path / 'pictures'}"
     c.image_size, c.c_count, c.keep_chance, c.audit = 16, 2, 1.0, 1
     c.stages, c.add_at_most = "knn:2,linear", 1.5
     assert run.run(c, tmp_path) == 0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vtabjax.options import UsageError
-from vtabjax.sweep.select import keep, stages, verdict
+from vtabjax.sweep.select import keep, shown, stages, verdict
 from vtabjax.sweep.select.stages import Stage
 
 
@@ -70,6 +70,17 @@ def test_the_first_by_mean_rank_are_kept():
     ]  # equal mean ranks: the mean score is the same, too, the order decides
     assert found.reason == ["behind", "first", "first", "behind"]
     assert np.isnan(found.chance).all()
+
+
+def test_points_behind_have_no_sign():
+    rows = [
+        {"place": 1, "model": "a", "score": 0.9, "behind": 0.0, "behind_interval": [0.0, 0.0]},
+        {"place": 2, "model": "b", "score": 0.87, "behind": 0.03, "behind_interval": [-0.01, 0.07]},
+    ]
+    for row in rows:
+        row |= {"scores": {"digits": row["score"]}, "strength": None}
+    text = shown.ranking({"ranking": rows, "method": "", "stages": [{"score": "accuracy"}]})
+    assert "3.0" in text and "-1.0 to 7.0" in text and "+" not in text.split("behind:")[0]
 
 
 def test_one_task_goes_by_the_score():
