@@ -248,7 +248,14 @@ def test_main(command, parse, pictures, repository, tmp_path, monkeypatch):
     from vtabjax.sweep import artefacts, runner, shares
     from vtabjax.sweep.select import run as selection
 
-    words = shlex.split(command.replace("/path/to/folder", repository).removeprefix("python "))
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for number in range(3):
+        (weights / f"lite{number}.safetensors").write_bytes(
+            (2).to_bytes(8, "little") + b"{}"
+        )  # of no tensors
+    command = command.replace("/path/to/folder", repository).replace("/path/to/weights", str(weights))
+    words = shlex.split(command.removeprefix("python "))
     if "--help" in words or words[1:] == ["list"]:  # nothing runs, there is something to read
         with pytest.raises(SystemExit) as ended:
             parse(words)
