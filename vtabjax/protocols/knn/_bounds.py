@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -16,7 +17,9 @@ from vtabjax.runtime import bars
 
 _EXTRA = 2  # lower bounds kept beyond the k best, so that few rows need the second look
 _EXTRA16 = 9  # the same in bfloat16
+_EXTRA_AGAIN = 14  # the same where a few rows are looked at again on an accelerator
 _GROUP = 8  # columns compared among themselves first; see _finalists
+_THREADS = 4  # that centre rows on the host; each holds two copies of a block
 LARGE = 4096  # examples from which bfloat16 pays
 ABSOLUTE = 1e-32  # covers products that underflow in float32 (coordinates are scaled to at most 1)
 
@@ -158,6 +161,9 @@ def _sharded_update(
     mesh: jax.sharding.Mesh, masked: bool, grouped: bool
 ) -> Callable[[_Best, _Rows, _Rows], _Best]:
     """`_update`, rows shared among the devices of `mesh`."""
+    if mesh.devices.size == 1:  # the products' program is that of `_among_themselves`
+        update_alone = jax.jit(functools.partial(_update, masked=masked, grouped=grouped))
+        return lambda best, a, b: update_alone(best, a.about, b.about, _products(a.x, b.x))
     shared, whole = PartitionSpec("data"), PartitionSpec()
     multiply = jax.jit(jax.shard_map(_products, mesh=mesh, in_specs=(shared, whole), out_specs=shared))
     own_rows = functools.partial(_update, masked=masked, grouped=grouped)
@@ -220,6 +226,7 @@ class Proposal(NamedTuple):
       query_norms: squared norms of the queries, [Q].
       norms: squared norms of the database, [N].
       g: how far off a distance may be, relative to the sum of the two squared norms.
+      columns: the database on the devices.
     """
 
     bound: np.ndarray
@@ -228,6 +235,12 @@ class Proposal(NamedTuple):
     query_norms: np.ndarray
     norms: np.ndarray
     g: float
+    columns: list[_Rows]
+
+    def upper_bounds(self, k: int) -> np.ndarray:
+        """Of the k-th nearest of each query, [Q]."""
+        norms = self.query_norms[:, None] + self.norms[self.ids[:, :k]]
+        return (self.bound[:, :k] + 2.02 * self.g * norms + ABSOLUTE).max(1)
 
 
 def propose(search: Search, mesh: jax.sharding.Mesh, block: int, half: bool) -> Proposal:
@@ -254,7 +267,33 @@ def propose(search: Search, mesh: jax.sharding.Mesh, block: int, half: bool) -> 
         masked = len(np.unique(search.groups)) < n
         best, query_norms = _among_themselves(columns, m, mesh, masked, grouped), norms
     else:
-        best, query_norms = _against(columns, search, g, m, mesh, size, grouped)
+        chunk = min(2 * size, -(-len(search.queries) // mesh.devices.size))
+        best, query_norms = _against(columns, search, g, m, mesh, chunk, search.within, grouped)
+    return _proposal(best, search, query_norms, norms, g, columns)
+
+
+def look_again(proposal: Proposal, search: Search, rows: np.ndarray, mesh: jax.sharding.Mesh) -> Proposal:
+    """The same for the queries `rows` alone, with more bounds of each and columns not grouped.
+
+    Whatever their number, rows are compared in blocks of one shape: it differs from model to model.
+    """
+    some = search._replace(queries=search.queries[rows], query_groups=search.query_groups[rows])
+    m = min(search.k + _EXTRA_AGAIN, len(search.database))
+    size = len(proposal.columns[0].x)
+    best, query_norms = _against(
+        proposal.columns, some, proposal.g, m, mesh, size, masked=search.within, grouped=False
+    )
+    return _proposal(best, some, query_norms, proposal.norms, proposal.g, proposal.columns)
+
+
+def _proposal(
+    best: list[_Best],
+    search: Search,
+    query_norms: np.ndarray,
+    norms: np.ndarray,
+    g: float,
+    columns: list[_Rows],
+) -> Proposal:
     bound, ids, rest = (
         np.concatenate([np.asarray(v) for v in values])[: len(search.queries)]
         for values in zip(*best, strict=True)
@@ -266,6 +305,7 @@ def propose(search: Search, mesh: jax.sharding.Mesh, block: int, half: bool) -> 
         query_norms=query_norms,
         norms=norms,
         g=g,
+        columns=columns,
     )
 
 
@@ -274,19 +314,18 @@ def _columns(
 ) -> tuple[list[_Rows], np.ndarray, float]:
     """The database by blocks on every device, its squared norms [N], and how far off rounding rows puts a distance."""
     replicated = NamedSharding(mesh, PartitionSpec())
-    columns, norms, lost = [], [], []
-    for part in slices(len(search.database), size):
+
+    def block(part: slice) -> tuple[_Rows, np.ndarray, jax.Array | float]:
         rows, own = _block(
             search.space, search.database[part], part.start, search.groups[part], size, replicated
         )
-        if half:
-            x, largest = _to_bfloat16(rows.x)
-            rows = rows._replace(x=x)
-            lost.append(largest)
-        columns.append(rows)
-        norms.append(own)
+        x, lost = _to_bfloat16(rows.x) if half else (rows.x, 0.0)
+        return rows._replace(x=x), own, lost
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        columns, norms, lost = zip(*pool.map(block, slices(len(search.database), size)), strict=True)
     r = 1.001 * float(max(lost)) + 1e-7 if half else 0.0
-    return columns, np.concatenate(norms), 2.02 * r * (1 + r)
+    return list(columns), np.concatenate(norms), 2.02 * r * (1 + r)
 
 
 def _among_themselves(
@@ -316,13 +355,13 @@ def _against(
     m: int,
     mesh: jax.sharding.Mesh,
     size: int,
+    masked: bool,
     grouped: bool,
 ) -> tuple[list[_Best], np.ndarray]:
-    """The best of the queries, block by block, each shared among the devices; and the queries' squared norms [Q]."""
-    n, n_devices = len(search.queries), mesh.devices.size
-    chunk = n_devices * min(2 * size, -(-n // n_devices))
+    """The best of the queries, in blocks of `size` rows for each device; and the queries' squared norms [Q]."""
+    n, chunk = len(search.queries), mesh.devices.size * size
     shared = NamedSharding(mesh, PartitionSpec("data"))
-    update = _sharded_update(mesh, search.within, grouped)
+    update = _sharded_update(mesh, masked, grouped)
     best, norms = [], []
     parts: Iterable[slice] = bars.bar(slices(n, chunk), "nearest neighbours", delay=5)
     for part in parts:
