@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vtabjax.protocols._arrays import THREADS
 from vtabjax.protocols.knn._space import Search, Space, slices
 from vtabjax.runtime import bars
 
@@ -19,7 +20,6 @@ _EXTRA = 2  # lower bounds kept beyond the k best, so that few rows need the sec
 _EXTRA16 = 9  # the same in bfloat16
 _EXTRA_AGAIN = 14  # the same where a few rows are looked at again on an accelerator
 _GROUP = 8  # columns compared among themselves first; see _finalists
-_THREADS = 4  # that centre rows on the host; each holds two copies of a block
 LARGE = 4096  # examples from which bfloat16 pays
 ABSOLUTE = 1e-32  # covers products that underflow in float32 (coordinates are scaled to at most 1)
 
@@ -260,15 +260,28 @@ def propose(search: Search, mesh: jax.sharding.Mesh, block: int, half: bool) -> 
     g = 1.01 * (d + 64) * 2.0**-24
     if half or mesh.devices.flat[0].platform != "cpu":
         g *= 2  # these products are float32 sums in effect, not to the letter
-    columns, norms, rounding = _columns(search, size, mesh, half)
-    g += rounding
-    columns = [_shrunken(rows, g) for rows in columns]
+    arriving = _columns(search, size, mesh, half)
+    if half:
+        arrived = list(arriving)
+        r = 1.001 * float(max(column.lost for column in arrived)) + 1e-7
+        g += 2.02 * r * (1 + r)
+        arriving = iter(arrived)
+    columns, column_norms = [], []
+
+    def shrunken() -> Iterator[_Rows]:
+        for column in arriving:
+            columns.append(_shrunken(column.rows, g))
+            column_norms.append(column.norms)
+            yield columns[-1]
+
     if search.within and mesh.devices.size == 1:
         masked = len(np.unique(search.groups)) < n
-        best, query_norms = _among_themselves(columns, m, mesh, masked, grouped), norms
+        best = _among_themselves(shrunken(), -(-n // size), m, mesh, masked, grouped)
+        norms = query_norms = np.concatenate(column_norms)
     else:
         chunk = min(2 * size, -(-len(search.queries) // mesh.devices.size))
-        best, query_norms = _against(columns, search, g, m, mesh, chunk, search.within, grouped)
+        best, query_norms = _against(list(shrunken()), search, g, m, mesh, chunk, search.within, grouped)
+        norms = np.concatenate(column_norms)
     return _proposal(best, search, query_norms, norms, g, columns)
 
 
@@ -309,41 +322,47 @@ def _proposal(
     )
 
 
-def _columns(
-    search: Search, size: int, mesh: jax.sharding.Mesh, half: bool
-) -> tuple[list[_Rows], np.ndarray, float]:
-    """The database by blocks on every device, its squared norms [N], and how far off rounding rows puts a distance."""
+class _Column(NamedTuple):
+    """Some rows of the database on every device, their squared norms [n], and the most that rounding took from one."""
+
+    rows: _Rows
+    norms: np.ndarray
+    lost: jax.Array | float
+
+
+def _columns(search: Search, size: int, mesh: jax.sharding.Mesh, half: bool) -> Iterator[_Column]:
+    """The database, `size` rows at a time; the next are made ready while these are compared."""
     replicated = NamedSharding(mesh, PartitionSpec())
 
-    def block(part: slice) -> tuple[_Rows, np.ndarray, jax.Array | float]:
-        rows, own = _block(
+    def column(part: slice) -> _Column:
+        rows, norms = _block(
             search.space, search.database[part], part.start, search.groups[part], size, replicated
         )
         x, lost = _to_bfloat16(rows.x) if half else (rows.x, 0.0)
-        return rows._replace(x=x), own, lost
+        return _Column(rows._replace(x=x), norms, lost)
 
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        columns, norms, lost = zip(*pool.map(block, slices(len(search.database), size)), strict=True)
-    r = 1.001 * float(max(lost)) + 1e-7 if half else 0.0
-    return list(columns), np.concatenate(norms), 2.02 * r * (1 + r)
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(column, slices(len(search.database), size))
 
 
 def _among_themselves(
-    blocks: list[_Rows], m: int, mesh: jax.sharding.Mesh, masked: bool, grouped: bool
+    blocks: Iterable[_Rows], n_blocks: int, m: int, mesh: jax.sharding.Mesh, masked: bool, grouped: bool
 ) -> list[_Best]:
     """The best of every block after all blocks: the matrix is symmetric, so each product serves rows and columns."""
     replicated = NamedSharding(mesh, PartitionSpec())
-    best = [_nothing_yet(len(block.x), m, replicated) for block in blocks]
-    total = len(blocks) * (len(blocks) + 1) // 2
-    with bars.bar(desc="nearest neighbours", total=total, delay=5) as bar:
+    before: list[_Rows] = []
+    best: list[_Best] = []
+    with bars.bar(desc="nearest neighbours", total=n_blocks * (n_blocks + 1) // 2, delay=5) as bar:
         for j, b in enumerate(blocks):
-            for i, a in enumerate(blocks[:j]):
+            best.append(_nothing_yet(len(b.x), m, replicated))
+            for i, a in enumerate(before):
                 products = _products(a.x, b.x)
                 best[i], best[j] = _update_both(
                     best[i], best[j], a.about, b.about, products, masked=masked, grouped=grouped
                 )
             products_of_self = _products_of_self(b.x)
             best[j] = jax.block_until_ready(_update_self(best[j], b.about, products_of_self, grouped=grouped))
+            before.append(b)
             bar.update(j + 1)
     return best
 
