@@ -73,8 +73,9 @@ def _answer(worker: subprocess.Popen) -> dict:
 
 def environment(*packages: str) -> dict:
     """What a result has to name: command, machine, load, versions."""
+    options = [option for option in sys.argv[1:] if not option.startswith("--out=")]
     return {
-        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *options]),
         "machine": {"processor": processor(), "cores": os.cpu_count(), "load_before": os.getloadavg()[0]},
         "versions": {
             "python": platform.python_version(),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import conftest
 import jax
@@ -152,6 +153,15 @@ def test_an_accelerator_looks_again_before_the_host_does(monkeypatch, k):
     assert set(compared) >= set(range(9, 49)) and not set(compared) & set(range(9))
     one_group = knn.leave_one_out(x, np.zeros(109, int), k=k, groups=np.arange(109) // 2)
     np.testing.assert_array_equal(one_group.neighbours, by_hand(x, k, groups=np.arange(109) // 2)[0])
+
+
+def test_small_searches_leave_an_accelerator_alone():
+    accelerator = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="gpu")]))
+    (host,) = _nearest._where(accelerator, 1000 * 1000 * 2048).devices
+    assert host.platform == "cpu"
+    assert _nearest._where(accelerator, 100_000 * 100_000 * 2048) is accelerator
+    mesh = data_mesh()
+    assert _nearest._where(mesh, 1) is mesh
 
 
 def test_lower_bounds_are_lower_bounds():

@@ -31,6 +31,7 @@ from vtabjax.protocols.knn._space import Search, Space, slices
 from vtabjax.runtime import bars
 from vtabjax.runtime.devices import data_mesh
 
+_SMALL = 1 << 34  # comparisons of numbers that a few cores make in less than a second
 _PAIRS = 1 << 22  # numbers gathered at once in the float64 comparison (32 MiB)
 
 
@@ -165,14 +166,15 @@ def nearest(
       k: neighbours; every query must have that many to choose from.
       metric: "euclidean" or "cosine".
       groups: group numbers [N] (None: every row is its own group). Only without `queries`.
-      mesh: devices to share the queries among (None: all of this process).
+      mesh: devices to share the queries among (None: all of this process); a small search runs on the host in any case.
       block: rows compared at once (None: 1024 on CPUs, 4096 otherwise).
       distances: fill in `Nearest.distances` everywhere; otherwise rows that needed none hold NaN.
 
     Raises:
       MemoryError: a copy of the features on each device would not fit.
     """
-    mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
+    comparisons = (len(database) if queries is None else len(queries)) * database.size
+    mesh = _where(data_mesh(jax.local_devices()) if mesh is None else mesh, comparisons)
     device = mesh.devices.flat[0]
     copies = mesh.devices.size if device.platform == "cpu" else 1  # CPU "devices" share one memory
     check_memory(
@@ -202,6 +204,21 @@ def nearest(
         close = close[again.rest <= limit]
     _compare_all(search, close, found, distances)
     return found
+
+
+def _where(mesh: jax.sharding.Mesh, comparisons: int) -> jax.sharding.Mesh:
+    """`mesh`, or the host's processor for a search so small that an accelerator would compile far longer than it works.
+
+    Args:
+      mesh: the devices at hand.
+      comparisons: of numbers, queries x rows x columns.
+    """
+    if mesh.devices.flat[0].platform == "cpu" or comparisons > _SMALL:
+        return mesh
+    try:
+        return data_mesh(jax.local_devices(backend="cpu")[:1])
+    except RuntimeError:  # JAX_PLATFORMS names accelerators only
+        return mesh
 
 
 def _host_is_slower(device: jax.Device) -> bool:
