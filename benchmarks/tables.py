@@ -46,7 +46,8 @@ def origin(*records: dict) -> str:
             name = machine.get("processor") or machine.get("cpu")
             machine = f"{name}, {machine.get('cores', machine.get('processors'))} cores"
         versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
-        lines.append(f"`{record['command']}` ({machine}; load average before: {load:.1f}; {versions})")
+        commands = ", ".join(f"`{command}`" for command in record["command"].split("; "))
+        lines.append(f"{commands} ({machine}; load average before: {load:.1f}; {versions})")
     return "\n\n".join(lines)
 
 
