@@ -11,23 +11,45 @@ const vtabCharts = (() => {
     if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, colours(v)]));
     return value;
   };
+  // Plotly's figures hold numbers as lists or as base64 of 8-byte floats.
+  const decoded = (v) => (v.bdata ? [...new Float64Array(Uint8Array.from(atob(v.bdata), (c) => c.charCodeAt(0)).buffer)] : [...v]);
   const shorten = (layout, width) => {
     const most = width < 480 ? 24 : width < 800 ? 36 : 60;
     const across = layout.xaxis;
+    // Of labels in percent every second one, the middle among them, where not all have room.
     if (width < 480 && across.ticktext?.[0]?.endsWith("%")) {
-      across.tickvals = across.tickvals.filter((_, k) => k % 2 === 0);
-      across.ticktext = across.ticktext.filter((_, k) => k % 2 === 0);
+      const far = across.tickvals.map((v) => Math.abs(v)), middle = far.indexOf(Math.min(...far));
+      const step = Math.ceil((34 * (across.range[1] - across.range[0])) / (width - 190));
+      let last = -Infinity;
+      const kept = across.tickvals.map((v, k) => {
+        const stands = k === middle || ((k - middle) % 2 === 0 && v - last >= step && Math.abs(v - across.tickvals[middle]) >= step);
+        if (stands) last = v;
+        return stands;
+      });
+      for (const field of ["tickvals", "ticktext"]) across[field] = across[field].filter((_, k) => kept[k]);
     }
     layout.yaxis.ticktext = layout.yaxis.ticktext?.map((text) => (text.length > most ? `${text.slice(0, most - 10)}…${text.slice(-9)}` : text));
   };
 
-  // Names beside points: each takes the first place that is free of other names and of the edge.
+  // The steps of a line, from corner to corner, in the coordinates of the axes.
+  const steps = (traces, layout) => traces.filter((trace) => trace.line?.shape && trace.mode === "lines").flatMap((trace) => {
+    const xs = decoded(trace.x).map((x) => (layout.xaxis.type === "log" ? Math.log10(x) : x)), ys = decoded(trace.y);
+    return xs.slice(1).flatMap((x, k) => {
+      const corner = trace.line.shape === "hv" ? [x, ys[k]] : [xs[k], ys[k + 1]];
+      return [[xs[k], ys[k], ...corner], [...corner, x, ys[k + 1]]];
+    });
+  });
+  // Names beside points: each takes the first place that is free of other names, of lines and of the edge.
   const letter = 6.2, line = 14;
-  const names = (points, layout, width) => {
+  const names = (points, lines, layout, width) => {
     const { l, r, t, b } = layout.margin, w = width - l - r, h = layout.height - t - b;
     const at = (range, v, length) => ((v - range[0]) / (range[1] - range[0])) * length;
     const marks = points.map((p) => ({ ...p, px: at(layout.xaxis.range, p.x, w), py: h - at(layout.yaxis.range, p.y, h) }));
     const taken = marks.map((p) => [p.px - 6, p.py - 6, p.px + 6, p.py + 6]);
+    for (const [x0, y0, x1, y1] of lines) {
+      const xs = [at(layout.xaxis.range, x0, w), at(layout.xaxis.range, x1, w)], ys = [h - at(layout.yaxis.range, y0, h), h - at(layout.yaxis.range, y1, h)];
+      taken.push([Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)]);
+    }
     const placed = [];
     for (const p of marks.filter((mark) => mark.name)) {
       const wide = p.name.length * letter;
@@ -57,7 +79,7 @@ const vtabCharts = (() => {
     // Long legends take a second line on narrow screens.
     const entries = traces.filter((trace) => trace.name).reduce((sum, trace) => sum + trace.name.length * 7 + 44, 0);
     if (layout.legend) layout.margin.t = 20 + 20 * Math.ceil(entries / (width - 70));
-    if (points) layout.annotations = names(points, layout, width);
+    if (points) layout.annotations = names(points, steps(traces, layout), layout, width);
     box.dataset.drawn = "yes";
     Plotly.react(box, traces, layout, { displayModeBar: false });
   };
@@ -82,12 +104,34 @@ const vtabCharts = (() => {
     timer = setTimeout(again, 100);
   });
 
-  // Paper: all charts at its width, all parts open, light.
+  // Paper: all charts at its width, all parts open, light; a long table in parts that fit on a page.
+  const ON_A_PAGE = 34; // rows
   let opened = [], theme = "";
+  const cut = (table) => {
+    const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+    if (rows.length <= ON_A_PAGE) return;
+    let last = table;
+    for (let k = ON_A_PAGE; k < rows.length; k += ON_A_PAGE) {
+      const part = table.cloneNode(false), body = document.createElement("tbody");
+      part.classList.add("part");
+      body.append(...rows.slice(k, k + ON_A_PAGE).map((row) => row.cloneNode(true)));
+      part.append(table.tHead.cloneNode(true), body);
+      if (k + ON_A_PAGE >= rows.length && table.tFoot) part.append(table.tFoot.cloneNode(true));
+      last.after(part);
+      last = part;
+    }
+    for (const row of [...rows.slice(ON_A_PAGE), table.tFoot].filter(Boolean)) row.classList.add("in-part");
+  };
+  const join = () => {
+    $$(".heat.part").forEach((part) => part.remove());
+    $$(".in-part").forEach((row) => row.classList.remove("in-part"));
+  };
   addEventListener("beforeprint", () => {
     paper = true;
     opened = $$("details:not([open])");
     for (const part of opened) part.open = true;
+    join();
+    $$("main .heat:not(.few)").forEach(cut);
     theme = root.dataset.theme;
     root.dataset.theme = "light";
     if (ready) $$("main .plot").forEach(draw);
@@ -95,6 +139,7 @@ const vtabCharts = (() => {
   addEventListener("afterprint", () => {
     paper = false;
     for (const part of opened) part.open = false;
+    join();
     root.dataset.theme = theme;
     again();
   });
