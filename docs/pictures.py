@@ -14,6 +14,7 @@ import codecs
 import contextlib
 import fcntl
 import io
+import itertools
 import os
 import pty
 import re
@@ -86,15 +87,12 @@ def _drawn(screen: object) -> str:
     from rich.style import Style
     from rich.text import Text
 
-    lines = [screen.buffer[y] for y in range(screen.lines)]  # type: ignore[attr-defined]
     texts = []
-    for cells in lines:
+    for y in range(LINES):
+        row = screen.buffer[y]  # type: ignore[attr-defined]
         text = Text()
-        for x in range(COLUMNS):
-            c = cells[x]
-            named = c.fg if c.fg == "default" or re.fullmatch("[a-z]+", c.fg) else f"#{c.fg}"
-            colour = {"brown": "yellow", "brightblack": "bright_black"}.get(named, named)
-            text.append(c.data, Style(color=None if colour == "default" else colour, bold=c.bold))
+        for (fg, bold), run in itertools.groupby(range(COLUMNS), lambda x: (row[x].fg, row[x].bold)):  # noqa: B023
+            text.append("".join(row[x].data for x in run), Style(color=_colour(fg), bold=bold))
         text.rstrip()
         texts.append(text)
     while texts and not texts[-1].plain:
@@ -106,6 +104,14 @@ def _drawn(screen: object) -> str:
     # No font from elsewhere.
     made = re.sub(r"@font-face \{.*?\}\s*", "", made, flags=re.S)
     return made.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
+
+
+def _colour(name: str) -> str | None:
+    """pyte's name of a colour as rich's."""
+    if name == "default":
+        return None
+    known = {"brown": "yellow", "brightblack": "bright_black"}
+    return known.get(name, name if name.isalpha() else f"#{name}")
 
 
 def report(folder: Path) -> Path:

@@ -129,8 +129,9 @@ def test_cells_no_better_than_not_looking_are_grey():
     a, _, _ = answered(found)
     shown = cells.heat(a)
     floor = {row["name"]: [cell["floor"] for cell in row["cells"]] for row in shown["rows"]}
-    # digits: the most frequent class of the test set has 12.8 %; sprites_location has 16 classes.
-    assert floor == {"m0": [False] * 3, "m2": [False] * 3, "m1": [False, True, True]}
+    # digits: the most frequent class of the test set has 12.8 %; sprites_location has 16 classes, 7.2 %. Their mean is
+    # 10.0, and the interval of m1's mean, 10.5, holds it.
+    assert floor == {"m0": [False] * 3, "m2": [False] * 3, "m1": [True, True, True]}
     assert [level["name"] for level in shown["levels"]] == ["(chance)", "(majority)", "(± 95 %)"]
 
 
