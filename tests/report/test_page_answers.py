@@ -152,7 +152,7 @@ def test_means_have_their_intervals_beside_them():
     shown = cells.heat(a)
     halves = [cell["half"] for cell in shown["rows"][0]["cells"]]
     assert halves[:3] == ["0.7", "0.7", "1.1"] and set(halves[5:]) == {""}
-    assert shown["levels"][-1]["cells"][:6] == ["0.7", "0.7", "1.1", "1.5", "1.0", "2.9"]
+    assert shown["levels"][-1]["cells"][:6] == ["0.7", "0.7", "1.1", "1.5", "1.0", f"{100 * half:.1f}"]
 
 
 def test_the_mean_has_the_interval_of_the_paired_bootstrap_where_there_is_one(tmp_path):
