@@ -270,9 +270,14 @@ def test_prints(open_page):
           const outer = plot.getBoundingClientRect();
           const marks = [...plot.querySelectorAll(".point path, path.point, .ytick text, .annotation-text-g")];
           return { width: outer.width, marks: marks.length, beyond: marks.map((e) => e.getBoundingClientRect())
-            .filter((box) => box.left < outer.left - 1 || box.right > outer.right + 1).length }; })"""
+            .filter((box) => box.left < outer.left - 1 || box.right > outer.right + 1
+              || box.top < outer.top - 1 || box.bottom > outer.bottom + 1).length,
+            height: plot.closest("figure").getBoundingClientRect().height,
+            whole: getComputedStyle(plot.closest("figure")).breakInside }; })"""
     )
     assert len(plots) == 7 and all(0 < plot["width"] <= 688 and plot["marks"] for plot in plots)
+    # No page ends within a chart.
+    assert all(plot["height"] < 975 and plot["whole"] == "avoid" for plot in plots)
     assert [plot["beyond"] for plot in plots] == [0] * 7
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() > 0
