@@ -100,7 +100,7 @@ SHOWN = {
     "rank_on_a_folder": [
         r"(?s)<table.*embedded/sprites_resnet.*baseline/pixels",
         r"^LeaveOneOut\(",
-        r"^Embedding\(",
+        r"Embedding\(\d+ pictures",
     ],
     "look_into_a_sweep": [r"(?s)<table.*tiny/a.*tiny/b", r"^digits: only \S+ is right on \d+ examples"],
 }

@@ -163,7 +163,8 @@ _SURE = [
     (
         "Interval of a mean",
         "Of the mean over all tasks: the paired bootstrap. Of that over a group of tasks, and where there are no "
-        "results on each example: the tasks' own intervals, added up as those of independent samples. A ± is half its width.",
+        "results on each example: the tasks' own intervals, added up as those of independent samples. A ± is half its "
+        "width.",
     ),
     (
         "Intervals in the ranking",

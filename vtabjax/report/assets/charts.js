@@ -11,8 +11,6 @@ const vtabCharts = (() => {
     if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, colours(v)]));
     return value;
   };
-  // Plotly's figures hold numbers as lists or as base64 of 8-byte floats.
-  const decoded = (v) => (v.bdata ? [...new Float64Array(Uint8Array.from(atob(v.bdata), (c) => c.charCodeAt(0)).buffer)] : [...v]);
   const shorten = (layout, width) => {
     const most = width < 480 ? 24 : width < 800 ? 36 : 60;
     const across = layout.xaxis;
@@ -31,25 +29,18 @@ const vtabCharts = (() => {
     layout.yaxis.ticktext = layout.yaxis.ticktext?.map((text) => (text.length > most ? `${text.slice(0, most - 10)}…${text.slice(-9)}` : text));
   };
 
-  // The steps of a line, from corner to corner, in the coordinates of the axes.
-  const steps = (traces, layout) => traces.filter((trace) => trace.line?.shape && trace.mode === "lines").flatMap((trace) => {
-    const xs = decoded(trace.x).map((x) => (layout.xaxis.type === "log" ? Math.log10(x) : x)), ys = decoded(trace.y);
-    return xs.slice(1).flatMap((x, k) => {
-      const corner = trace.line.shape === "hv" ? [x, ys[k]] : [xs[k], ys[k + 1]];
-      return [[xs[k], ys[k], ...corner], [...corner, x, ys[k + 1]]];
-    });
-  });
   // Names beside points: each takes the first place that is free of other names, of lines and of the edge.
   const letter = 6.2, line = 14;
-  const names = (points, lines, layout, width) => {
+  const names = (points, corners, layout, width) => {
     const { l, r, t, b } = layout.margin, w = width - l - r, h = layout.height - t - b;
     const at = (range, v, length) => ((v - range[0]) / (range[1] - range[0])) * length;
     const marks = points.map((p) => ({ ...p, px: at(layout.xaxis.range, p.x, w), py: h - at(layout.yaxis.range, p.y, h) }));
     const taken = marks.map((p) => [p.px - 6, p.py - 6, p.px + 6, p.py + 6]);
-    for (const [x0, y0, x1, y1] of lines) {
-      const xs = [at(layout.xaxis.range, x0, w), at(layout.xaxis.range, x1, w)], ys = [h - at(layout.yaxis.range, y0, h), h - at(layout.yaxis.range, y1, h)];
-      taken.push([Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)]);
-    }
+    const ends = corners.map(([x, y]) => [at(layout.xaxis.range, x, w), h - at(layout.yaxis.range, y, h)]);
+    ends.slice(1).forEach(([x, y], k) => {
+      const [x0, y0] = ends[k];
+      taken.push([Math.min(x, x0), Math.min(y, y0), Math.max(x, x0), Math.max(y, y0)]);
+    });
     const placed = [];
     for (const p of marks.filter((mark) => mark.name)) {
       const wide = p.name.length * letter;
@@ -79,7 +70,7 @@ const vtabCharts = (() => {
     // Long legends take a second line on narrow screens.
     const entries = traces.filter((trace) => trace.name).reduce((sum, trace) => sum + trace.name.length * 7 + 44, 0);
     if (layout.legend) layout.margin.t = 20 + 20 * Math.ceil(entries / (width - 70));
-    if (points) layout.annotations = names(points, steps(traces, layout), layout, width);
+    if (points) layout.annotations = names(points, data.corners[box.dataset.plot] ?? [], layout, width);
     box.dataset.drawn = "yes";
     Plotly.react(box, traces, layout, { displayModeBar: false });
   };
