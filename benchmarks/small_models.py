@@ -1,8 +1,8 @@
-"""The pack of small models that comes with the project: nearest neighbours on the embedded tasks.
+"""The pack of small models that comes with the project: nearest neighbours and linear evaluation on the embedded tasks.
 
     python benchmarks/small_models.py --workdir=runs/small
 
-Half an hour on two cores; run again, it resumes. The models are those of the pack that is there.
+An hour on two cores; run again, it resumes. The models are those of the pack that is there.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/small")
     workdir = parser.parse_args().workdir
     models = dict.fromkeys(record["model"] for record in results.read_pack(bundled.PACK).records)
-    command = [sys.executable, ROOT / "main.py", f"--config={ROOT}/configs/knn.py", f"--workdir={workdir}"]
-    subprocess.run([*command, f"--config.models={','.join(models)}"], check=True)
+    for protocol in ("knn", "linear"):
+        config = f"--config={ROOT}/configs/{protocol}.py"
+        command = [sys.executable, ROOT / "main.py", config, f"--workdir={workdir}"]
+        subprocess.run([*command, f"--config.models={','.join(models)}"], check=True)
     made = results.pack(workdir, bundled.PACK, who="the vtabjax developers", licence="Apache-2.0")
     print(f"{len(made.records)} results of {len(models)} models: {made.path}")
 
