@@ -22,18 +22,19 @@ import _populations
 import numpy as np
 from scipy import stats
 
+from configs import select
 from vtabjax.ranking import left_out
-from vtabjax.sweep.select import keep, stages, stopping
+from vtabjax.sweep.select import adding, keep, stages, stopping
 
 N_DRAWS = 200
 DEFAULT = (0.25, 20)
 # Sixteen models are too few for the default stages: half of them are fine-tuned.
 HALF = (0.5, 20)
-STAGES = "knn:25%,linear:20,finetune"
+DEFAULTS = select.get_config("vtab")
+STAGES = DEFAULTS.stages
 # Nearest neighbours are tested on the 1,000 training examples, linear evaluation on test examples.
 N_EXAMPLES = (1000, 2000)
 RESAMPLES = 200  # instead of the engine's 1,000: enough for a chance of 5 %
-STOP_CHANCE = 0.01  # as configs/select.py has it
 
 
 class Setting(NamedTuple):
@@ -102,31 +103,64 @@ def _drawn(
 def chosen(setting: Setting, seed: int) -> dict[str, dict[str, float]]:
     """How far the best of those that are fine-tuned is from the best of all, and how many are, by way of choosing.
 
-    "engine": the default stages, whose second one counts the first one's scores, with those that are close; "first_n":
-    without these; "own_scores": neither; "best_30": with both scores of all models and no stages the thirty with the
-    largest sum. Since the errors of both are alike, nobody could choose thirty better.
+    "engine": the default stages, whose second one counts the first one's scores, with those that are close and whoever
+    is added in the end; "finalists": without the latter; "first_20", "first_30", "first_40": with neither, so many
+    finalists; "best_30": with both scores of all models and no stages the thirty with the largest sum. Since the errors
+    of both are alike, nobody could choose thirty better.
     """
     population, drawn, rng = _drawn(setting, seed)
     mean = drawn.accuracy.mean(1)
     accuracies = population.mean + population.scale * drawn.scores
-    who = {
-        "engine": _engine(accuracies, rng),
-        "first_n": _engine(accuracies, None),
-        "own_scores": np.flatnonzero(funnel(drawn.scores, DEFAULT)[1]),
-        "best_30": np.argsort(-drawn.scores.sum(0).mean(1))[:30],
-    }
+    finalists, scores = _stages(accuracies, STAGES, rng)
+    who = {"engine": _with_added(drawn.accuracy, scores, finalists, seed), "finalists": finalists}
+    for n in (20, 30, 40):
+        who[f"first_{n}"] = _stages(accuracies, f"knn:25%,linear:{n},finetune", None)[0]
+    who["best_30"] = np.argsort(-drawn.scores.sum(0).mean(1))[:30]
     return {name: {"short": float(mean.max() - mean[i].max()), "n": len(i)} for name, i in who.items()}
 
 
-def _engine(accuracies: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-    """Who is fine-tuned, given what the stages measure, [S, M, T]; without `rng` nobody is kept for being close."""
-    here, before = np.arange(accuracies.shape[1]), list[keep.Before]()
-    for values, stage, n in zip(accuracies, stages.parse(STAGES), N_EXAMPLES, strict=False):
+def _stages(
+    accuracies: np.ndarray, text: str, rng: np.random.Generator | None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Who is fine-tuned, and each stage's scores [M, T] as far as they are known.
+
+    Args:
+      accuracies: what the stages measure, [S, M, T].
+      text: the stages.
+      rng: of the examples; None: nobody is kept for being close.
+    """
+    here, before, scores = np.arange(accuracies.shape[1]), list[keep.Before](), list[np.ndarray]()
+    for values, stage, n in zip(accuracies, stages.parse(text), N_EXAMPLES, strict=False):
+        scores.append(np.where(np.isin(np.arange(len(values)), here)[:, None], values, np.nan))
         now = keep.Before(values[here], rng and _populations.examples(values[here], n, rng))
         wanted = stage.keeps(len(here))
         kept = keep.choose(now.scores, wanted, correct=now.correct, before=before, resamples=RESAMPLES).kept
         before, here = [b.of(kept) for b in (*before, now)], here[kept]
-    return here
+    return here, scores
+
+
+def _with_added(
+    accuracy: np.ndarray, scores: list[np.ndarray], finalists: np.ndarray, seed: int
+) -> np.ndarray:
+    """The finalists, and whoever the engine adds to them."""
+    measured = np.isin(np.arange(len(accuracy)), finalists)
+    n = stages.parse(STAGES)[-2].number
+    while True:
+        known = np.where(measured[:, None], accuracy, np.nan)
+        found = adding.look(
+            known,
+            scores,
+            ~measured,
+            n=n,
+            room=adding.most(n, DEFAULTS.add_at_most) - measured.sum(),
+            add_chance=DEFAULTS.add_chance,
+            winner=int(np.nanargmax(known.mean(1))),
+            n_draws=400,
+            seed=seed,
+        )
+        if not found.rows:
+            return np.flatnonzero(measured)
+        measured[found.rows] = True
 
 
 def chosen_summary(draws: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
@@ -136,6 +170,7 @@ def chosen_summary(draws: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
         short, n = (np.array([d[name][what] for d in draws]) for what in ("short", "n"))
         found[name] = {f"within_{points}": float((short <= points / 100).mean()) for points in (1, 2)}
         found[name] |= {"mean_regret": float(short.mean()), "fine_tuned": float(n.mean())}
+        found[name] |= {"median": float(np.median(n)), "most": int(n.max())}
     return found
 
 
@@ -161,8 +196,8 @@ def stop_rule(name: str, n_draws: int) -> dict[str, Any]:
                 chance = stopping.chance_of_being_first(
                     table[left][:, done], 19 - len(done), by_rank=True, seed=seed
                 )
-                left = left[chance >= STOP_CHANCE]
-                risk += chance[chance < STOP_CHANCE].sum()
+                left = left[chance >= DEFAULTS.stop_chance]
+                risk += chance[chance < DEFAULTS.stop_chance].sum()
         saved.append(1 - cells / table.size)
         said.append(risk)
         lost += best not in left
@@ -305,14 +340,16 @@ def table(record: dict[str, Any]) -> str:
 
 def choices_table(record: dict[str, Any]) -> str:
     """How often a model within a point of the best is fine-tuned, as rows of Markdown."""
-    head = "population | tasks | weighted Kendall | within a point | within two | fine-tuned | without close ones"
-    head += " | by own scores alone | best 30 of both scores"
+    head = "population | tasks | weighted Kendall | within a point | within two | fine-tuned: mean | median"
+    head += " | none added | of them | 20 | 30 | 40 | best 30 of both scores"
     lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
     for row in record["choices"]:
         cells = [row["population"], row["n_tasks"], row["nominal_kendall"]]
         cells += [f"{100 * row['engine'][near]:.1f} %" for near in ("within_1", "within_2")]
-        cells.append(f"{row['engine']['fine_tuned']:.1f}")
-        cells += [f"{100 * row[name]['within_1']:.1f} %" for name in ("first_n", "own_scores", "best_30")]
+        cells += [f"{row['engine']['fine_tuned']:.1f}", f"{row['engine']['median']:.0f}"]
+        cells += [f"{100 * row['finalists']['within_1']:.1f} %", f"{row['finalists']['fine_tuned']:.1f}"]
+        others = ("first_20", "first_30", "first_40", "best_30")
+        cells += [f"{100 * row[name]['within_1']:.1f} %" for name in others]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -44,33 +44,38 @@ class JointNormal(NamedTuple):
         return JointNormal(*(values[draws] for values in self))
 
 
-def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator) -> JointNormal:
+def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator, floor: float = -np.inf) -> JointNormal:
     """Draws the distribution's parameters.
 
     Args:
       values: [N, K], NaN where not known. Each column j needs more than j + 1 rows that reach it (`degrees`).
       n_draws: D.
       rng: of the draws.
+      floor: what lies below it in the last column is taken to be known as that only (a censored regression; Chib,
+        "Bayes inference in the Tobit censored regression model", Journal of Econometrics 1992).
     """
     n_columns = values.shape[1]
     reached = _reached(values)
     gaps = np.isnan(values) & (np.arange(n_columns) <= reached[:, None])
-    if not gaps.any():
+    low = np.flatnonzero(values[:, -1] < floor)
+    if not gaps.any() and not len(low):
         return _joint([_regression(values[None, reached >= j], j, rng, n_draws) for j in range(n_columns)])
     filled = np.where(gaps, np.nanmean(values, axis=0), values)
     filled = np.tile(filled, (min(n_draws, _CHAINS), 1, 1))
     changing = [gaps[reached >= j, : j + 1].any() for j in range(n_columns)]
+    changing[-1] |= len(low) > 0
     draws = []
     for i in range(_BURN_IN + -(-n_draws // len(filled))):
-        joint = _joint(
-            [
-                _regression(filled[:, reached >= j], j, rng)
-                if changing[j]
-                else _regression(values[None, reached >= j], j, rng, len(filled))
-                for j in range(n_columns)
-            ]
-        )
+        chain = [
+            _regression(filled[:, reached >= j], j, rng)
+            if changing[j]
+            else _regression(values[None, reached >= j], j, rng, len(filled))
+            for j in range(n_columns)
+        ]
+        joint = _joint(chain)
         _fill(filled, gaps, reached, joint, rng)
+        if len(low):
+            filled[:, low, -1] = _below(floor, filled[:, low, :-1], *chain[-1], rng)
         if i >= _BURN_IN:
             draws.append(joint)
     together = JointNormal(*(np.concatenate(parts) for parts in zip(*draws, strict=True)))
@@ -144,6 +149,18 @@ def _regression(
     variance = error / rng.chisquare(freedom)
     noise = np.einsum("dij,dj->di", half, rng.standard_normal(estimate.shape))
     return estimate + np.sqrt(variance)[:, None] * noise, variance
+
+
+def _below(
+    floor: float, rows: np.ndarray, coefficients: np.ndarray, variance: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws the last column of rows [C, N, K - 1] where it is below a floor: normal values, truncated, [C, N]."""
+    from scipy import special
+
+    mean = coefficients[:, :1] + np.einsum("cnk,ck->cn", rows, coefficients[:, 1:])
+    spread = np.sqrt(variance)[:, None]
+    under = special.log_ndtr((floor - mean) / spread) + np.log(rng.uniform(1e-12, 1.0, mean.shape))
+    return np.minimum(mean + spread * special.ndtri_exp(under), floor)
 
 
 def _joint(chain: list[tuple[np.ndarray, np.ndarray]]) -> JointNormal:

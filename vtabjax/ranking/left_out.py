@@ -13,21 +13,21 @@ in stage s, (x_m1, ..., x_mS, a_m) is taken for jointly normal, and its paramete
 (`_joint_normal`). Given theta the left-out models are independent, with the mean mu_m and the standard deviation
 s_m that follow from those of their scores that are known, so that
 
-    chance(theta) = 1 - prod_m F((a_w - mu_m) / s_m),
-    regret(theta) = integral from 0 to 1 - a_w of [1 - prod_m F((a_w + r - mu_m) / s_m)] dr,
+    chance(theta) = 1 - prod_m Phi((a_w - mu_m) / s_m),
+    regret(theta) = integral from 0 to 1 - a_w of [1 - prod_m Phi((a_w + r - mu_m) / s_m)] dr.
 
-F the distribution of standardised residuals: the fine-tuned models', reweighted at random (Rubin's Bayesian bootstrap)
-and smoothed by a normal kernel (bandwidth 0.9 n^(-1/5), the variance preserved).
+Of the worse half of the fine-tuned models only that counts, that they are worse (a regression censored at the median;
+Tobin, "Estimation of relationships for limited dependent variables", Econometrica 1958). Models that fail to transfer
+are far behind by whatever it may be, which says nothing about the best, and would bend the line.
 
 The value is the mean over the draws of theta: the predictive probability, to be compared with how often it happens. The
 interval has the draws' quantiles: it is for the chance that somebody would state who knew theta. That finalists were
 chosen by their scores does no harm: the regressions are conditional on these scores.
 
-The upper end is more cautious than the value and the lower end. These take Jeffreys' rule as the prior (for n models
-and p coefficients s^2 = SSE / chi^2_n), whose mean is nearly unbiased here; the upper end takes the reference prior
-(s^2 = SSE / chi^2_{n - p}) and F = Phi, since a sample's tail may be too short. Each has every other draw; Jeffreys'
-draws are the reference prior's with weights s^-p. Draws in which accuracy falls with a
-stage's score are left out, unless the data speak for it (fewer than a tenth would remain).
+Value and lower end take Jeffreys' rule as the prior (for n models and p coefficients s^2 = SSE / chi^2_n), with which
+the mean is nearly unbiased; the upper end, more cautious, the reference prior (s^2 = SSE / chi^2_{n - p}), of which
+Jeffreys' draws are those with weights s^-p. Draws in which accuracy falls with a stage's score are left out, unless the
+data speak for it (fewer than a tenth would remain).
 
 `auditing.audit` assumes nothing but a random draw: of m models drawn among the L left out, k beat the winner.
 """
@@ -47,10 +47,12 @@ from vtabjax.ranking.auditing import Audit, audit
 
 # Fewer degrees of freedom leave a spread that is known to no more than a factor of three.
 FEWEST_DEGREES = 4
+# With fewer models whose accuracy counts as it is, the line and the spread have next to nothing to follow from.
+_FEWEST_EXACT = 10
 _AT_ONCE = 2_000_000  # numbers in a block of draws x models
 ASSUMPTIONS = (
-    "mean accuracy follows the mean scores in a straight line, with deviations from it that are the same "
-    "among the models left out as among those fine-tuned",
+    "mean accuracy follows the mean scores in a straight line, with normal deviations from it that are the same "
+    "among the models left out as among the better half of those fine-tuned",
     "who was fine-tuned depended on these scores and on chance only",
     "models deviate from the line independently of each other; close relatives do not",
     "a task shifts the accuracy of all models alike",
@@ -128,6 +130,7 @@ def estimate(
     *,
     audited: ArrayLike | None = None,
     winner: int | None = None,
+    margin: float = 0.0,
     test_error: float = 0.0,
     ceiling: float = 1.0,
     level: float = 0.9,
@@ -181,9 +184,9 @@ def estimate(
     if reason:
         return LeftOut(*_without_regression(found, counts, reason, level), found, by_model)
     rng = np.random.default_rng(seed)
-    joint = _plausible(jn.fit(columns, n_draws, rng))
+    joint = _plausible(jn.fit(columns, n_draws, rng, _floor(means[tuned])))
     weights = _jeffreys(joint)
-    chances, regrets, by_model[left] = _simulate(joint, weights, columns, best, test_error, ceiling, rng)
+    chances, regrets, by_model[left] = _simulate(joint, weights, columns, best, margin, test_error, ceiling)
     said = (*ASSUMPTIONS, AS_TRUE if test_error else AS_MEASURED)
     values = [_summary(draws, weights, level, said, counts) for draws in (chances, regrets)]
     return LeftOut(values[0], values[1], found, by_model)
@@ -286,28 +289,29 @@ def _plausible(joint: jn.JointNormal) -> jn.JointNormal:
 
 
 def _jeffreys(joint: jn.JointNormal) -> np.ndarray:
-    """Weights that turn draws under the reference prior into draws under Jeffreys' rule, [D], of sum 1.
-
-    Only every other draw counts, those whose residuals are resampled.
-    """
+    """Weights that turn draws under the reference prior into draws under Jeffreys' rule, [D], of sum 1."""
     n_coefficients = joint.mean.shape[1]
     typical = np.median(joint.residual)
     relative = joint.residual / typical if typical > 0 else np.ones(len(joint.residual))
-    weights = relative ** (-n_coefficients / 2) * (np.arange(len(relative)) % 2 == 0)
+    weights = relative ** (-n_coefficients / 2)
     return weights / weights.sum()
+
+
+def _floor(accuracy: np.ndarray) -> float:
+    """Where fine-tuned models' accuracies [n] are censored: below the better half, or the `_FEWEST_EXACT` best."""
+    exact = max(_FEWEST_EXACT, -(-len(accuracy) // 2))
+    return -np.inf if exact >= len(accuracy) else float(np.sort(accuracy)[-exact])
 
 
 def _summary(
     draws: np.ndarray, weights: np.ndarray, level: float, assumptions: tuple[str, ...], counts: dict[str, int]
 ) -> Estimate:
-    """The value and the lower end from weighted draws (`_jeffreys`), the upper end from the others as they are."""
+    """The value and the lower end from weighted draws (`_jeffreys`), the upper end from the draws as they are."""
     value = float(weights @ draws)
-    low = np.quantile(draws, (1 - level) / 2, weights=weights, method="inverted_cdf")
-    high = np.quantile(draws[1::2], (1 + level) / 2)
+    low = float(np.quantile(draws, (1 - level) / 2, weights=weights, method="inverted_cdf"))
+    high = float(np.quantile(draws, (1 + level) / 2))
     # The mean of draws of which nearly all are zero can exceed their quantile.
-    return Estimate(
-        value, min(float(low), value), max(float(high), value), level, "regression", assumptions, counts, ""
-    )
+    return Estimate(value, min(low, value), max(high, value), level, "regression", assumptions, counts, "")
 
 
 def _simulate(
@@ -315,9 +319,9 @@ def _simulate(
     draw_weights: np.ndarray,
     columns: np.ndarray,
     winner: int,
+    margin: float,
     test_error: float,
     ceiling: float,
-    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Chance and regret for each draw of the parameters, [D] each, and each left-out model's own chance, [L]."""
     left = np.isnan(columns[:, -1])
@@ -333,14 +337,13 @@ def _simulate(
         # The winner's true accuracy given what it measured and its scores: [D, 9].
         bars = expected + share * (bars - expected) + np.sqrt(share) * test_error * nodes
         spread = np.sqrt(np.maximum(spread**2 - test_error**2, 0.0))
-    bars = np.broadcast_to(bars, (n_draws, len(weights)))
-    shape = tails.residual_shapes(joint, columns, rng)
+    bars = np.broadcast_to(bars + margin, (n_draws, len(weights)))
     chance, regret, by_model = np.zeros(n_draws), np.zeros(n_draws), np.zeros(left.sum())
     step = max(1, _AT_ONCE // left.sum())
     for i in range(0, n_draws, step):
         here = slice(i, i + step)
         for bar, weight in zip(bars[here].T, weights, strict=True):
-            own, some, excess = tails.exceeding(mean[here], spread[here], shape[here], bar, ceiling)
+            own, some, excess = tails.exceeding(mean[here], spread[here], bar, ceiling)
             by_model += weight * (draw_weights[here] @ own)
             chance[here] += weight * some
             regret[here] += weight * excess

@@ -46,7 +46,11 @@ def _stage(stage: Mapping[str, Any], total: int) -> dict[str, Any]:
     counts = collections.Counter(row["reason"] for row in stage["models"])
     without = "".join(
         f", {counts[reason]} {said}"
-        for reason, said in (("no score", "without a score"), ("stopped", "not trained to the end"))
+        for reason, said in (
+            ("no score", "without a score"),
+            ("added", "of them added"),
+            ("stopped", "not trained to the end"),
+        )
         if counts[reason]
     )
     return {

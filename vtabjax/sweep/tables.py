@@ -225,7 +225,7 @@ def _uncertainty(
 
 def _sample_sizes(names: Sequence[str], records: Records) -> list[str]:
     """A remark on what so many examples can show."""
-    differences = []
+    differences, short = [], short_task_names(names)
     by_task: dict[str, list[Mapping[str, Any]]] = collections.defaultdict(list)
     for (_, task), record in records.items():
         if record is not None and record.get("n_examples"):
@@ -241,7 +241,7 @@ def _sample_sizes(names: Sequence[str], records: Records) -> list[str]:
                 low, high = best["metrics"]["interval"]
                 points = 100 * math.sqrt(2) * (high - low) / 2
                 of += f" in {best['groups']['count']:,} groups"
-            differences.append(f"{points:.1f} points on {task} ({of})")
+            differences.append(f"{points:.1f} points on {short[task]} ({of})")
     if not differences:
         return []
     return [

@@ -139,10 +139,12 @@ def _choice(selection: Mapping[str, Any]) -> str:
     lines = [f"{len(selection['settings']['models'])} models were compared, in stages:", ""]
     for stage in selection["stages"]:
         entered, kept = len(stage["models"]), len(stage["kept"])
+        more = sum(row["reason"] == "added" for row in stage["models"])
         early = sum(row["reason"] == "stopped" for row in stage["models"])
         lines.append(
             f"- {stage['stage']}: {entered} measured, {kept} "
             + ("kept" if stage["keep"] else "ranked")
+            + (f", {more} of them added for their chances (config.add_chance)" if more else "")
             + (f", {early} not trained to the end (config.stop_chance)" if early else "")
         )
     lines += ["", f"Judged by: {selection['method']}.", ""]

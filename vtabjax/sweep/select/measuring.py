@@ -11,7 +11,7 @@ from vtabjax import specs
 from vtabjax.results import Cell
 from vtabjax.runtime import processes
 from vtabjax.sweep import plan, runner, shares
-from vtabjax.sweep.select import hours, record, scores, settings, shown, stopping, together
+from vtabjax.sweep.select import adding, hours, missed, record, scores, settings, shown, stopping, together
 from vtabjax.sweep.select.scores import StageScores
 from vtabjax.sweep.select.settings import SelectOptions
 from vtabjax.sweep.select.stages import Stage
@@ -32,6 +32,7 @@ class Stages:
       worked: whether a cell was run.
       models: all that take part.
       stopped: finalists whose training was not taken to its end.
+      added: who was measured by the last stage besides the finalists -> its chance of being much better than the best.
     """
 
     config: Any
@@ -44,6 +45,7 @@ class Stages:
     worked: bool = False
     models: list[str] = dataclasses.field(default_factory=list)
     stopped: dict[str, stopping.Stopped] = dataclasses.field(default_factory=dict)
+    added: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -64,34 +66,112 @@ class Stages:
         self._work(number, models)
         return self._tell(number, models, selection)
 
-    def train(self, models: Sequence[str], selection: dict[str, Any]) -> StageScores:
-        """The last stage, in rounds of tasks; who has too little chance of being first is not trained further."""
-        tasks = list(dict.fromkeys(cell.task for cell in self.cells(-1, models)))
-        parts = stopping.rounds(tasks) if self.own.stop_chance and len(models) > 1 else [tasks]
-        left, stopped = list(models), dict[str, stopping.Stopped]()
-        for i, part in enumerate(parts):
-            self._work(-1, left, part if len(parts) > 1 else None)
-            done, ahead = (sum(p, []) for p in (parts[: i + 1], parts[i + 1 :]))
-            if ahead:
-                out = self._stop(left, done, ahead)
-                shown.stopped(out, len(tasks))
-                stopped |= out
-                left = [m for m in left if m not in out]
-        found = self._tell(-1, models, selection, stopped)
+    def train(
+        self, models: Sequence[str], before: Sequence[StageScores], selection: dict[str, Any]
+    ) -> StageScores:
+        """The last stage: finalists, without those who have too little chance, and whoever is added to them.
+
+        Args:
+          models: the finalists.
+          before: what the stages before found.
+          selection: gets what was decided.
+        """
+        stopped = self._rounds(models, models, {})
+        measured, rounds = list(models), list[dict[str, Any]]()
+        while more := self._added(measured, before, stopped, selection):
+            rounds.append(more)
+            if not more["models"]:
+                break
+            measured += more["models"]
+            stopped = self._rounds(measured, more["models"], stopped)
+        self.added = {m: own for r in rounds for m, own in zip(r["models"], r["own"], strict=True)}
+        found = self._tell(-1, measured, selection, stopped)
         ended = {m for m, well in zip(found.models, found.scored, strict=True) if well}
         # Somebody may have run the rest by hand.
         self.stopped = {m: row for m, row in stopped.items() if m not in ended}
         selection["stopped"] = stopping.listed(self.stopped)
+        selection["added"] = adding.listed(rounds, self._cap(selection))
         return found
 
-    def _stop(self, models: list[str], done: list[str], ahead: list[str]) -> dict[str, stopping.Stopped]:
+    def _rounds(
+        self, models: Sequence[str], these: Sequence[str], stopped: dict[str, stopping.Stopped]
+    ) -> dict[str, stopping.Stopped]:
+        """The last stage for some models, in rounds of tasks; who was stopped, those from before included.
+
+        Args:
+          models: all that it measures.
+          these: who is measured now. The others have been, and are not stopped any more.
+          stopped: from before.
+        """
+        tasks = list(dict.fromkeys(cell.task for cell in self.cells(-1, models)))
+        parts = stopping.rounds(tasks) if self.own.stop_chance and len(models) > 1 else [tasks]
+        stopped, left = dict(stopped), [m for m in models if m not in stopped]
+        for i, part in enumerate(parts):
+            now = [m for m in left if m in these]
+            if now:
+                self._work(-1, now, part if len(parts) > 1 else None)
+            done, ahead = (sum(p, []) for p in (parts[: i + 1], parts[i + 1 :]))
+            if ahead:
+                never = [*self.own.never_dropped, *(m for m in left if m not in these)]
+                out = self._stop(left, done, ahead, never)
+                shown.stopped(out, len(tasks))
+                stopped |= out
+                left = [m for m in left if m not in out]
+        return stopped
+
+    def _cap(self, selection: dict[str, Any]) -> int:
+        """How many models the last stage measures at most."""
+        asked = selection["stages"][-1]["keep"] if selection["stages"] else 0
+        return adding.most(asked, self.own.add_at_most)
+
+    def _added(
+        self,
+        models: list[str],
+        before: Sequence[StageScores],
+        stopped: Collection[str],
+        selection: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Whom all workers, and all later runs, measure next; {} where nobody is added in any case."""
+        room = self._cap(selection) - sum(m not in self.own.never_dropped for m in models)
+        if not before or room <= 0 or self.own.add_chance >= 1:
+            return {}
+        last = self.read(-1, models)
+
+        def decide() -> dict[str, Any]:
+            found, names = missed.look(
+                self.models,
+                before,
+                last,
+                stopped,
+                n=selection["stages"][-1]["keep"],
+                room=min(room, self._affordable(models)),
+                add_chance=self.own.add_chance,
+                seed=self.config.seed,
+            )
+            return {**found._asdict(), "models": names}
+
+        on: dict[str, Any] = {"added": models, "settings": self.settings}
+        on["scores"] = [[record.number(s) for s in row] for row in last.scores]
+        decided = processes.broadcast_from_first(lambda: record.agree(self.workdir, on, decide))
+        shown.added(decided, self.own.add_chance)
+        return decided
+
+    def _affordable(self, models: Sequence[str]) -> int:
+        """How many models more the last stage has time for."""
+        known = self.costs(models)
+        cost = known.per_model[-1]
+        if not self.budget.hours or not cost:
+            return len(self.models)
+        return max(0, int(self.budget.workers * (self.budget.seconds_left / cost - known.winner)))
+
+    def _stop(
+        self, models: list[str], done: list[str], ahead: list[str], never: Sequence[str]
+    ) -> dict[str, stopping.Stopped]:
         """Whom all workers, and all later runs, stop after some tasks of the last stage."""
         found = self.read(-1, models, done)
 
         def decide() -> dict[str, Any]:
-            chances = stopping.decide(
-                found, ahead, self.own.stop_chance, self.own.never_dropped, self.config.seed
-            )
+            chances = stopping.decide(found, ahead, self.own.stop_chance, never, self.config.seed)
             there = self.read(-1, models, ahead).records
             missing = [c for c in self.cells(-1, models, ahead) if there[c.model, c.task] is None]
             seconds = self.costs(models).cell[-1]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vtabjax.ranking import left_out
+from vtabjax.sweep.select import adding
 from vtabjax.sweep.select.scores import StageScores
 
 
@@ -31,10 +32,7 @@ def estimate(
       seed: of the draws.
       stopped: finalists with results on some tasks; what these say of them counts.
     """
-    failed = {
-        m for found in (*stages, last) for m, s in zip(found.models, found.scored, strict=True) if not s
-    }
-    failed -= {m for m, s in zip(last.models, last.scored, strict=True) if s or m in stopped}
+    failed = _failed(stages, last, stopped)
     # A model that cannot be measured is none that could have been chosen.
     there = [model for model in models if model not in failed]
     if last.metric != "accuracy":
@@ -51,6 +49,46 @@ def estimate(
         "expected_regret": _entry(found.expected_regret, len(failed)),
         "audit_bounds": None if found.audit is None else found.audit._asdict(),
     }
+
+
+def look(
+    models: Sequence[str],
+    stages: Sequence[StageScores],
+    last: StageScores,
+    stopped: Collection[str],
+    **settings: Any,
+) -> tuple[adding.Round, list[str]]:
+    """Whom the last stage measures next (`adding.look`, with its `settings`), and their names.
+
+    Args:
+      models: all that take part.
+      stages: what the stages before the last found.
+      last: what the last one found until now.
+      stopped: as in `estimate`.
+    """
+    if last.metric != "accuracy" or not last.scored.any():
+        return adding.Round(None, None, [], []), []
+    failed = _failed(stages, last, stopped)
+    there = [model for model in models if model not in failed]
+    means = {
+        m: row.mean() for m, row, well in zip(last.models, last.scores, last.scored, strict=True) if well
+    }
+    found = adding.look(
+        _rows(there, last),
+        [_rows(there, stage) for stage in stages],
+        np.array([model not in last.models for model in there]),
+        winner=there.index(max(means, key=lambda m: means[m])),
+        **settings,
+    )
+    return found, [there[i] for i in found.rows]
+
+
+def _failed(stages: Sequence[StageScores], last: StageScores, stopped: Collection[str]) -> set[str]:
+    """Who has no score where it was measured."""
+    failed = {
+        m for found in (*stages, last) for m, s in zip(found.models, found.scored, strict=True) if not s
+    }
+    return failed - {m for m, s in zip(last.models, last.scored, strict=True) if s or m in stopped}
 
 
 def unknown(reason: str) -> dict[str, Any]:

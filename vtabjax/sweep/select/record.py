@@ -44,6 +44,7 @@ def stage(
     found: StageScores,
     kept: Kept | None,
     stopped: Mapping[str, Stopped] = types.MappingProxyType({}),
+    added: Mapping[str, float] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
     """A stage for the file: who was measured, with what result, and who goes on.
 
@@ -54,6 +55,7 @@ def stage(
       found: its scores.
       kept: who was; None for the last stage.
       stopped: whose training was not taken to its end, in the last stage.
+      added: who was added to it -> its chance then of being much better than the best.
     """
     decided = kept or _all(found)
     rows = []
@@ -70,6 +72,8 @@ def stage(
             "why": why(decided, i, n, found),
             "seconds": number(found.seconds[i]),
         }
+        if model in added:
+            row |= {"reason": "added", "why": why_added(added[model])}
         if early := stopped.get(model):
             row |= {"reason": "stopped", "why": why_stopped(early, len(found.tasks)), "kept": False}
         rows.append(row)
@@ -117,6 +121,13 @@ def why_stopped(early: Stopped, tasks: int) -> str:
     return (
         f"not trained further after {early.after} of {tasks} tasks: its chance of being first in the end was "
         f"{percent(early.chance)} (config.stop_chance)"
+    )
+
+
+def why_added(chance: float) -> str:
+    """In words, why a model was measured by the last stage though others were ahead of it."""
+    return (
+        f"added: its chance of being a point better than the best was {percent(chance)} (config.add_chance)"
     )
 
 

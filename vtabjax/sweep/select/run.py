@@ -15,6 +15,7 @@ from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner
 from vtabjax.sweep.progress import working
 from vtabjax.sweep.select import (
+    adding,
     card,
     hours,
     keep,
@@ -131,9 +132,9 @@ class Experiment(measuring.Stages):
                 raise UsageError(f"no model has a score in the stage {stage}, so that none goes on; {why}")
         last = self.chain[-1]
         self.choose_grid(models, selection)
-        finalists = self.train(models, selection)
+        finalists = self.train(models, found, selection)
         selection["stages"].append(
-            record.stage(last.protocol, str(last), None, finalists, None, self.stopped)
+            record.stage(last.protocol, str(last), None, finalists, None, self.stopped, self.added)
         )
         self._write(selection)
         audited = self._audit(selection)
@@ -269,7 +270,7 @@ class Experiment(measuring.Stages):
             row["model"]
             for stage in selection["stages"][:-1]
             for row in stage["models"]
-            if row["reason"] in ("behind", "capped")
+            if row["reason"] in ("behind", "capped") and row["model"] not in self.added
         ]
         selection["left_out"] = left_out
         if not (self.own.audit and left_out):
@@ -319,6 +320,7 @@ class Experiment(measuring.Stages):
             "expected_regret": None,
             "judged_by": self.chain[-1].protocol,
             "stopped": stopping.listed({}),
+            "added": adding.listed([], 0),
             "hours": {"planned": self.own.hours or None, "taken": None, "stages": [], "not_run": []},
         }
 

@@ -20,6 +20,8 @@ class SelectOptions:
     always: Annotated[str, Text()]
     keep_chance: Annotated[float, Range(0, 1)]
     keep_at_most: Annotated[float, Range(1, 1_000)]  # times the count
+    add_chance: Annotated[float, Range(0, 1)]
+    add_at_most: Annotated[float, Range(1, 1_000)]  # times the count
     stop_chance: Annotated[float, Range(0, 0.5)]
     audit: Annotated[int, Range(0, 10_000, "models")]
     hours: Annotated[float, Range(0.001, 100_000, "hours", 0, "as long as it takes")]

@@ -60,6 +60,19 @@ def stopped(out: Mapping[str, Stopped], tasks: int) -> None:
         say(f"  saves {saved(stopping.listed(out))}")
 
 
+def added(found: Mapping[str, Any], add_chance: float) -> None:
+    """Tells who is measured besides the finalists, and why. See `adding.Round`."""
+    if found["chance"] is None:
+        return
+    text = (
+        f"the chance that a model left out would be a point better than the best is "
+        f"{record.percent(found['chance'])}, at most {record.percent(found['at_most'])} "
+        f"(config.add_chance={add_chance:g})"
+    )
+    names = found["models"]
+    say(text + (f"; {len(names)} more: {specs.listed(names, _NAMED)}" if names else "; nobody is added"))
+
+
 def saved(found: Mapping[str, Any]) -> str:
     """What stopping has saved, in words. See `stopping.listed`."""
     hours = "" if found["hours"] is None else f", about {duration(3600 * found['hours'])} of computing"
@@ -102,15 +115,18 @@ def ranking(selection: Mapping[str, Any]) -> str:
 
     def between(row: Mapping[str, Any]) -> tuple[Any, Any] | None:
         low, high = row["behind_interval"] or (None, None)
-        return None if low is None or row["place"] == 1 else (low, high)
+        return None if low is None or high is None or row["place"] == 1 else (100 * low, 100 * high)
 
     columns = [
         Column("place", "whole", lambda row: row["place"]),
         Column("model", "text", lambda row: row["model"]),
         *(Column(short[task], kind, score(task), more_is_better=True) for task in tasks),
         Column("mean", kind, lambda row: row["score"], first=True, more_is_better=True),
-        Column("behind", "points", lambda row: row["behind"] if row["place"] > 1 else None, first=True),
-        Column("95 % interval", "points interval", between, first=True),
+        # Not "points", which have a sign: nobody is ahead of the first.
+        Column(
+            "behind", "number.1", lambda row: 100 * row["behind"] if row["place"] > 1 else None, first=True
+        ),
+        Column("95 % interval", "interval number.1", between, first=True),
     ]
     if rows[0]["strength"] is not None:
         columns.append(Column("EPP", "number.2", lambda row: row["strength"], first=True))
