@@ -139,7 +139,7 @@ def _is_right(
             found = jax.jit(sharded)(*inputs)
         except (
             Exception
-        ):  # NotImplementedError, RuntimeError, JaxRuntimeError: in each case there is no kernel
+        ):  # NotImplementedError, RuntimeError and JaxRuntimeError all say that there is no kernel
             return False
         q, k, v = (x.astype(jnp.float32) for x in inputs)
         pairs = zip(found, results(_by_products, q, k, v), strict=True)
