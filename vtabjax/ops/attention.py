@@ -137,10 +137,10 @@ def _is_right(
         sharded = jax.shard_map(ours, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
         try:
             found = jax.jit(sharded)(*inputs)
-        except (
-            Exception
-        ):  # NotImplementedError, RuntimeError and JaxRuntimeError all say that there is no kernel
-            return False
+        except Exception:
+            return (
+                False  # NotImplementedError, RuntimeError, JaxRuntimeError: in each case there is no kernel
+            )
         q, k, v = (x.astype(jnp.float32) for x in inputs)
         pairs = zip(found, results(_by_products, q, k, v), strict=True)
         return all(
