@@ -11,16 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vtabjax.ops import _depthwise, _gradients
-from vtabjax.ops._sizes import Size, per_dimension
+from vtabjax.ops import _depthwise, _gradients, _grouped
+from vtabjax.ops._sizes import LETTERS, Size, per_dimension
 
 __all__ = [
     "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 ]  # fmt: skip
 
 _Padding = Size | Literal["same", "valid"]
-
-_LETTERS = {1: "W", 2: "HW", 3: "DHW"}
 
 
 def _padding(
@@ -145,20 +143,19 @@ def conv_channels_last(
         out = _by_dot(x, weight, stride)
     elif on_cpu and (dtype == jnp.float64 or _is_small(x, weight, stride, pads, dilation)):
         out = _by_product(x, weight, stride, pads, dilation, groups)
+    elif on_cpu:
+        out = _grouped.convolve(x, weight, stride, pads, dilation, groups)
     elif _is_patch_embedding(weight, stride, pads, dilation, groups):
         out = _by_patches(x, weight)
     else:
-        letters = _LETTERS[rank]
-        order = f"OI{letters}"
-        if on_cpu:  # XLA would reorder it, where `hoist` cannot see it
-            weight, order = jnp.moveaxis(weight, (0, 1), (-1, -2)), f"{letters}IO"
+        letters = LETTERS[rank]
         out = lax.conv_general_dilated(
             x,
             weight,
             stride,
             pads,
             rhs_dilation=dilation,
-            dimension_numbers=(f"N{letters}C", order, f"N{letters}C"),
+            dimension_numbers=(f"N{letters}C", f"OI{letters}", f"N{letters}C"),
             feature_group_count=groups,
         )
     return out if bias is None else _gradients.scale_and_shift(out, None, bias.astype(dtype))
@@ -239,7 +236,7 @@ def _conv_transpose(
         (d * (k - 1) - p, d * (k - 1) - p + extra)
         for k, d, p, extra in zip(kernel, dilation, padding, output_padding, strict=True)
     ]
-    letters = _LETTERS[rank]
+    letters = LETTERS[rank]
     dtype = jnp.promote_types(x.dtype, weight.dtype)
     out = lax.conv_general_dilated(
         _channels_last(x.astype(dtype)),
