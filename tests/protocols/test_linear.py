@@ -259,6 +259,8 @@ def test_filling_up_changes_no_solution(n, r, monkeypatch):
 
 
 def test_models_of_different_widths_share_programs():
-    shapes = {_softmax._shape(800, min(d, 799), 1000) for d in (192, 264, 320, 384, 512, 520, 1024, 1280, 2048)}
+    shapes = {
+        _softmax._shape(800, min(d, 799), 1000) for d in (192, 264, 320, 384, 512, 520, 1024, 1280, 2048)
+    }
     assert shapes == {(1000, 264), (1000, 520), (800, 800)}
     assert _softmax._shape(1000, 999, 0) == (1000, 1000)
