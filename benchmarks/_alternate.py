@@ -21,6 +21,10 @@ HUGE_PAGES = {
 }  # as main.py starts itself, see vtabjax/cli/__init__.py
 
 
+class Values(dict[str, float]):
+    """What a round measures itself, by name."""
+
+
 def serve(prepare: Callable[[], Callable[[], object]]) -> None:
     """One side: gets ready, then runs a round for every line on stdin; each answers with a line of JSON."""
     begun = time.perf_counter()
@@ -29,8 +33,10 @@ def serve(prepare: Callable[[], Callable[[], object]]) -> None:
     print(json.dumps({"start": time.perf_counter() - begun}), flush=True)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        run()
+        values = run()
         found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        if isinstance(values, Values):
+            found["values"] = values
         found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
         print(json.dumps(found), flush=True)
 
@@ -40,7 +46,7 @@ def take_turns(sides: Sequence[tuple[Sequence[str], Mapping[str, str]]], rounds:
 
     Returns:
       For each: {"start_seconds", "rounds": [{"wall", "cpu", "peak_bytes"}], "wall", "cpu", "peak_bytes"}, the latter
-      two medians in seconds and the largest.
+      two medians in seconds and the largest; "values" too, medians by name, where rounds return `Values`.
     """
     workers, found = [], []
     for command, extra in sides:
@@ -60,6 +66,9 @@ def take_turns(sides: Sequence[tuple[Sequence[str], Mapping[str, str]]], rounds:
         worker.wait()
         for key in ("wall", "cpu"):
             result[key] = statistics.median(r[key] for r in result["rounds"])
+        if "values" in result["rounds"][0]:
+            every = [r["values"] for r in result["rounds"]]
+            result["values"] = {name: statistics.median(v[name] for v in every) for name in every[0]}
         result["peak_bytes"] = max(r["peak_bytes"] for r in result["rounds"])
     return found
 
@@ -73,8 +82,9 @@ def _answer(worker: subprocess.Popen) -> dict:
 
 def environment(*packages: str) -> dict:
     """What a result has to name: command, machine, load, versions."""
+    options = [option for option in sys.argv[1:] if not option.startswith("--out=")]
     return {
-        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *options]),
         "machine": {"processor": processor(), "cores": os.cpu_count(), "load_before": os.getloadavg()[0]},
         "versions": {
             "python": platform.python_version(),

@@ -206,6 +206,14 @@ def chip_name(args: argparse.Namespace) -> str:
     return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def added_to(found: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """An earlier record that this run goes on with: of the same device, versions and settings."""
+    for what in ("device", "versions", "settings"):
+        if found[what] != now[what]:
+            raise SystemExit(f"--add: --out is of another {what.rstrip('s')}: {found[what]}, now {now[what]}")
+    return found | {"command": f"{found['command']}; {now['command']}"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -219,6 +227,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--small", action="store_true", help="sizes that only show that everything runs")
     parser.add_argument("--out", type=Path, default=_alternate.RESULTS / "gpu.json")
+    parser.add_argument("--add", action="store_true", help="to what --out holds of other parts and models")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.models = args.models or ",".join(SMALL_MODELS if args.small else MODELS)
@@ -229,14 +238,19 @@ def main() -> None:
     record = {**_alternate.environment("jax", "torch", "timm"), "device": chip_name(args)}
     record["settings"] = {"rounds": args.rounds} | {what: size(args, what) for what in SIZES}
     record["seconds"] = {}
+    if args.add:
+        record = added_to(json.loads(args.out.read_text(encoding="utf-8")), record)
     for part in args.parts.split(","):
         begun = time.monotonic()
+        before: dict[str, Any] = {}
         try:
-            record[part] = run_part(args, part, until, record)
+            before = record.get(part, {}) if args.add and part in ("extraction", "training") else {}
+            record[part] = {**before, **run_part(args, part, until, record)}
         except Exception as e:  # the parts after this one are worth having
             traceback.print_exc()
             record[part] = {"error": f"{type(e).__name__}: {e}"[:300]}
-        record["seconds"][part] = round(time.monotonic() - begun, 1)
+        seconds = time.monotonic() - begun + (record["seconds"].get(part, 0) if before else 0)
+        record["seconds"][part] = round(seconds, 1)
         _alternate.write(args.out, record)
 
 

@@ -46,7 +46,8 @@ def origin(*records: dict) -> str:
             name = machine.get("processor") or machine.get("cpu")
             machine = f"{name}, {machine.get('cores', machine.get('processors'))} cores"
         versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
-        lines.append(f"`{record['command']}` ({machine}; load average before: {load:.1f}; {versions})")
+        commands = ", ".join(f"`{command}`" for command in record["command"].split("; "))
+        lines.append(f"{commands} ({machine}; load average before: {load:.1f}; {versions})")
     return "\n\n".join(lines)
 
 
@@ -280,9 +281,8 @@ def gpu_rows(record: dict, part: str) -> Iterable[Sequence[object]]:
 
 
 def gpu() -> str:
-    """Two runs on one kind of GPU: the parts of one that was cut short, and those that it did not reach."""
-    record, later = read("gpu"), read("gpu_kernels")
-    settings = record["settings"]
+    record, earlier = read("gpu"), read("gpu_h200")
+    settings, chip = record["settings"], record["chip"]["PyTorch"]
     columns = [
         "model",
         "",
@@ -292,15 +292,20 @@ def gpu() -> str:
         "peak memory",
         "first round after",
     ]
-    chip = later["chip"]["PyTorch"]
-    rows = []
-    for model, sides in later["extraction"].items():
-        own, other = (sides[s]["kernels"] for s in ("vtabjax", "PyTorch compiled, bfloat16 weights"))
-        for mine, theirs in zip(own[:6], other[:6], strict=True):
-            rows.append(
-                [model, f"`{mine['name'][:40]}`", mine["ms"], f"`{theirs['name'][:40]}`", theirs["ms"]]
-            )
-    neighbours, scores = later["knn"], later["scores"]["vtabjax"]["seconds_by_score"]
+    bfloat16, autocast = "PyTorch compiled, bfloat16 weights", "PyTorch compiled, autocast"
+    compared = [
+        [
+            part,
+            model,
+            *(
+                f"{found[part][model][side]['vtabjax_is_times_as_fast']:.2f}" if model in found[part] else ""
+                for found in (earlier, record)
+            ),
+        ]
+        for part, side in (("extraction", bfloat16), ("training", autocast))
+        for model in earlier[part]
+    ]
+    neighbours, scores = record["knn"], record["scores"]["vtabjax"]["seconds_by_score"]
     return f"""## On a GPU
 
 {record["device"]}. What it can do: {chip["teraflops"]:.0f} TFLOP/s in a product of bfloat16 matrices of {settings["matrix"]} x
@@ -315,20 +320,24 @@ Steps of fine-tuning, bfloat16 with float32 weights, batches of {settings["train
 {table(columns, gpu_rows(record, "training"))}
 
 "First round after" is longer for vtabjax because its sides wait for each other to compile, all others get ready at once.
-ViTs and ConvNeXt lose to compiled PyTorch; the longest kernels (milliseconds in {settings["extraction_batches"]} batches) say where: GELU took
-twice PyTorch's time, and attention three products and passes where PyTorch has one kernel of cuDNN's. Both have been rewritten since
-(`vtabjax/ops/activation.py`, `attention.py`) and **have not been measured again**.
 
-{table(["model", "vtabjax", "ms", "PyTorch compiled, bfloat16 weights", "ms"], rows)}
+Times as fast as compiled PyTorch (bfloat16 weights; training: autocast) in an earlier run on an {earlier["device"].split(",")[0]},
+and in this one, with GELU by erf, attention and its gradient by cuDNN, layer norm of wide rows in one pass and the patches of an
+image as a product:
 
-Leave-one-out nearest neighbours, {settings["knn_examples"]:,} x {settings["features"]:,} in the host's memory: {neighbours["vtabjax"]["wall"]:.2f} s, of
-which the GPU works {neighbours["vtabjax"]["kernels"][0]["ms"] / 1000:.2f} s; PyTorch in float32, whose neighbours are not exact,
-{neighbours["PyTorch float32"]["wall"]:.2f} s.
+{table(["", "model", "earlier", "now"], compared)}
+
+Leave-one-out nearest neighbours, {settings["knn_examples"]:,} x {settings["features"]:,} in the host's memory: {neighbours["vtabjax"]["wall"]:.2f} s; PyTorch in
+float32, whose neighbours are not exact, {neighbours["PyTorch float32"]["wall"]:.2f} s.
 
 Ten transferability scores of {settings["score_examples"]:,} x {settings["features"]:,} features in {settings["score_classes"]} classes, on that machine's processor:
-{sum(scores.values()) - scores["one SVD"]:.1f} s; one SVD of the features takes {scores["one SVD"]:.1f} s. This was before scores shared one decomposition.
+{sum(scores.values()) - scores["one SVD"]:.1f} s; one SVD of the features takes {scores["one SVD"]:.1f} s.
 
-{origin(record, later)}
+Six models on the embedded tasks did not end in the {record["sweep"]["knn"]["wall"]:.0f} s that were left for them: nearest neighbours took
+{record["sweep"]["knn"]["seconds_by_stage"]["knn"]:.0f} s of it to compile for the GPU, images {record["sweep"]["knn"]["seconds_by_stage"]["features"]:.0f} s. Searches as small as those of a task now run on
+the host's processor (`vtabjax/protocols/knn/_nearest.py`), which has **not been measured** there.
+
+{origin(record, earlier)}
 """
 
 

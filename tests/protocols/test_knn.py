@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import conftest
 import jax
@@ -133,6 +134,34 @@ def test_undecided_rows_get_a_second_look(monkeypatch):
     np.testing.assert_array_equal(found.neighbours, by_hand(x, 2)[0])
     seen = {dtype: set(rows.tolist()) for dtype, rows in looks}
     assert seen[np.float32] >= set(range(40)) and seen[np.float64] >= set(range(40))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_an_accelerator_looks_again_before_the_host_does(monkeypatch, k):
+    """Nine examples whose distances float32 does not tell apart, and forty of that kind: the latter need the host."""
+    rng = np.random.default_rng(3)
+    few, many = 1 + 1e-7 * rng.normal(size=(9, 16)), 1e-7 * rng.normal(size=(40, 16)) - 1
+    x = np.r_[few, many, rng.normal(size=(60, 16))]
+    looked, compared = [], []
+    again, candidates = _nearest.look_again, _nearest._candidates
+    monkeypatch.setattr(_nearest, "_host_is_slower", lambda device: True)
+    monkeypatch.setattr(_nearest, "look_again", lambda *a: (looked.extend(a[2]), again(*a))[1])
+    monkeypatch.setattr(_nearest, "_candidates", lambda *a: (compared.extend(a[1]), candidates(*a))[1])
+    found = knn.leave_one_out(x, np.zeros(109, int), k=k)
+    np.testing.assert_array_equal(found.neighbours, by_hand(x, k)[0])
+    assert set(looked) >= set(range(49))
+    assert set(compared) >= set(range(9, 49)) and not set(compared) & set(range(9))
+    one_group = knn.leave_one_out(x, np.zeros(109, int), k=k, groups=np.arange(109) // 2)
+    np.testing.assert_array_equal(one_group.neighbours, by_hand(x, k, groups=np.arange(109) // 2)[0])
+
+
+def test_small_searches_leave_an_accelerator_alone():
+    accelerator = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="gpu")]))
+    (host,) = _nearest._where(accelerator, 1000 * 1000 * 2048).devices
+    assert host.platform == "cpu"
+    assert _nearest._where(accelerator, 100_000 * 100_000 * 2048) is accelerator
+    mesh = data_mesh()
+    assert _nearest._where(mesh, 1) is mesh
 
 
 def test_lower_bounds_are_lower_bounds():

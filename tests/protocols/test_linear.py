@@ -245,3 +245,22 @@ NAN = np.where(np.arange(30)[:, None] == 3, np.nan, X)
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("n", "r"), [(90, 8), (81, 70), (45, 45)])
+def test_filling_up_changes_no_solution(n, r, monkeypatch):
+    x, y = blobs(n, r, spread=0.7)
+    z = linear._rotate(x).z
+    filled = _softmax.path(z, y, 3, [1e-3, 1.0, 1e3], rows=n + 17)
+    monkeypatch.setattr(_softmax, "_shape", lambda n, r, rows: (n, r))
+    for (w, b), (w_exact, b_exact) in zip(filled, _softmax.path(z, y, 3, [1e-3, 1.0, 1e3]), strict=True):
+        np.testing.assert_allclose(w, w_exact, rtol=1e-7, atol=1e-7 * np.abs(w_exact).max())
+        np.testing.assert_allclose(b, b_exact, rtol=1e-7, atol=1e-7 * np.abs(w_exact).max())
+
+
+def test_models_of_different_widths_share_programs():
+    shapes = {
+        _softmax._shape(800, min(d, 799), 1000) for d in (192, 264, 320, 384, 512, 520, 1024, 1280, 2048)
+    }
+    assert shapes == {(1000, 264), (1000, 520), (800, 800)}
+    assert _softmax._shape(1000, 999, 0) == (1000, 1000)

@@ -5,7 +5,19 @@ import pytest
 import report_data
 
 from vtabjax import ranking, tasks
-from vtabjax.report import analysis, cells, headline, naming, page, proxies, proxy_tables, standing, tables
+from vtabjax.ranking import resampling
+from vtabjax.report import (
+    analysis,
+    cells,
+    headline,
+    mean_intervals,
+    naming,
+    page,
+    proxies,
+    proxy_tables,
+    standing,
+    tables,
+)
 from vtabjax.report.boards import Board, Model
 from vtabjax.report.charts import board_charts
 
@@ -117,9 +129,45 @@ def test_cells_no_better_than_not_looking_are_grey():
     a, _, _ = answered(found)
     shown = cells.heat(a)
     floor = {row["name"]: [cell["floor"] for cell in row["cells"]] for row in shown["rows"]}
-    # digits: the most frequent class of the test set has 12.8 %; sprites_location has 16 classes.
-    assert floor == {"m0": [False] * 3, "m2": [False] * 3, "m1": [False, True, True]}
-    assert [level["name"] for level in shown["levels"]] == ["(chance)", "(majority)"]
+    # digits: the most frequent class of the test set has 12.8 %; sprites_location has 16 classes, 7.2 %. Their mean is
+    # 10.0, and the interval of m1's mean, 10.5, holds it.
+    assert floor == {"m0": [False] * 3, "m2": [False] * 3, "m1": [True, True, True]}
+    assert [level["name"] for level in shown["levels"]] == ["(chance)", "(majority)", "(± 95 %)"]
+
+
+def test_means_have_their_intervals_beside_them():
+    """Nineteen tasks of 400 independent examples: half of a mean's interval is sqrt(sum of squares) / n."""
+    values = np.array([[0.9] * 19, [0.5] * 19])
+    a, _, _ = answered(board(values, task_names=list(tasks.VTAB)))
+    low, high = resampling.wilson(values[0, :1], 400)
+    half = (high - low).item() / 2
+    found = mean_intervals.mean_intervals(a)
+    for name, n in (("mean", 19), ("Natural", 7), ("Specialized", 4), ("Structured", 8)):
+        low, high = found[name]
+        assert (high[0] + low[0]) / 2 == pytest.approx(0.9) and (high[0] - low[0]) / 2 == pytest.approx(
+            half / np.sqrt(n)
+        )
+    low, high = found["mean of groups"]
+    assert (high[0] - low[0]) / 2 == pytest.approx(half * np.sqrt(1 / 7 + 1 / 4 + 1 / 8) / 3)
+    shown = cells.heat(a)
+    halves = [cell["half"] for cell in shown["rows"][0]["cells"]]
+    assert halves[:3] == ["0.7", "0.7", "1.1"] and set(halves[5:]) == {""}
+    assert shown["levels"][-1]["cells"][:6] == ["0.7", "0.7", "1.1", "1.5", "1.0", f"{100 * half:.1f}"]
+
+
+def test_the_mean_has_the_interval_of_the_paired_bootstrap_where_there_is_one(tmp_path):
+    report_data.sweep(tmp_path, 3, TASKS, ("finetune",))
+    a = analysis.analyse(report_data.gathered(tmp_path).boards[0], analysis.Options(resamples=100))
+    low, high = mean_intervals.mean_intervals(a)["mean"]
+    d = a.differences
+    assert (low[d.rows] == d.mean_low).all() and (high[d.rows] == d.mean_high).all()
+
+
+def test_means_without_sample_sizes_have_no_interval():
+    found = board(RANDOM.uniform(size=(3, 2)), task_names=["digits", "sprites_location"], n=0)
+    shown = cells.heat(answered(found)[0])
+    assert not shown["intervals"] and shown["levels"][-1]["name"] == "(majority)"
+    assert {cell["half"] for row in shown["rows"] for cell in row["cells"]} == {""}
 
 
 def test_vtab_is_under_its_groups_means_first():

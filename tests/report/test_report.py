@@ -149,10 +149,11 @@ def test_files_for_papers(mini):
         "finetune-top",
         "finetune-cost",
         "proxies",
-        "proxies-by-task",
+        "proxy-linear-evaluation-by-task",
     ):
         assert (figures / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
         assert (figures / f"{name}.png").read_bytes()[1:4] == b"PNG"
+    assert len(list(figures.glob("proxy-*-by-task.pdf"))) == 4  # the most trusted, to choose from
     assert not list((mini / "report").rglob("*.tmp"))
 
 

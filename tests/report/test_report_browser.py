@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import types
 
 import chromium
@@ -269,13 +270,70 @@ def test_prints(open_page):
           const outer = plot.getBoundingClientRect();
           const marks = [...plot.querySelectorAll(".point path, path.point, .ytick text, .annotation-text-g")];
           return { width: outer.width, marks: marks.length, beyond: marks.map((e) => e.getBoundingClientRect())
-            .filter((box) => box.left < outer.left - 1 || box.right > outer.right + 1).length }; })"""
+            .filter((box) => box.left < outer.left - 1 || box.right > outer.right + 1
+              || box.top < outer.top - 1 || box.bottom > outer.bottom + 1).length,
+            height: plot.closest("figure").getBoundingClientRect().height,
+            whole: getComputedStyle(plot.closest("figure")).breakInside }; })"""
     )
     assert len(plots) == 7 and all(0 < plot["width"] <= 688 and plot["marks"] for plot in plots)
+    # No page ends within a chart.
+    assert all(plot["height"] < 975 and plot["whole"] == "avoid" for plot in plots)
     assert [plot["beyond"] for plot in plots] == [0] * 7
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() > 0
     assert len(page.pdf()) > 100_000
+
+
+def test_a_long_table_is_printed_in_parts_with_their_own_headings(open_page):
+    """Chromium loses the vertical headings of a table that goes on over a page's end."""
+    page = open_page({"width": 688, "height": 975})
+    show(page, "Published: VTAB (2019), 1,000 examples")
+    page.evaluate(
+        """() => { const body = document.querySelector(".heat tbody"), row = body.rows[0];
+        for (let k = 0; k < 80; k++) body.append(row.cloneNode(true)); }"""
+    )
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    parts = page.evaluate(
+        """() => [...document.querySelectorAll("main .heat")].map((table) => ({
+        rows: [...table.tBodies[0].rows].filter((r) => r.getClientRects().length).length,
+        heads: [...table.tHead.rows].at(-1).cells.length, height: table.getBoundingClientRect().height,
+        foot: !!table.tFoot?.getClientRects().length })) """
+    )
+    assert [part["rows"] for part in parts] == [34, 34, 28] and {part["heads"] for part in parts} == {25}
+    assert [part["foot"] for part in parts] == [False, False, True]
+    on_a_page = (297 - 28) / 25.4 * 96
+    assert all(part["height"] < on_a_page for part in parts)
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    assert page.locator("main .heat").count() == 1 and len(table(page)["rows"]) == 96
+
+
+def test_a_mean_has_its_interval_beside_it(open_page, made):
+    page = open_page()
+    cell = page.locator(".heat tbody tr").first.locator("td").first
+    half = cell.evaluate("e => getComputedStyle(e, '::after').content.replaceAll('\"', '')")
+    cell.hover()
+    low, high = re.search(r"interval ([\d.]+) to ([\d.]+) %", page.locator("#tip").inner_text()).groups()
+    assert half.startswith("±") and abs(float(half[1:]) - (float(high) - float(low)) / 2) < 0.11
+    assert page.locator(".heat tfoot tr").last.inner_text().startswith("(± 95 %)")
+
+
+def test_names_keep_off_the_front(open_page):
+    """No name of a model lies on the line of the chart of accuracy against speed."""
+    page = open_page()
+    chart = page.locator("[data-plot='finetune/speed']")
+    chart.scroll_into_view_if_needed()
+    chart.locator(".main-svg").first.wait_for()
+    crossed = chart.evaluate(
+        """plot => { const line = plot.querySelector(".scatterlayer .js-line"), m = line.getScreenCTM();
+        const n = line.getTotalLength(), dots = [...Array(200).keys()].map((k) => {
+          const p = line.getPointAtLength((k / 199) * n).matrixTransform(m); return [p.x, p.y]; });
+        return [...plot.querySelectorAll(".annotation-text-g text")].map((e) => e.getBoundingClientRect())
+          .filter((b) => dots.some(([x, y]) => x > b.left + 1 && x < b.right - 1 && y > b.top + 2 && y < b.bottom - 2))
+          .length; }"""
+    )
+    assert crossed == 0 and chart.locator(".annotation-text-g text").count() > 0
 
 
 def test_the_address_says_what_is_shown(open_page, made):

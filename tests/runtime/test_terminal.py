@@ -34,6 +34,13 @@ def test_a_terminal(tty, monkeypatch):
     assert terminal.is_live(tty) and not terminal.is_styled(tty)
 
 
+def test_a_sentence_is_folded_between_words(tty, monkeypatch):
+    sentence = "embedded/sprites_resnet is place 3 of 65 " * 4
+    assert terminal.folded(sentence, io.StringIO()) == sentence
+    lines = terminal.folded(sentence, tty).splitlines()
+    assert len(lines) == 2 and max(map(len, lines)) <= 93 and " ".join(lines) == sentence.strip()
+
+
 @pytest.mark.parametrize("kind", ["dumb", "unknown", ""])
 def test_a_terminal_that_is_dumb(tty, monkeypatch, kind):
     monkeypatch.setenv("TERM", kind)

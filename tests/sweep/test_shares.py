@@ -1,5 +1,8 @@
 """Which worker has which cells: every cell one, by cost, however many there are."""
 
+import hashlib
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +37,14 @@ def test_costs():
     assert costs.Costs([], "knn", settings).total(list(cell.values())) is None
     assert costs.images("dtd", ["train800val200", "test"]) == 2880
     assert costs.images("folder:/no/such/folder", ["test"]) == 1000
+
+
+def test_a_sweeps_short_name_is_that_of_its_cells_as_json():
+    names = ("digits", 'folder:/a "b"ü')
+    cells = [Cell("knn", f"timm/a{i}@random", task, {"k": i}) for i in range(2) for task in names]
+    text = json.dumps([[cell.model, cell.task, cell.hash] for cell in cells])
+    assert shares.digest(cells) == hashlib.sha256(text.encode()).hexdigest()[:10]
+    assert shares.digest([]) == hashlib.sha256(b"[]").hexdigest()[:10]
 
 
 def test_shares_make_the_whole(config, fake_converters, tmp_path):

@@ -115,7 +115,9 @@ def _table(sets: list[_Set], data_dir: str, manual_dir: str) -> tuple[str, list[
             if manual:
                 where = manual_dir or tfds.manual_dir(data_dir)
                 notes.append(f"By hand for {names}: {manual.format(manual_dir=where)}")
-    headers = ["task", "data set", "version", "state", "download", "on disk", ""]
+    headers = ["task", "data set", "version", "state", "download", "on disk", "download is"]
+    if not any(row[-1] for row in rows):
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
     missing.sort(key=lambda data_set: sum(n or 0 for n in _BYTES[data_set.name]))
     return "\n".join([tabulate.tabulate(rows, headers), *notes]), missing
 

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vtabjax import model
 from vtabjax.features import device_images
 from vtabjax.model import compiling, hoist
+from vtabjax.ops import trials
 from vtabjax.runtime import bars, devices, xla_cpu
 
 DTYPES = ("float32", "bfloat16")
@@ -109,7 +110,8 @@ class Extractor:
         replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
         channels, height, width = self._parts.info["input_size"]
         batch = jax.ShapeDtypeStruct((size // mesh.size, height, width, channels), jnp.uint8)
-        with jax.default_matmul_precision("float32"):
+        options = compiling.compiler_options(self._parts.graph)
+        with jax.default_matmul_precision("float32"), trials.measured(options):
             prepare, rest = hoist.split(self._forward, variables, batch)
         prepare = jax.jit(prepare, out_shardings=replicated, compiler_options=xla_cpu.quick_compilation())
         prepared = prepare(devices.put(variables, replicated))
@@ -123,7 +125,7 @@ class Extractor:
             ),
             # What other processes' devices computed has to come here, too.
             out_shardings=replicated if jax.process_count() > 1 else split,
-            compiler_options=compiling.compiler_options(self._parts.graph),
+            compiler_options=options,
         )
         return functools.partial(step, prepared)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from vtabjax.ops import _gradients
+from vtabjax.ops import _gradients, trials
 from vtabjax.runtime import xla_cpu
 
 _Ints = tuple[int, ...]
@@ -32,12 +33,27 @@ def convolve(
     weight = jnp.moveaxis(weight[:, 0], 0, -1)
     stride, padding, dilation = tuple(stride), tuple((a, b) for a, b in padding), tuple(dilation)
     if repeat > 1:
-        x = jnp.repeat(x, repeat, axis=-1)
-    elif all(s == 1 for s in stride):
-        kernel = weight.shape[:-1]
-        width = x.shape[-2] + sum(padding[-1]) - dilation[-1] * (kernel[-1] - 1)
-        return _by_rows(x, _rows(weight, width), padding, dilation)
-    return _by_pixels(x, weight, stride, padding, dilation)
+        return _by_pixels(jnp.repeat(x, repeat, axis=-1), weight, stride, padding, dilation)
+    if any(s != 1 for s in stride):
+        return _by_pixels(x, weight, stride, padding, dilation)
+    known = ways(x.shape[-2], padding, dilation)
+    kernel = "x".join(map(str, weight.shape[:-1]))
+    kind = f"depthwise_{trials.rounded(x.shape[-2])}_pixels_{trials.rounded(channels)}_channels_by_{kernel}"
+    return trials.fastest(kind, known, x, weight, x.size * math.prod(weight.shape[:-1]))(x, weight)
+
+
+def ways(pixels: int, padding: _Pads, dilation: _Ints) -> dict[str, trials.Way]:
+    """Ways to convolve without a stride x [B, ..., pixels, C] with a weight [*kernel, C]."""
+
+    def rows(weight: jax.Array) -> jax.Array:
+        return _rows(weight, pixels + sum(padding[-1]) - dilation[-1] * (weight.shape[-2] - 1))
+
+    return {
+        "by_rows": trials.Way(lambda x, rows: _by_rows(x, rows, padding, dilation), rows),
+        "by_pixels": trials.Way(
+            lambda x, weight: _by_pixels(x, weight, (1,) * len(padding), padding, dilation)
+        ),
+    }
 
 
 def _rows(weight: jax.Array, width: int) -> jax.Array:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 Size = int | Sequence[int]
 
+LETTERS = {1: "W", 2: "HW", 3: "DHW"}  # of the dimensions of a signal, an image, a volume, as lax names them
+
 
 def per_dimension(value: Size, rank: int) -> tuple[int, ...]:
     """`value` as `rank` numbers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jax.sharding import PartitionSpec
 from vtabjax.runtime import devices
 
 __all__ = ["scaled_dot_product_attention"]
+
+_Attention = Callable[[jax.Array, jax.Array, jax.Array, float], jax.Array]
 
 
 def scaled_dot_product_attention(
@@ -60,18 +63,38 @@ def _by_products(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _flash(query: jax.Array, key: jax.Array, value: jax.Array, scale: float) -> jax.Array:
-    """Attention [B, H, N, D] by cuDNN, which keeps no map in memory.
-
-    Gradients go through the products: cuDNN's take an even number of tokens only, and most ViTs have a class token
-    beside a square of them.
-    """
+    """Attention [B, H, N, D] by cuDNN, which keeps no map in memory."""
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     out = jax.nn.dot_product_attention(query, key, value, scale=scale, implementation="cudnn")
     return jnp.swapaxes(out, 1, 2)
 
 
+def _flash_even(query: jax.Array, key: jax.Array, value: jax.Array, scale: float) -> jax.Array:
+    """`_flash` with a token that does not count where their number is odd.
+
+    cuDNN's gradients take an even number only, and most ViTs have a class token beside a square of them.
+    """
+    n, m = query.shape[2], key.shape[2]
+    counts = [jnp.full(query.shape[0], t, jnp.int32) if n % 2 or m % 2 else None for t in (n, m)]
+    query, key, value = (
+        jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, x.shape[2] % 2), (0, 0), (0, 0)))
+        for x in (query, key, value)
+    )
+    out = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        scale=scale,
+        query_seq_lengths=counts[0],
+        key_value_seq_lengths=counts[1],
+        implementation="cudnn",
+    )
+    return jnp.swapaxes(out[:, :n], 1, 2)
+
+
 def _flash_forward(query: jax.Array, key: jax.Array, value: jax.Array, scale: float) -> tuple:
-    return jax.vjp(lambda q, k, v: _by_products(q, k, v, scale), query, key, value)
+    function = _flash_even if _has_kernel(_flash_even, query, key, value) else _by_products
+    return jax.vjp(lambda q, k, v: function(q, k, v, scale), query, key, value)
 
 
 _flash.defvjp(_flash_forward, lambda scale, backward, gradient: backward(gradient))
@@ -81,36 +104,48 @@ def _has_flash_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> boo
     half = query.dtype in (jnp.bfloat16, jnp.float16) and query.dtype == key.dtype == value.dtype
     if not half or query.ndim != 4 or jax.default_backend() == "cpu":
         return False
-    return _flash_is_right(query.shape[2:], key.shape[2:], value.shape[2:], str(query.dtype))
+    return _has_kernel(_flash, query, key, value)
+
+
+def _has_kernel(function: _Attention, query: jax.Array, key: jax.Array, value: jax.Array) -> bool:
+    return _is_right(function, query.shape[2:], key.shape[2:], value.shape[2:], str(query.dtype))
 
 
 @functools.cache
-def _flash_is_right(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], dtype: str) -> bool:
+def _is_right(
+    function: _Attention, query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], dtype: str
+) -> bool:
     """Whether cuDNN takes these shapes [N, D] here, and agrees with the products on one example.
 
-    What it takes differs by GPU and version, so it is tried, in the way that `features.Extractor` will use it.
+    What it takes differs by GPU and version, so it is tried, in the way that `features.Extractor` will use it; of
+    `_flash_even` the gradients are.
     """
+    scale = 1 / math.sqrt(query[-1])
+
+    def results(attention: _Attention, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
+        if function is _flash:
+            return (attention(q, k, v, scale),)
+        out, backward = jax.vjp(lambda q, k, v: attention(q, k, v, scale), q, k, v)
+        return (out, *backward(jnp.cos(jnp.arange(out.size)).reshape(out.shape).astype(out.dtype)))
 
     def attempt() -> bool:
         keys = jax.random.split(jax.random.key(0), 3)
         shapes = (query, key, value)
         inputs = [jax.random.normal(r, (1, 1, *s), dtype) for r, s in zip(keys, shapes, strict=True)]
-        scale, whole = 1 / math.sqrt(query[-1]), PartitionSpec()
-        mesh = devices.data_mesh(jax.local_devices()[:1])
-
-        def function(*inputs: jax.Array) -> jax.Array:
-            return _flash(*inputs, scale)
-
-        sharded = jax.shard_map(function, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+        mesh, whole = devices.data_mesh(jax.local_devices()[:1]), PartitionSpec()
+        ours = functools.partial(results, function)
+        sharded = jax.shard_map(ours, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
         try:
-            found = jax.jit(sharded)(*inputs).astype(jnp.float32)
-        except (
-            Exception
-        ):  # NotImplementedError, RuntimeError, JaxRuntimeError: in each case there is no kernel
-            return False
+            found = jax.jit(sharded)(*inputs)
+        except Exception:
+            return (
+                False  # NotImplementedError, RuntimeError, JaxRuntimeError: in each case there is no kernel
+            )
         q, k, v = (x.astype(jnp.float32) for x in inputs)
-        wanted = _by_products(q, k, v, scale)
-        return bool(jnp.abs(found - wanted).max() <= 0.02 * jnp.abs(wanted).max())
+        pairs = zip(found, results(_by_products, q, k, v), strict=True)
+        return all(
+            bool(jnp.abs(f.astype(jnp.float32) - w).max() <= 0.02 * jnp.abs(w).max()) for f, w in pairs
+        )
 
     # In a thread of its own: what is being traced here, with its mesh and precision, does not concern the attempt.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

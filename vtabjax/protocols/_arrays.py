@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,8 @@ from vtabjax.runtime import memory
 
 if TYPE_CHECKING:
     import jax
+
+THREADS = 4  # that go through a large array together; numpy lets go of the interpreter for that
 
 
 def check_memory(n_bytes: float, what: str, way_out: str, *, device: jax.Device | None = None) -> None:
@@ -57,7 +60,7 @@ def check_features(features: ArrayLike, name: str = "features") -> np.ndarray:
         raise ValueError(f"{name} has type {x.dtype}; give real numbers")
     if np.issubdtype(x.dtype, np.complexfloating):
         raise ValueError(f"{name} has type {x.dtype}; give real numbers")
-    if not (np.isfinite(x.max()) and np.isfinite(x.min())):  # both hand NaN on
+    if not all(np.isfinite(extremes(x))):  # both hand NaN on
         # By blocks: a mask of a large array would take a quarter of its size again.
         bad = [b + np.flatnonzero(~np.isfinite(x[b : b + 4096]).all(1)) for b in range(0, len(x), 4096)]
         rows = np.concatenate(bad)
@@ -67,6 +70,17 @@ def check_features(features: ArrayLike, name: str = "features") -> np.ndarray:
             "extract them again (in float32 if it was half precision) or leave these examples out"
         )
     return x
+
+
+def extremes(x: np.ndarray) -> tuple[np.generic, np.generic]:
+    """The smallest and the largest number of `x` [N, ...], NaN where one is; large arrays are read by four threads."""
+    if x.size < 1 << 22:
+        return x.min(), x.max()
+    step = max(1, (1 << 20) // (x.size // len(x)))
+    parts = [x[start : start + step] for start in range(0, len(x), step)]
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        found = np.array(list(pool.map(lambda part: (part.min(), part.max()), parts)))
+    return found[:, 0].min(), found[:, 1].max()
 
 
 def check_labels(labels: ArrayLike, n: int, name: str = "labels") -> np.ndarray:

@@ -97,8 +97,10 @@ def _reason(e: OSError) -> str:
 def _summary(data: ReportData, page: Path, workdir: Path) -> str:
     own = {m.label for b in data.boards for m in b.models if not m.published}
     if not data.records and not data.errors:
+        others = len({m.label for b in data.boards for m in b.models})
+        shown = f"the page shows {others} published models" if others else "the page says how to start"
         return (
-            f"no results in {workdir} yet; the page says how to start: {page}\n"
+            f"no results in {workdir} yet; {shown}: {page}\n"
             f"the first results: {installation.command()} --config=configs/knn.py --workdir={workdir}"
         )
     counts = (f"{data.records} results of {len(own)} models", f"{len(data.errors)} failures")

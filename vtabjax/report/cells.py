@@ -11,6 +11,8 @@ import numpy as np
 from vtabjax import tasks
 from vtabjax.report.analysis import Analysis
 from vtabjax.report.boards import value_text
+from vtabjax.report.mean_intervals import mean_intervals
+from vtabjax.sweep.tables import UNCERTAINTY
 from vtabjax.tables import Column, Table, sort_value, text
 
 
@@ -67,14 +69,37 @@ def _groups(task_names: Sequence[str]) -> list[str]:
     return [group_of.get(task, "other") for task in task_names]
 
 
+def _intervals(a: Analysis, columns: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % intervals of the heat map's cells: two of [M, columns], rows in its order; NaN where not known."""
+    of_means, n_means = mean_intervals(a), len(columns) - len(a.board.tasks)
+    low, high = (
+        np.concatenate([np.array([of_means[c.name][k] for c in columns[:n_means]]).T, of_tasks], axis=1)
+        for k, of_tasks in enumerate((a.low, a.high))
+    )
+    return low[a.order], high[a.order]
+
+
+def _halves(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[str]:
+    """Half the interval of the best of each column that has one, as text; "–" where none has."""
+    known = np.where(np.isnan(low), -np.inf, values)
+    best = known.argmax(axis=0), np.arange(values.shape[1])
+    return [text(half, "percent") or "–" for half in ((high - low) / 2)[best]]
+
+
 def heat(a: Analysis) -> dict[str, Any]:
-    """The heat map: columns under their groups, rows of cells (text, shade from 0 to 1 within the column, whether it is
-    no better than not looking), and the rows below them."""
+    """The heat map: columns under their groups, rows of cells (text, half the interval of a mean, shade from 0 to 1
+    within the column, whether it is no better than not looking), and the rows below them."""
     columns = _heat_columns(a)
     n_means = len(columns) - len(a.board.tasks)
     rows = [a.accuracy_row(i) for i in a.order]
     values = np.array([[c.value(row) for c in columns] for row in rows], float)
-    low = np.concatenate([values[:, :n_means], a.low[a.order]], axis=1)
+    low, high = _intervals(a, columns)
+    levels = [
+        {"name": level.name, "cells": [text(c.value(level), "percent") or "–" for c in columns]}
+        for level in a.levels
+    ]
+    if np.isfinite(low).any():
+        levels.append({"name": UNCERTAINTY, "cells": _halves(values, low, high)})
     floor = np.array([[c.value(level) for c in columns] for level in a.levels], float).reshape(
         -1, len(columns)
     )
@@ -102,16 +127,21 @@ def heat(a: Analysis) -> dict[str, Any]:
                 "cells": [
                     None
                     if np.isnan(value)
-                    else {"text": text(value, "percent"), "shade": f"{shade:.2f}", "floor": bool(is_floor)}
-                    for value, shade, is_floor in zip(values[k], shades[k], at_floor[k], strict=True)
+                    else {
+                        "text": text(value, "percent"),
+                        "half": text(half, "percent") if column < n_means else "",
+                        "shade": f"{shade:.2f}",
+                        "floor": bool(is_floor),
+                    }
+                    for column, (value, half, shade, is_floor) in enumerate(
+                        zip(values[k], (high - low)[k] / 2, shades[k], at_floor[k], strict=True)
+                    )
                 ],
             }
             for k, i in enumerate(a.order)
         ],
-        "levels": [
-            {"name": level.name, "cells": [text(c.value(level), "percent") or "–" for c in columns]}
-            for level in a.levels
-        ],
+        "levels": levels,
+        "intervals": bool(np.isfinite(low).any()),
     }
 
 
@@ -129,17 +159,12 @@ def told(a: Analysis) -> dict[str, Any]:
     columns = _heat_columns(a)
     n_means = len(columns) - len(b.tasks)
     values = np.array([[c.value(a.accuracy_row(i)) for c in columns] for i in a.order], float)
-    of_means = np.full((2, len(a.order), n_means), np.nan)
-    if a.differences:
-        place = {row: k for k, row in enumerate(a.differences.rows)}
-        for k, i in enumerate(a.order):
-            if i in place:
-                of_means[:, k, 0] = (a.differences.mean_low[place[i]], a.differences.mean_high[place[i]])
+    low, high = _intervals(a, columns)
     return {
         "n_means": n_means,
         "values": _nullable(values),
-        "low": _nullable(np.concatenate([of_means[0], a.low[a.order]], axis=1)),
-        "high": _nullable(np.concatenate([of_means[1], a.high[a.order]], axis=1)),
+        "low": _nullable(low),
+        "high": _nullable(high),
         "n": [[int(v) for v in b.n_examples[i]] for i in a.order],
         "files": [list(b.files[i]) for i in a.order],
         "sources": [b.models[i].source for i in a.order],

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vtabjax.report import naming
 from vtabjax.report.analysis import Analysis
 from vtabjax.report.costs import costs, front
-from vtabjax.report.proxies import ProxyComparison
+from vtabjax.report.proxies import Proxy, ProxyComparison
 from vtabjax.runtime import files
 
 MOST = 50  # models in a figure with one row per model
+_DRAWN = 4  # proxies that have a figure of their own, the most trusted
 _ACCENT, _WARM, _MUTED = "#1f5fbf", "#b4540a", "#5a6675"
 _STYLE: Any = {
     "font.size": 8,
@@ -39,7 +42,10 @@ def write(analyses: Sequence[Analysis], comparison: ProxyComparison, folder: Pat
         for name, draw in (("heat", _heat), ("epp", _epp), ("top", _top), ("cost", _cost)):
             drawings.append((f"{a.board.key}-{name}", functools.partial(draw, a)))
     drawings.append(("proxies", functools.partial(_proxies, comparison)))
-    drawings.append(("proxies-by-task", functools.partial(_scatter, comparison)))
+    for proxy in [p for p in comparison.proxies if not p.static and not p.noise][:_DRAWN]:
+        drawings.append(
+            (f"proxy-{_file_name(proxy)}-by-task", functools.partial(_scatter, comparison, proxy))
+        )
     written = []
     with matplotlib.rc_context(_STYLE):
         for name, draw_on in drawings:
@@ -180,25 +186,27 @@ def _proxies(comparison: ProxyComparison, figure: Any) -> bool:
     return True
 
 
-def _scatter(comparison: ProxyComparison, figure: Any) -> bool:
-    """The most trusted measured proxy against fine-tuning, one panel per task."""
-    best = next((p for p in comparison.proxies if not p.static), None)
+def _file_name(proxy: Proxy) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", proxy.title.lower()).strip("-")
+
+
+def _scatter(comparison: ProxyComparison, proxy: Proxy, figure: Any) -> bool:
+    """A proxy against fine-tuning, one panel per task."""
     finetuned = comparison.finetuned
-    if best is None or finetuned is None:
+    if finetuned is None:
         return False
-    tasks = finetuned.tasks
-    columns = min(5, len(tasks))
-    rows = -(-len(tasks) // columns)
+    names = naming.of_tasks(finetuned.tasks)
+    columns = min(5, len(names))
+    rows = -(-len(names) // columns)
     figure.set_size_inches(1.9 * columns + 0.4, 1.7 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False)
-    for j, axes in enumerate(panels.flat):
-        if j >= len(tasks):
-            axes.axis("off")
-            continue
-        axes.scatter(best.values[:, j], 100 * finetuned.values[:, j], s=8, c=_ACCENT)
-        tau = best.agreement.per_task["weighted_kendall"][j]
-        axes.set_title(tasks[j] + ("" if np.isnan(tau) else f"  {tau:.2f}"), fontsize=7)
+    for axes in panels.flat[len(names) :]:
+        axes.axis("off")
+    for j, (name, axes) in enumerate(zip(names, panels.flat, strict=False)):
+        axes.scatter(proxy.values[:, j], 100 * finetuned.values[:, j], s=8, c=_ACCENT)
+        tau = proxy.agreement.per_task["weighted_kendall"][j]
+        axes.set_title(name + ("" if np.isnan(tau) else f"  {tau:.2f}"), fontsize=7)
         axes.tick_params(labelsize=6)
-    figure.supxlabel(f"{best.title} (weighted Kendall in the titles)", fontsize=8)
+    figure.supxlabel(f"{proxy.title} (weighted Kendall in the titles)", fontsize=8)
     figure.supylabel("fine-tuned accuracy, %", fontsize=8)
     return True

@@ -74,6 +74,7 @@ def render(
     embedded = {
         "charts": {name: c["figure"] for name, c in drawn.items()},
         "points": {name: c["points"] for name, c in drawn.items() if "points" in c},
+        "corners": {name: c["corners"] for name, c in drawn.items() if "corners" in c},
         "colours": charts.COLOURS,
         "cells": {b["key"]: b["cells"] for b in boards},
         "scatter": charts.scatter(comparison),

@@ -161,6 +161,12 @@ def _what(board: Board) -> str:
 # When an order is called sure.
 _SURE = [
     (
+        "Interval of a mean",
+        "Of the mean over all tasks: the paired bootstrap. Of that over a group of tasks, and where there are no "
+        "results on each example: the tasks' own intervals, added up as those of independent samples. A ± is half its "
+        "width.",
+    ),
+    (
         "Intervals in the ranking",
         "Of the difference between a model's mean and the first one's: the paired bootstrap, or where there are no "
         "results on each example, Student's t over the differences on each task. An interval that reaches the "

@@ -124,7 +124,11 @@ def find_summaries(
         there = ModelFolder(str(path), str(memory), read)
         for cell in of_model:
             try:
-                found.append(_first(map(there.get, names(cell)), cell))
+                first, second = names(cell)
+                record = there.get(first)
+                if record is None or record["config_hash"] != cell.hash:
+                    record = there.get(second)
+                found.append(None if record is None or record["config_hash"] != cell.hash else record)
             except ValueError as e:
                 if damaged is None:
                     raise

@@ -58,19 +58,20 @@ class ModelFolder:
         entry = self._files.get(name)
         if entry is None:
             return None
-        with contextlib.suppress(OSError):
+        try:
             status = entry.stat()
-            seen = [status.st_size, status.st_mtime_ns]
-            known = self._known.get(name)
-            if known is not None and known[0] == seen:
-                return known[1]
-            record = self._read(entry.path)
-            if record is None or record["settings"].get("fold"):  # folds are joined example by example
-                return record
-            self._n_read += 1
-            self._known[name] = (seen, summary(record))
-            return self._known[name][1]
-        return self._read(entry.path)
+        except OSError:
+            return self._read(entry.path)
+        seen = [status.st_size, status.st_mtime_ns]
+        known = self._known.get(name)
+        if known is not None and known[0] == seen:
+            return known[1]
+        record = self._read(entry.path)
+        if record is None or record["settings"].get("fold"):  # folds are joined example by example
+            return record
+        self._n_read += 1
+        self._known[name] = (seen, summary(record))
+        return self._known[name][1]
 
     def remember(self) -> None:
         """Writes down what had to be read; where that cannot be written, it is read again the next time."""
@@ -86,7 +87,11 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     if "groups" in shared:
         shared["groups"] = {"count": shared["groups"]["count"]}
     one = {name: _object(json.dumps(part)) for name, part in shared.items()}
-    return {name: record[name] for name in _OWN} | one
+    own = {name: record[name] for name in _OWN}
+    own["config_hash"] = sys.intern(own["config_hash"])
+    for name in ("metrics", "seconds"):  # JSON makes names of its own for every file
+        own[name] = {sys.intern(key): value for key, value in own[name].items()}
+    return own | one
 
 
 def _text(known: Mapping[str, tuple[list[int], Mapping[str, Any]]]) -> str:

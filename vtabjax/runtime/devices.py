@@ -151,11 +151,26 @@ def use_compilation_cache(folder: str) -> None:
 
 def _cpu_kind() -> str:
     """A name for the instructions that this machine's CPU has. (JAX tells programs of other XLA_FLAGS apart itself.)"""
-    features = platform.processor()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as f:
-        features = next((line for line in f if line.startswith(("flags", "Features"))), features)
+    features = _cpu_fact("flags", "Features")
     digest = hashlib.sha256(" ".join(sorted(features.split())).encode())
     return f"{platform.machine() or 'cpu'}-{digest.hexdigest()[:12]}"
+
+
+def processor() -> str:
+    """The name of this machine's processor, or only its architecture where the system does not say."""
+    return _cpu_fact("model name").partition(":")[2].strip() or platform.machine() or "cpu"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_fact(*names: str) -> str:
+    """The line of Linux's description of the first core that begins with one of `names`."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as f:
+        return next((line for line in f if line.startswith(names)), platform.processor())
+    return platform.processor()
 
 
 def describe_devices() -> dict[str, object]:

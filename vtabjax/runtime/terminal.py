@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from typing import TextIO
 
 _FALLBACK_WIDTH = 80
@@ -30,6 +31,16 @@ def width(stream: TextIO) -> int | None:
         return os.get_terminal_size(stream.fileno()).columns or _FALLBACK_WIDTH
     except (OSError, ValueError):  # no file behind it
         return _FALLBACK_WIDTH
+
+
+def folded(text: str, stream: TextIO) -> str:
+    """A sentence in lines that end between words where the stream has an end of the line."""
+    columns = width(stream)
+    return (
+        text
+        if columns is None
+        else textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
+    )
 
 
 def is_notebook() -> bool:

@@ -368,7 +368,7 @@ def _report(state: WorkerShare, protocol: str, workdir: Path) -> int:
     if len(first) <= _FIRST and {cell.task for cell in first} == set(tasks.EMBEDDED):
         of_first = results.find_all(first, workdir, [])
         if place := placing.among_small_models(record for record in of_first if record is not None):
-            _say(place)
+            _say(terminal.folded(place, sys.stderr))
     failed = [failures.of(cell, workdir) for cell in state.own if found[cell.model, cell.task] is None]
     if failed:
         _say(failures.listed(failed))

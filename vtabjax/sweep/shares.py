@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import json
@@ -150,7 +151,10 @@ def share_of(
 
 def digest(cells: Sequence[Cell]) -> str:
     """A short name for a sweep; equal cells give the same name."""
-    text = json.dumps([[cell.model, cell.task, cell.hash] for cell in cells])
+    quoted = functools.cache(json.dumps)
+    # What json.dumps makes of the list of all, several times as fast.
+    rows = (f"[{quoted(cell.model)}, {quoted(cell.task)}, {quoted(cell.hash)}]" for cell in cells)
+    text = f"[{', '.join(rows)}]"
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

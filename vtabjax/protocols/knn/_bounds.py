@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vtabjax.protocols._arrays import THREADS
 from vtabjax.protocols.knn._space import Search, Space, slices
 from vtabjax.runtime import bars
 
 _EXTRA = 2  # lower bounds kept beyond the k best, so that few rows need the second look
 _EXTRA16 = 9  # the same in bfloat16
+_EXTRA_AGAIN = 14  # the same where a few rows are looked at again on an accelerator
 _GROUP = 8  # columns compared among themselves first; see _finalists
 LARGE = 4096  # examples from which bfloat16 pays
 ABSOLUTE = 1e-32  # covers products that underflow in float32 (coordinates are scaled to at most 1)
@@ -158,6 +161,9 @@ def _sharded_update(
     mesh: jax.sharding.Mesh, masked: bool, grouped: bool
 ) -> Callable[[_Best, _Rows, _Rows], _Best]:
     """`_update`, rows shared among the devices of `mesh`."""
+    if mesh.devices.size == 1:  # the products' program is that of `_among_themselves`
+        update_alone = jax.jit(functools.partial(_update, masked=masked, grouped=grouped))
+        return lambda best, a, b: update_alone(best, a.about, b.about, _products(a.x, b.x))
     shared, whole = PartitionSpec("data"), PartitionSpec()
     multiply = jax.jit(jax.shard_map(_products, mesh=mesh, in_specs=(shared, whole), out_specs=shared))
     own_rows = functools.partial(_update, masked=masked, grouped=grouped)
@@ -220,6 +226,7 @@ class Proposal(NamedTuple):
       query_norms: squared norms of the queries, [Q].
       norms: squared norms of the database, [N].
       g: how far off a distance may be, relative to the sum of the two squared norms.
+      columns: the database on the devices.
     """
 
     bound: np.ndarray
@@ -228,6 +235,12 @@ class Proposal(NamedTuple):
     query_norms: np.ndarray
     norms: np.ndarray
     g: float
+    columns: list[_Rows]
+
+    def upper_bounds(self, k: int) -> np.ndarray:
+        """Of the k-th nearest of each query, [Q]."""
+        norms = self.query_norms[:, None] + self.norms[self.ids[:, :k]]
+        return (self.bound[:, :k] + 2.02 * self.g * norms + ABSOLUTE).max(1)
 
 
 def propose(search: Search, mesh: jax.sharding.Mesh, block: int, half: bool) -> Proposal:
@@ -247,14 +260,53 @@ def propose(search: Search, mesh: jax.sharding.Mesh, block: int, half: bool) -> 
     g = 1.01 * (d + 64) * 2.0**-24
     if half or mesh.devices.flat[0].platform != "cpu":
         g *= 2  # these products are float32 sums in effect, not to the letter
-    columns, norms, rounding = _columns(search, size, mesh, half)
-    g += rounding
-    columns = [_shrunken(rows, g) for rows in columns]
+    arriving = _columns(search, size, mesh, half)
+    if half:
+        arrived = list(arriving)
+        r = 1.001 * float(max(column.lost for column in arrived)) + 1e-7
+        g += 2.02 * r * (1 + r)
+        arriving = iter(arrived)
+    columns, column_norms = [], []
+
+    def shrunken() -> Iterator[_Rows]:
+        for column in arriving:
+            columns.append(_shrunken(column.rows, g))
+            column_norms.append(column.norms)
+            yield columns[-1]
+
     if search.within and mesh.devices.size == 1:
         masked = len(np.unique(search.groups)) < n
-        best, query_norms = _among_themselves(columns, m, mesh, masked, grouped), norms
+        best = _among_themselves(shrunken(), -(-n // size), m, mesh, masked, grouped)
+        norms = query_norms = np.concatenate(column_norms)
     else:
-        best, query_norms = _against(columns, search, g, m, mesh, size, grouped)
+        chunk = min(2 * size, -(-len(search.queries) // mesh.devices.size))
+        best, query_norms = _against(list(shrunken()), search, g, m, mesh, chunk, search.within, grouped)
+        norms = np.concatenate(column_norms)
+    return _proposal(best, search, query_norms, norms, g, columns)
+
+
+def look_again(proposal: Proposal, search: Search, rows: np.ndarray, mesh: jax.sharding.Mesh) -> Proposal:
+    """The same for the queries `rows` alone, with more bounds of each and columns not grouped.
+
+    Whatever their number, rows are compared in blocks of one shape: it differs from model to model.
+    """
+    some = search._replace(queries=search.queries[rows], query_groups=search.query_groups[rows])
+    m = min(search.k + _EXTRA_AGAIN, len(search.database))
+    size = len(proposal.columns[0].x)
+    best, query_norms = _against(
+        proposal.columns, some, proposal.g, m, mesh, size, masked=search.within, grouped=False
+    )
+    return _proposal(best, some, query_norms, proposal.norms, proposal.g, proposal.columns)
+
+
+def _proposal(
+    best: list[_Best],
+    search: Search,
+    query_norms: np.ndarray,
+    norms: np.ndarray,
+    g: float,
+    columns: list[_Rows],
+) -> Proposal:
     bound, ids, rest = (
         np.concatenate([np.asarray(v) for v in values])[: len(search.queries)]
         for values in zip(*best, strict=True)
@@ -266,45 +318,51 @@ def propose(search: Search, mesh: jax.sharding.Mesh, block: int, half: bool) -> 
         query_norms=query_norms,
         norms=norms,
         g=g,
+        columns=columns,
     )
 
 
-def _columns(
-    search: Search, size: int, mesh: jax.sharding.Mesh, half: bool
-) -> tuple[list[_Rows], np.ndarray, float]:
-    """The database by blocks on every device, its squared norms [N], and how far off rounding rows puts a distance."""
+class _Column(NamedTuple):
+    """Some rows of the database on every device, their squared norms [n], and the most that rounding took from one."""
+
+    rows: _Rows
+    norms: np.ndarray
+    lost: jax.Array | float
+
+
+def _columns(search: Search, size: int, mesh: jax.sharding.Mesh, half: bool) -> Iterator[_Column]:
+    """The database, `size` rows at a time; the next are made ready while these are compared."""
     replicated = NamedSharding(mesh, PartitionSpec())
-    columns, norms, lost = [], [], []
-    for part in slices(len(search.database), size):
-        rows, own = _block(
+
+    def column(part: slice) -> _Column:
+        rows, norms = _block(
             search.space, search.database[part], part.start, search.groups[part], size, replicated
         )
-        if half:
-            x, largest = _to_bfloat16(rows.x)
-            rows = rows._replace(x=x)
-            lost.append(largest)
-        columns.append(rows)
-        norms.append(own)
-    r = 1.001 * float(max(lost)) + 1e-7 if half else 0.0
-    return columns, np.concatenate(norms), 2.02 * r * (1 + r)
+        x, lost = _to_bfloat16(rows.x) if half else (rows.x, 0.0)
+        return _Column(rows._replace(x=x), norms, lost)
+
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(column, slices(len(search.database), size))
 
 
 def _among_themselves(
-    blocks: list[_Rows], m: int, mesh: jax.sharding.Mesh, masked: bool, grouped: bool
+    blocks: Iterable[_Rows], n_blocks: int, m: int, mesh: jax.sharding.Mesh, masked: bool, grouped: bool
 ) -> list[_Best]:
     """The best of every block after all blocks: the matrix is symmetric, so each product serves rows and columns."""
     replicated = NamedSharding(mesh, PartitionSpec())
-    best = [_nothing_yet(len(block.x), m, replicated) for block in blocks]
-    total = len(blocks) * (len(blocks) + 1) // 2
-    with bars.bar(desc="nearest neighbours", total=total, delay=5) as bar:
+    before: list[_Rows] = []
+    best: list[_Best] = []
+    with bars.bar(desc="nearest neighbours", total=n_blocks * (n_blocks + 1) // 2, delay=5) as bar:
         for j, b in enumerate(blocks):
-            for i, a in enumerate(blocks[:j]):
+            best.append(_nothing_yet(len(b.x), m, replicated))
+            for i, a in enumerate(before):
                 products = _products(a.x, b.x)
                 best[i], best[j] = _update_both(
                     best[i], best[j], a.about, b.about, products, masked=masked, grouped=grouped
                 )
             products_of_self = _products_of_self(b.x)
             best[j] = jax.block_until_ready(_update_self(best[j], b.about, products_of_self, grouped=grouped))
+            before.append(b)
             bar.update(j + 1)
     return best
 
@@ -316,13 +374,13 @@ def _against(
     m: int,
     mesh: jax.sharding.Mesh,
     size: int,
+    masked: bool,
     grouped: bool,
 ) -> tuple[list[_Best], np.ndarray]:
-    """The best of the queries, block by block, each shared among the devices; and the queries' squared norms [Q]."""
-    n, n_devices = len(search.queries), mesh.devices.size
-    chunk = n_devices * min(2 * size, -(-n // n_devices))
+    """The best of the queries, in blocks of `size` rows for each device; and the queries' squared norms [Q]."""
+    n, chunk = len(search.queries), mesh.devices.size * size
     shared = NamedSharding(mesh, PartitionSpec("data"))
-    update = _sharded_update(mesh, search.within, grouped)
+    update = _sharded_update(mesh, masked, grouped)
     best, norms = [], []
     parts: Iterable[slice] = bars.bar(slices(n, chunk), "nearest neighbours", delay=5)
     for part in parts:

@@ -26,11 +26,12 @@ import jax
 import numpy as np
 
 from vtabjax.protocols._arrays import check_memory
-from vtabjax.protocols.knn._bounds import ABSOLUTE, LARGE, Proposal, has_fast_bfloat16, propose
+from vtabjax.protocols.knn._bounds import ABSOLUTE, LARGE, Proposal, has_fast_bfloat16, look_again, propose
 from vtabjax.protocols.knn._space import Search, Space, slices
 from vtabjax.runtime import bars
 from vtabjax.runtime.devices import data_mesh
 
+_SMALL = 1 << 34  # comparisons of numbers that a few cores make in less than a second
 _PAIRS = 1 << 22  # numbers gathered at once in the float64 comparison (32 MiB)
 
 
@@ -165,14 +166,15 @@ def nearest(
       k: neighbours; every query must have that many to choose from.
       metric: "euclidean" or "cosine".
       groups: group numbers [N] (None: every row is its own group). Only without `queries`.
-      mesh: devices to share the queries among (None: all of this process).
+      mesh: devices to share the queries among (None: all of this process); a small search runs on the host in any case.
       block: rows compared at once (None: 1024 on CPUs, 4096 otherwise).
       distances: fill in `Nearest.distances` everywhere; otherwise rows that needed none hold NaN.
 
     Raises:
       MemoryError: a copy of the features on each device would not fit.
     """
-    mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
+    comparisons = (len(database) if queries is None else len(queries)) * database.size
+    mesh = _where(data_mesh(jax.local_devices()) if mesh is None else mesh, comparisons)
     device = mesh.devices.flat[0]
     copies = mesh.devices.size if device.platform == "cpu" else 1  # CPU "devices" share one memory
     check_memory(
@@ -191,7 +193,37 @@ def nearest(
         k=k,
     )
     proposal, limit = _propose(search, mesh, block or (1024 if device.platform == "cpu" else 4096))
-    return _decide(search, proposal, limit, distances)
+    found = _decide(search, proposal, limit, distances)
+    close = np.flatnonzero(proposal.rest <= limit)
+    if len(close) and _host_is_slower(device):
+        again = look_again(proposal, search, close, mesh)
+        limit = again.upper_bounds(k)
+        some = search._replace(queries=search.queries[close], query_groups=search.query_groups[close])
+        for all_rows, these in zip(found, _decide(some, again, limit, distances), strict=True):
+            all_rows[close] = these
+        close = close[again.rest <= limit]
+    _compare_all(search, close, found, distances)
+    return found
+
+
+def _where(mesh: jax.sharding.Mesh, comparisons: int) -> jax.sharding.Mesh:
+    """`mesh`, or the host's processor for a search so small that an accelerator would compile far longer than it works.
+
+    Args:
+      mesh: the devices at hand.
+      comparisons: of numbers, queries x rows x columns.
+    """
+    if mesh.devices.flat[0].platform == "cpu" or comparisons > _SMALL:
+        return mesh
+    try:
+        return data_mesh(jax.local_devices(backend="cpu")[:1])
+    except RuntimeError:  # JAX_PLATFORMS names accelerators only
+        return mesh
+
+
+def _host_is_slower(device: jax.Device) -> bool:
+    """Whether the device compares a few rows with all columns sooner than the host does."""
+    return device.platform != "cpu"
 
 
 def _propose(search: Search, mesh: jax.sharding.Mesh, block: int) -> tuple[Proposal, np.ndarray]:
@@ -199,22 +231,16 @@ def _propose(search: Search, mesh: jax.sharding.Mesh, block: int) -> tuple[Propo
     whole = search.within and mesh.devices.size == 1 and len(search.queries) >= LARGE
     if whole and has_fast_bfloat16(mesh.devices.flat[0]):
         proposal = propose(search, mesh, block, half=True)
-        limit = _upper_bounds(proposal, search.k)
+        limit = proposal.upper_bounds(search.k)
         # Otherwise a second look at many rows costs more than float32 for all.
         if (proposal.rest > limit).mean() > 0.9:
             return proposal, limit
     proposal = propose(search, mesh, block, half=False)
-    return proposal, _upper_bounds(proposal, search.k)
-
-
-def _upper_bounds(proposal: Proposal, k: int) -> np.ndarray:
-    """Of the k-th nearest of each query, [Q]."""
-    norms = proposal.query_norms[:, None] + proposal.norms[proposal.ids[:, :k]]
-    return (proposal.bound[:, :k] + 2.02 * proposal.g * norms + ABSOLUTE).max(1)
+    return proposal, proposal.upper_bounds(search.k)
 
 
 def _decide(search: Search, proposal: Proposal, limit: np.ndarray, distances: bool) -> Nearest:
-    """The neighbours: among those kept where nothing that was dropped can be nearer, else by a second look."""
+    """The neighbours among those kept: right where nothing that was dropped can be nearer, `proposal.rest > limit`."""
     k = search.k
     neighbours = proposal.ids[:, :k].copy()
     squared = np.full(neighbours.shape, np.nan)
@@ -227,10 +253,14 @@ def _decide(search: Search, proposal: Proposal, limit: np.ndarray, distances: bo
         query, slot = np.nonzero(candidate[rows])
         column = proposal.ids[rows[query], slot]
         neighbours[rows], squared[rows], tied[rows] = _choose(search, rows[query], column, distances)
-    close = np.flatnonzero(~proven)
+    return Nearest(neighbours, squared, tied)
+
+
+def _compare_all(search: Search, close: np.ndarray, found: Nearest, distances: bool) -> None:
+    """Fills in the queries `close` from a comparison with all columns."""
     step = max(1, min(1024, (1 << 25) // len(search.database)))
     for part in bars.bar(slices(len(close), step), "close neighbours", -(-len(close) // step), delay=5):
         rows = close[part]
         query, column = _second_look(search, rows)
-        neighbours[rows], squared[rows], tied[rows] = _choose(search, query, column, distances)
-    return Nearest(neighbours, squared, tied)
+        for all_rows, these in zip(found, _choose(search, query, column, distances), strict=True):
+            all_rows[rows] = these

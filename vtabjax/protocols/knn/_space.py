@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from typing import NamedTuple
 
 import numpy as np
+
+from vtabjax.protocols._arrays import THREADS, extremes
 
 
 class Space:
@@ -13,16 +16,18 @@ class Space:
     def __init__(self, database: np.ndarray, queries: np.ndarray | None, metric: str):
         self.cosine = metric == "cosine"
         arrays = [database] if queries is None else [database, queries]
-        largest = max(max(float(a.max()), -float(a.min())) for a in arrays)
+        largest = max(max(float(high), -float(low)) for low, high in map(extremes, arrays))
         # A power of two loses nothing, and squares neither overflow nor vanish.
         self.scale = 1.0 if largest == 0 else 2.0 ** -np.clip(np.frexp(largest)[1], -1000, 1000)
         self.mean = np.zeros(database.shape[1])
         self.mean32 = None
         if not self.cosine:
             single = all(a.dtype == np.float32 for a in arrays) and 1e-9 < largest < 1e9
-            for rows in slices(len(database), 256):
-                part = database[rows] if single else self.exact(database[rows])
-                self.mean += part.sum(0)
+            rows = [database[part] for part in slices(len(database), 256)]
+            with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+                sums = pool.map(lambda part: (part if single else self.exact(part)).sum(0), rows)
+                for part_sum in sums:  # in their order: the same digits however many threads
+                    self.mean += part_sum
             self.mean /= len(database)
             if single:
                 # What is subtracted need not be the mean to the last digit, only the same everywhere:

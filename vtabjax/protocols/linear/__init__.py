@@ -146,7 +146,8 @@ def evaluate(train: Examples, val: Examples, test: Examples, *, c_grid: ArrayLik
     """
 
     def path(z: np.ndarray, y: np.ndarray, n_classes: int, grid: np.ndarray) -> list[Solution]:
-        return _softmax.path(z, y, n_classes, grid, progress=True)
+        rows = sum(len(np.asarray(labels)) for _, labels in (train, val))  # of the second fit
+        return _softmax.path(z, y, n_classes, grid, rows=rows, progress=True)
 
     return _choose(train, val, test, c_grid, path, probabilities=True)
 

@@ -12,6 +12,10 @@ regularisation).
 
 Each strength starts at the best of the solution before and the polynomials in log c through up to four before it.
 
+Compiling a program for another shape takes as long as a small problem does, and a sweep's models differ in their number
+of features. So problems are filled up to one of few shapes, with features that are 0 everywhere and examples that count
+for nothing, which changes no number but by the order of sums.
+
 Arrays are class-major, [K, ...]: few classes, many examples and features, which suits the processor's vectors.
 """
 
@@ -19,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -27,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtabjax.runtime import bars
+from vtabjax.runtime.devices import round_up
 
 GRADIENT_NORM = 1e-6  # what a fit stops at, together with
 DECREMENT = 1e-9  # an estimated distance of J from its minimum, relative to J
@@ -36,6 +41,10 @@ _CERTAIN = (
     1e-3  # of DECREMENT: what the Hessian's diagonal alone says is then enough, and no step has to tell
 )
 _PAST = 4  # solutions that extrapolation looks back on
+# What few features are filled up to; more to multiples of 200, examples of 40, which VTAB's 800 and 1,000 are. Not to
+# powers of two: rows of such lengths compete for the same lines of a processor's cache.
+_WIDTHS = (72, 264, 520)
+_MANY, _ROWS = 200, 40
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -55,17 +64,32 @@ class _Fit(NamedTuple):
 Parameters = tuple[jax.Array, jax.Array]  # weights [K, r], bias [K]
 
 
-class _Solved(NamedTuple):
-    """A solution of the path."""
+class _Past(NamedTuple):
+    """The last `_PAST` solutions of the path, the latest last: weights [P, K, r], bias [P, K], scores [P, K, N]."""
 
-    log_c: float
     w: jax.Array
     b: jax.Array
     scores: jax.Array
 
 
+class _Examples(NamedTuple):
+    """Features and classes, filled up; `fast` are the features for the products in conjugate gradients."""
+
+    z: jax.Array  # [N, r] float64
+    fast: jax.Array  # [N, r], z / scale
+    scale: float
+    onehot: jax.Array  # [K, N], zero where there is no example
+    n: float  # examples
+
+
 def path(
-    z: np.ndarray, y: np.ndarray, n_classes: int, grid: Iterable[float], progress: bool = False
+    z: np.ndarray,
+    y: np.ndarray,
+    n_classes: int,
+    grid: Iterable[float],
+    *,
+    rows: int = 0,
+    progress: bool = False,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Weights [r, K] and bias [K] for every c of an ascending grid.
 
@@ -74,6 +98,7 @@ def path(
       y: classes 0..K-1 [N].
       n_classes: K.
       grid: inverse strengths of the regularisation, ascending.
+      rows: more examples than N, of a fit to come, whose program this one shall share where that costs little.
       progress: show a progress bar where that takes long.
 
     Warns:
@@ -83,30 +108,59 @@ def path(
     if device.platform == "tpu":  # has no float64
         device = jax.local_devices(backend="cpu")[0]
     solutions: list[tuple[np.ndarray, np.ndarray]] = []
-    past: list[_Solved] = []
+    r = z.shape[1]
     with jax.enable_x64(True), jax.default_device(device):
-        scale = float(np.sqrt(np.square(z).mean(0).max())) or 1.0
-        examples, onehot = jnp.asarray(z), jnp.asarray(np.eye(n_classes)[:, y])
-        # Features for the products in conjugate gradients, and the limits on Newton's and their steps.
-        attempts = [((examples / scale).astype(jnp.float32), 30, 300), (examples / scale, 100, 1000)]
-        b = jnp.log(onehot.mean(1))
-        b -= b.mean()
-        w = jnp.zeros((n_classes, z.shape[1]))
+        # The limits on Newton's steps and those of conjugate gradients, by type of the latter's products.
+        attempts = [(np.float32, 30, 300), (np.float64, 100, 1000)]
+        examples = _filled_up(z, y, n_classes, rows, np.float32)
+        past, at = _nothing_yet(y, examples), np.zeros(0)
         for c in bars.bar(grid, "linear", delay=5, disable=not progress):
             penalty = 1 / (c * len(y))
-            if past:
-                w, b = _extrapolate(*_history(past, c), onehot, penalty)
+            factors = _factors(at, np.log(c))
             while True:
-                fit = _solve(examples, *attempts[0], scale, onehot, penalty, w, b)
-                w, b = fit.w, fit.b
+                fit, after = _solve(examples, *attempts[0][1:], GRADIENT_NORM, penalty, past, factors)
                 if fit.done or len(attempts) == 1:
                     break
                 attempts.pop(0)
+                examples = _filled_up(z, y, n_classes, rows, attempts[0][0])
+                past, factors = after, _factors(np.zeros(0), 0.0)  # goes on from where it stopped
             if not fit.done:
                 _warn_unfinished(c, fit)
-            past = [*past[1 - _PAST :], _Solved(float(np.log(c)), w, b, fit.scores)]
-            solutions.append((np.asarray(w).T, np.asarray(b)))
+            past, at = after, np.append(at, np.log(c))[-_PAST:]
+            solutions.append((np.asarray(fit.w)[:, :r].T, np.asarray(fit.b)))
     return solutions
+
+
+def _filled_up(z: np.ndarray, y: np.ndarray, n_classes: int, rows: int, kind: type) -> _Examples:
+    """Examples on the device, with products in conjugate gradients of type `kind`."""
+    n, r = z.shape
+    shape = _shape(n, r, rows)
+    scale = float(np.sqrt(np.square(z).mean(0).max(initial=0.0))) or 1.0
+    filled = np.zeros(shape)
+    filled[:n, :r] = z
+    onehot = np.zeros((n_classes, shape[0]))
+    onehot[y, np.arange(n)] = 1
+    fast: np.ndarray = (filled / scale).astype(kind)
+    return _Examples(jax.device_put(filled), jax.device_put(fast), scale, jax.device_put(onehot), float(n))
+
+
+def _shape(n: int, r: int, rows: int) -> tuple[int, int]:
+    """What features [n, r] are filled up to; as many rows as `rows` are filled up to where r is small."""
+    width = next((w for w in _WIDTHS if w >= r), round_up(r, _MANY))
+    n = round_up(max(n, rows) if r <= _WIDTHS[-1] else n, _ROWS)
+    return n, min(width, max(n, r))
+
+
+def _nothing_yet(y: np.ndarray, examples: _Examples) -> _Past:
+    """No weights, and the bias that is best then."""
+    n_classes, n = examples.onehot.shape
+    b = np.log(np.bincount(y, minlength=n_classes) / len(y))
+    b -= b.mean()
+    return _Past(
+        jnp.zeros((_PAST, n_classes, examples.z.shape[1])),
+        jax.device_put(np.tile(b, (_PAST, 1))),
+        jax.device_put(np.tile(b[:, None], (_PAST, 1, n))),
+    )
 
 
 def _warn_unfinished(c: float, fit: _Fit) -> None:
@@ -117,46 +171,47 @@ def _warn_unfinished(c: float, fit: _Fit) -> None:
     )
 
 
-def _history(past: Sequence[_Solved], c: float) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Up to four solutions, the earliest first and repeated to make four, and the extrapolations to c: rows of factors.
+def _factors(at: np.ndarray, to: float) -> np.ndarray:
+    """Extrapolations from solutions at up to four log c to another: rows of factors [_PAST, _PAST].
 
     Row m takes the polynomial in log c of degree m through the last m + 1 solutions (Lagrange's form).
     """
-    at = [solved.log_c for solved in past]
     factors = np.zeros((_PAST, _PAST))
-    for degree in range(_PAST):
+    if not len(at):
+        factors[:, -1] = 1
+    for degree in range(_PAST if len(at) else 0):
         nodes = at[-degree - 1 :]
         for i, t in enumerate(nodes):
             others = [u for u in nodes if u != t]
-            factors[degree, _PAST - len(nodes) + i] = np.prod([(np.log(c) - u) / (t - u) for u in others])
-    padded = [past[0]] * (_PAST - len(past)) + list(past)
-    w, b, scores = (jnp.stack(values) for values in list(zip(*padded, strict=True))[1:])
-    return w, b, scores, jnp.asarray(factors)
+            factors[degree, _PAST - len(nodes) + i] = np.prod([(to - u) / (t - u) for u in others])
+    return factors
 
 
-@jax.jit
-def _extrapolate(
-    w: jax.Array, b: jax.Array, scores: jax.Array, factors: jax.Array, onehot: jax.Array, penalty: float
-) -> Parameters:
-    """The combination of solutions [m, K, ...] of lowest J among those that the rows of `factors` [., m] describe."""
+def _extrapolate(past: _Past, factors: jax.Array, examples: _Examples, penalty: jax.Array) -> Parameters:
+    """The combination of solutions of lowest J among those that the rows of `factors` [., P] describe."""
 
     def combine(values: jax.Array) -> jax.Array:
         return jnp.tensordot(factors, values, 1, precision=jax.lax.Precision.HIGHEST)
 
-    w, b, scores = combine(w), combine(b), combine(scores)
-    losses = jax.vmap(lambda s: _losses(s, onehot)[0])(scores) + penalty / 2 * (w * w).sum((1, 2))
+    w, b, scores = combine(past.w), combine(past.b), combine(past.scores)
+    losses = jax.vmap(lambda s: _losses(s, examples.onehot, examples.n)[0])(scores)
+    losses += penalty / 2 * (w * w).sum((1, 2))
     best = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
     return w[best], b[best]
 
 
-def _losses(scores: jax.Array, onehot: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _losses(
+    scores: jax.Array, onehot: jax.Array, n: jax.Array | float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean cross-entropy, probabilities of the wrong classes [K, N] (0 at the right one), the right one's [1, N]."""
+    there = onehot.sum(0, keepdims=True)
     margins = scores - (scores * onehot).sum(0)
     top = margins.max(0, keepdims=True)  # at least 0, the right class's own
     e = jnp.where(onehot > 0, 0, jnp.exp(margins - top))
     rest, right = e.sum(0, keepdims=True), jnp.exp(-top)
     total = rest + right
-    return (top + jnp.log1p(rest + jnp.expm1(-top))).mean(), e / total, right / total
+    loss = (there * (top + jnp.log1p(rest + jnp.expm1(-top)))).sum() / n
+    return loss, there * e / total, there * right / total
 
 
 def _inner(a: Parameters, b: Parameters) -> jax.Array:
@@ -169,13 +224,14 @@ def _hessian(
     onehot: jax.Array,
     wrong: jax.Array,
     right: jax.Array,
+    n: jax.Array | float,
     penalty: float | jax.Array,
 ) -> tuple[Parameters, jax.Array]:
     """H v for v = (weights [K, r], bias [K]), with z v beside it; all of one type."""
     s = _dot(v[0], z.T) + v[1][:, None]
     t = s - (s * onehot).sum(0)
     mean = (wrong * t).sum(0)
-    t = (wrong * (t - mean) - onehot * right * mean) / z.shape[0]
+    t = (wrong * (t - mean) - onehot * right * mean) / n
     return (_dot(t, z) + penalty * v[0], t.sum(1)), s
 
 
@@ -224,24 +280,16 @@ class _Slope(NamedTuple):
         return r[0] / self.diagonal[0], r[1] / self.diagonal[1]
 
 
-def _slope(
-    z: jax.Array,
-    fast: jax.Array,
-    scale: jax.Array,
-    onehot: jax.Array,
-    penalty: jax.Array,
-    w: jax.Array,
-    scores: jax.Array,
-) -> _Slope:
-    n = z.shape[0]
-    _, wrong, right = _losses(scores, onehot)
+def _slope(examples: _Examples, penalty: jax.Array, w: jax.Array, scores: jax.Array) -> _Slope:
+    z, fast, scale, onehot, n = examples
+    _, wrong, right = _losses(scores, onehot, n)
     off = wrong - onehot * wrong.sum(0)
     g = _dot(off, z) / n + penalty * w, off.sum(1) / n
     # H's diagonal: an example's part is p (1 - p) z^2 for a wrong class, and p times all wrong ones for its own.
     spread = wrong * (1 - wrong) + onehot * right * wrong.sum(0)
     diagonal = (
         _dot(spread.astype(fast.dtype), fast * fast) / n + penalty / scale**2,
-        spread.mean(1) + 1e-14,  # a class of no spread left would divide by zero
+        spread.sum(1) / n + 1e-14,  # a class of no spread left would divide by zero
     )
     r = (-g[0] / scale, -g[1])
     size = _inner(r, (r[0] / diagonal[0], r[1] / diagonal[1]))
@@ -249,51 +297,45 @@ def _slope(
 
 
 def _newton_step(
-    z: jax.Array,
-    fast: jax.Array,
-    scale: jax.Array,
-    onehot: jax.Array,
-    penalty: jax.Array,
-    slope: _Slope,
-    cg_steps: int,
+    examples: _Examples, penalty: jax.Array, slope: _Slope, cg_steps: int
 ) -> tuple[Parameters, jax.Array, jax.Array]:
     """p with H p = -g nearly, the scores' change z p, and |H p + g|^2 relative to |g|^2, in D^-1's norm."""
+    z, fast, scale, onehot, n = examples
     kind, size = fast.dtype, slope.size
     factor = jnp.where(size > 0, jax.lax.rsqrt(size), 1.0)
-    r, d, o, q, p = jax.tree.map(
-        lambda v: v.astype(kind),
+    r, d, o, q, p, few = jax.tree.map(
+        lambda v: jnp.asarray(v, kind),
         (
             (factor * slope.descent[0], factor * slope.descent[1]),
             slope.diagonal,
             onehot,
             slope.wrong,
             slope.right,
+            (n, penalty / scale**2),
         ),
     )
-    small_penalty = (penalty / scale**2).astype(kind)
-    x = _conjugate_gradients(lambda v: _hessian(v, fast, o, q, p, small_penalty)[0], r, d, cg_steps)
+    x = _conjugate_gradients(lambda v: _hessian(v, fast, o, q, p, *few)[0], r, d, cg_steps)
     x = x[0].astype(z.dtype) / (scale * factor), x[1].astype(z.dtype) / factor
-    h, change = _hessian(x, z, onehot, slope.wrong, slope.right, penalty)
+    h, change = _hessian(x, z, onehot, slope.wrong, slope.right, n, penalty)
     left = ((h[0] + slope.g[0]) / scale, h[1] + slope.g[1])
     return x, change, jnp.where(size > 0, _inner(left, slope.precondition(left)) / size, 0.0)
 
 
 @jax.jit
 def _solve(
-    z: jax.Array,
-    fast: jax.Array,
+    examples: _Examples,
     newton_steps: int,
     cg_steps: int,
-    scale: jax.Array,
-    onehot: jax.Array,
+    gradient_norm: float,
     penalty: jax.Array,
-    w: jax.Array,
-    b: jax.Array,
-) -> _Fit:
-    """Newton's method from (w, b), until converged, stuck, or a step cannot be solved."""
+    past: _Past,
+    factors: jax.Array,
+) -> tuple[_Fit, _Past]:
+    """Newton's method from an extrapolation, until converged, stuck or a step cannot be solved; `past` after it."""
+    z, onehot = examples.z, examples.onehot
 
     def value_at(scores: jax.Array, w: jax.Array) -> jax.Array:
-        return _losses(scores, onehot)[0] + penalty / 2 * (w * w).sum()
+        return _losses(scores, onehot, examples.n)[0] + penalty / 2 * (w * w).sum()
 
     def go_on(state: tuple) -> jax.Array:
         i, fit, stuck = state
@@ -301,19 +343,19 @@ def _solve(
 
     def advance(state: tuple) -> tuple:
         i, fit, _ = state
-        slope = _slope(z, fast, scale, onehot, penalty, fit.w, fit.scores)
+        slope = _slope(examples, penalty, fit.w, fit.scores)
         norm = jnp.sqrt(_inner(slope.g, slope.g))
-        certain = (norm <= GRADIENT_NORM) & (slope.size / 2 <= _CERTAIN * DECREMENT * fit.value)
+        certain = (norm <= gradient_norm) & (slope.size / 2 <= _CERTAIN * DECREMENT * fit.value)
         there = fit._replace(norm=norm, gap=slope.size / 2, done=jnp.asarray(True))
         return jax.lax.cond(certain, lambda: (i + 1, there, False), lambda: (i + 1, *step(fit, slope, norm)))
 
     def step(fit: _Fit, slope: _Slope, norm: jax.Array) -> tuple[_Fit, jax.Array]:
         w, b, scores, _, _, value, _ = fit
-        p, change, residual = _newton_step(z, fast, scale, onehot, penalty, slope, cg_steps)
+        p, change, residual = _newton_step(examples, penalty, slope, cg_steps)
         decrease = -_inner(slope.g, p)
         # A step of float64 that is not solved (nearly collinear features) still leads downhill.
-        sound = (residual <= _SOUND) | (fast.dtype == z.dtype)
-        done = sound & (norm <= GRADIENT_NORM) & (decrease / 2 <= DECREMENT * value)
+        sound = (residual <= _SOUND) | (examples.fast.dtype == z.dtype)
+        done = sound & (norm <= gradient_norm) & (decrease / 2 <= DECREMENT * value)
 
         def too_long(state: tuple) -> jax.Array:
             size, new = state
@@ -330,15 +372,10 @@ def _solve(
         fit = _Fit(w, b, scores, norm, decrease / 2, value, done)
         return fit, ~done & ~(better & sound)
 
+    w, b = _extrapolate(past, factors, examples, penalty)
     scores = _dot(w, z.T) + b[:, None]
     infinite = jnp.asarray(jnp.inf)
-    start = _Fit(
-        w=w,
-        b=b,
-        scores=scores,
-        norm=infinite,
-        gap=infinite,
-        value=value_at(scores, w),
-        done=jnp.asarray(False),
-    )
-    return jax.lax.while_loop(go_on, advance, (0, start, False))[1]
+    start = _Fit(w, b, scores, infinite, infinite, value_at(scores, w), jnp.asarray(False))
+    fit = jax.lax.while_loop(go_on, advance, (0, start, False))[1]
+    latest = (fit.w, fit.b, fit.scores)
+    return fit, _Past(*(jnp.concatenate([p[1:], new[None]]) for p, new in zip(past, latest, strict=True)))

@@ -14,20 +14,33 @@ const vtabCharts = (() => {
   const shorten = (layout, width) => {
     const most = width < 480 ? 24 : width < 800 ? 36 : 60;
     const across = layout.xaxis;
+    // Of labels in percent every second one, the middle among them, where not all have room.
     if (width < 480 && across.ticktext?.[0]?.endsWith("%")) {
-      across.tickvals = across.tickvals.filter((_, k) => k % 2 === 0);
-      across.ticktext = across.ticktext.filter((_, k) => k % 2 === 0);
+      const far = across.tickvals.map((v) => Math.abs(v)), middle = far.indexOf(Math.min(...far));
+      const step = Math.ceil((34 * (across.range[1] - across.range[0])) / (width - 190));
+      let last = -Infinity;
+      const kept = across.tickvals.map((v, k) => {
+        const stands = k === middle || ((k - middle) % 2 === 0 && v - last >= step && Math.abs(v - across.tickvals[middle]) >= step);
+        if (stands) last = v;
+        return stands;
+      });
+      for (const field of ["tickvals", "ticktext"]) across[field] = across[field].filter((_, k) => kept[k]);
     }
     layout.yaxis.ticktext = layout.yaxis.ticktext?.map((text) => (text.length > most ? `${text.slice(0, most - 10)}…${text.slice(-9)}` : text));
   };
 
-  // Names beside points: each takes the first place that is free of other names and of the edge.
+  // Names beside points: each takes the first place that is free of other names, of lines and of the edge.
   const letter = 6.2, line = 14;
-  const names = (points, layout, width) => {
+  const names = (points, corners, layout, width) => {
     const { l, r, t, b } = layout.margin, w = width - l - r, h = layout.height - t - b;
     const at = (range, v, length) => ((v - range[0]) / (range[1] - range[0])) * length;
     const marks = points.map((p) => ({ ...p, px: at(layout.xaxis.range, p.x, w), py: h - at(layout.yaxis.range, p.y, h) }));
     const taken = marks.map((p) => [p.px - 6, p.py - 6, p.px + 6, p.py + 6]);
+    const ends = corners.map(([x, y]) => [at(layout.xaxis.range, x, w), h - at(layout.yaxis.range, y, h)]);
+    ends.slice(1).forEach(([x, y], k) => {
+      const [x0, y0] = ends[k];
+      taken.push([Math.min(x, x0), Math.min(y, y0), Math.max(x, x0), Math.max(y, y0)]);
+    });
     const placed = [];
     for (const p of marks.filter((mark) => mark.name)) {
       const wide = p.name.length * letter;
@@ -57,7 +70,7 @@ const vtabCharts = (() => {
     // Long legends take a second line on narrow screens.
     const entries = traces.filter((trace) => trace.name).reduce((sum, trace) => sum + trace.name.length * 7 + 44, 0);
     if (layout.legend) layout.margin.t = 20 + 20 * Math.ceil(entries / (width - 70));
-    if (points) layout.annotations = names(points, layout, width);
+    if (points) layout.annotations = names(points, data.corners[box.dataset.plot] ?? [], layout, width);
     box.dataset.drawn = "yes";
     Plotly.react(box, traces, layout, { displayModeBar: false });
   };
@@ -82,12 +95,34 @@ const vtabCharts = (() => {
     timer = setTimeout(again, 100);
   });
 
-  // Paper: all charts at its width, all parts open, light.
+  // Paper: all charts at its width, all parts open, light; a long table in parts that fit on a page.
+  const ON_A_PAGE = 34; // rows
   let opened = [], theme = "";
+  const cut = (table) => {
+    const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+    if (rows.length <= ON_A_PAGE) return;
+    let last = table;
+    for (let k = ON_A_PAGE; k < rows.length; k += ON_A_PAGE) {
+      const part = table.cloneNode(false), body = document.createElement("tbody");
+      part.classList.add("part");
+      body.append(...rows.slice(k, k + ON_A_PAGE).map((row) => row.cloneNode(true)));
+      part.append(table.tHead.cloneNode(true), body);
+      if (k + ON_A_PAGE >= rows.length && table.tFoot) part.append(table.tFoot.cloneNode(true));
+      last.after(part);
+      last = part;
+    }
+    for (const row of [...rows.slice(ON_A_PAGE), table.tFoot].filter(Boolean)) row.classList.add("in-part");
+  };
+  const join = () => {
+    $$(".heat.part").forEach((part) => part.remove());
+    $$(".in-part").forEach((row) => row.classList.remove("in-part"));
+  };
   addEventListener("beforeprint", () => {
     paper = true;
     opened = $$("details:not([open])");
     for (const part of opened) part.open = true;
+    join();
+    $$("main .heat:not(.few)").forEach(cut);
     theme = root.dataset.theme;
     root.dataset.theme = "light";
     if (ready) $$("main .plot").forEach(draw);
@@ -95,6 +130,7 @@ const vtabCharts = (() => {
   addEventListener("afterprint", () => {
     paper = false;
     for (const part of opened) part.open = false;
+    join();
     root.dataset.theme = theme;
     again();
   });

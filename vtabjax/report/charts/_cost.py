@@ -83,7 +83,18 @@ def cost(a: Analysis, unit: str) -> dict[str, Any] | None:
         }
         for k, i in enumerate([*with_name, *(i for i in shown if i not in with_name)])
     ]
+    # Names keep off the line, too.
+    chart["corners"] = _corners(np.log10(values[best]), 100 * a.mean[best], up_first=unit == "images/s")
     return chart
+
+
+def _corners(x: np.ndarray, y: np.ndarray, *, up_first: bool) -> list[list[float]]:
+    """The corners of a line in steps through points, [N] each: up and then across, or across and then up."""
+    through = [[float(x[0]), float(y[0])]] if len(x) else []
+    for k in range(1, len(x)):
+        corner = [x[k - 1], y[k]] if up_first else [x[k], y[k - 1]]
+        through += [[round(float(v), 5) for v in point] for point in (corner, [x[k], y[k]])]
+    return through
 
 
 def _wider(values: np.ndarray, share: float) -> list[float]:
