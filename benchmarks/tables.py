@@ -58,7 +58,9 @@ def gigabytes(n: float) -> str:
 def extraction() -> str:
     files = sorted(_alternate.RESULTS.glob("extraction*.json"), key=lambda path: (len(path.stem), path.stem))
     records = [read(path.stem) for path in files]
-    return _tables_extraction.extraction(records, read("operators"), table, origin, gigabytes)
+    return _tables_extraction.extraction(
+        records, read("operators"), read("torchax"), table, origin, gigabytes
+    )
 
 
 def training() -> str:
