@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import _alternate
+import _tables_extraction
 import _tables_scale
 
 PAGE = _alternate.ROOT / "docs" / "benchmarks.md"
@@ -56,63 +57,11 @@ def gigabytes(n: float) -> str:
 
 
 def extraction() -> str:
-    """A section for each processor that was measured."""
     files = sorted(_alternate.RESULTS.glob("extraction*.json"), key=lambda path: (len(path.stem), path.stem))
     records = [read(path.stem) for path in files]
-    first, *others = (_extraction(record) for record in records)
-    names = [record["machine"]["processor"] for record in records[1:]]
-    later = [f"### On {name}\n{text.partition(chr(10))[2]}" for name, text in zip(names, others, strict=True)]
-    return "\n".join([first, *later])
-
-
-def _extraction(record: dict) -> str:
-    settings = record["settings"]
-    sides = list(next(iter(record["results"].values())))
-    rows = []
-    for model, found in record["results"].items():
-        cells = [f"**{found['vtabjax']['images_per_second']:.1f}**"]
-        for side in sides[1:]:
-            speed, times = found[side]["images_per_second"], found[side]["times_as_fast_as_this"]
-            cells.append(f"{speed:.1f} ({times:.2f})")
-        rows.append([model, *cells])
-    memory = [
-        [m, *(gigabytes(found[s]["peak_bytes"]) for s in sides)] for m, found in record["results"].items()
-    ]
-    starts = [
-        [m, *(f"{found[s]['start_seconds']:.1f}" for s in sides)] for m, found in record["results"].items()
-    ]
-    ahead = [
-        m for m, found in record["results"].items() if found["PyTorch compiled"]["times_as_fast_as_this"] < 1
-    ]
-    slower = (
-        f"Compiled PyTorch is ahead on {' and '.join(ahead)}; it uses oneDNN's convolutions." if ahead else ""
+    return _tables_extraction.extraction(
+        records, read("operators"), read("torchax"), table, origin, gigabytes
     )
-    gaining = [
-        m
-        for m, found in record["results"].items()
-        if "PyTorch eager, huge pages" in found
-        and found["PyTorch eager, huge pages"]["images_per_second"]
-        > 1.05 * found["PyTorch eager"]["images_per_second"]
-    ]
-    return f"""## Feature extraction
-
-Images per second, {settings["dtype"]}, 224 x 224, batches of {settings["batch_size"]}, medians of {settings["rounds"]} rounds; in
-brackets, how many times as fast vtabjax is. PyTorch runs timm's own module in channels_last. main.py restarts itself so that memory
-comes in huge pages, and vtabjax does so here, too; {" and ".join(gaining)} in PyTorch also gain from that setting
-(`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), but hardly anybody sets it, so it has a column of its own. {slower}
-
-{table(["model", *sides], rows)}
-
-Seconds until the first batch is done (importing, building, exporting, compiling):
-
-{table(["model", *sides], starts)}
-
-Peak memory of the process:
-
-{table(["model", *sides], memory)}
-
-{origin(record)}
-"""
 
 
 def training() -> str:

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import converters
+from vtabjax import features, model
 from vtabjax.ops import _depthwise, _grouped, trials
 
 
@@ -157,3 +159,27 @@ def test_where_nothing_is_tried_it_is_the_first_way(reason, folder, monkeypatch)
     else:
         found = ask(work=1e3 if reason == "small" else 1e9)
     assert found is WAYS["plus"] and not asked and not folder.exists()
+
+
+def test_extraction_tries_and_takes_the_ways_of_a_model(folder, monkeypatch):
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3, 2, 1, groups=2), torch.nn.Conv2d(8, 8, 3, groups=8)
+    )
+    module.append(torch.nn.Flatten())
+    graph, variables = converters.from_torch(module.eval(), (3, 12, 12))
+    info = {"mean": [0.5] * 3, "std": [0.25] * 3, "input_size": [3, 12, 12]}
+    parts = model.SavedModel(graph, variables, info)
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    usual = features.extract(parts, images, batch_size=4)["features"]  # too little work for a trial
+    assert not trials._chosen
+    monkeypatch.setattr(trials, "_WORK", 0)
+    asked = []
+    monkeypatch.setattr(
+        trials,
+        "_seconds",
+        lambda ways, *_: asked.append(list(ways)) or {name: -i for i, name in enumerate(ways)},
+    )
+    found = features.extract(parts, images, batch_size=4)["features"]
+    assert asked == [["at_once", "one_by_one"], ["by_rows", "by_pixels"]]
+    assert sorted(trials._chosen.values()) == ["by_pixels", "one_by_one"]
+    np.testing.assert_allclose(found, usual, rtol=1e-5, atol=1e-6)
