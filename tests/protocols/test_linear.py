@@ -248,14 +248,18 @@ def test_bad_input(call, message):
 
 
 @pytest.mark.parametrize(("n", "r"), [(90, 8), (81, 70), (45, 45)])
-def test_filling_up_changes_no_solution(n, r, monkeypatch):
+def test_filling_up_leaves_the_minimum_where_it_is(n, r, monkeypatch):
     x, y = blobs(n, r, spread=0.7)
-    z = linear._rotate(x).z
-    filled = _softmax.path(z, y, 3, [1e-3, 1.0, 1e3], rows=n + 17)
+    rotation, grid = linear._rotate(x), [1e-3, 1e-1, 10.0]
+
+    def objectives(**options):
+        found = _softmax.path(rotation.z, y, 3, grid, **options)
+        models = [rotation.model(w, b, np.arange(3)) for w, b in found]
+        return [linear.objective(model, x, y, c=c) for model, c in zip(models, grid, strict=True)]
+
+    filled = objectives(rows=n + 17)
     monkeypatch.setattr(_softmax, "_shape", lambda n, r, rows: (n, r))
-    for (w, b), (w_exact, b_exact) in zip(filled, _softmax.path(z, y, 3, [1e-3, 1.0, 1e3]), strict=True):
-        np.testing.assert_allclose(w, w_exact, rtol=1e-7, atol=1e-7 * np.abs(w_exact).max())
-        np.testing.assert_allclose(b, b_exact, rtol=1e-7, atol=1e-7 * np.abs(w_exact).max())
+    np.testing.assert_allclose(filled, objectives(), rtol=2e-9)
 
 
 def test_models_of_different_widths_share_programs():

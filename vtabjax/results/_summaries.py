@@ -17,11 +17,14 @@ from typing import Any
 
 from vtabjax.runtime import files
 
-_FORMAT = 1
+_FORMAT = 2
 _WORTH = 4  # files that had to be read; fewer are as quickly read again
 _OWN = ("config_hash", "n_examples", "metrics", "seconds")
 _SHARED = ("protocol", "model", "task", "settings")
+_OF_CELL = ("task", "settings")  # of those that differ within a model's folder
 _OPTIONAL = ("notes", "chosen", "source", "copies", "groups")  # left out where there are none
+
+_Known = tuple[tuple[int, int], dict[str, Any]]  # size and time of a result's file, and its summary
 
 _object = functools.lru_cache(1 << 16)(json.loads)  # equal parts of many results are one object
 
@@ -38,7 +41,7 @@ class ModelFolder:
     def __init__(self, path: str, memory: str, read: Callable[[str], dict[str, Any] | None]):
         self._memory, self._read = memory, read
         self._files: dict[str, os.DirEntry[str]] = {}
-        self._known: dict[str, tuple[list[int], dict[str, Any]]] = {}
+        self._known: dict[str, _Known] = {}
         self._n_read = 0
         with contextlib.suppress(OSError), os.scandir(path) as entries:
             self._files = {entry.name: entry for entry in entries}
@@ -62,7 +65,7 @@ class ModelFolder:
             status = entry.stat()
         except OSError:
             return self._read(entry.path)
-        seen = [status.st_size, status.st_mtime_ns]
+        seen = (status.st_size, status.st_mtime_ns)
         known = self._known.get(name)
         if known is not None and known[0] == seen:
             return known[1]
@@ -94,28 +97,45 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     return own | one
 
 
-def _text(known: Mapping[str, tuple[list[int], Mapping[str, Any]]]) -> str:
+def _text(known: Mapping[str, _Known]) -> str:
+    """What is remembered; equal parts are written once, and parts that go together in most records are one number."""
     texts: dict[str, int] = {}
+    together: dict[str, int] = {}
     rows = {}
     for name, (seen, record) in known.items():
         parts = {k: record[k] for k in (*_SHARED, *_OPTIONAL) if k in record}
-        shared = {k: texts.setdefault(json.dumps(part), len(texts)) for k, part in parts.items()}
-        rows[name] = [seen, {k: record.get(k) for k in _OWN}, shared]
-    text = json.dumps({"format": _FORMAT, "texts": list(texts), "files": rows}, separators=(",", ":"))
+        numbers = {k: texts.setdefault(json.dumps(part), len(texts)) for k, part in parts.items()}
+        of_cell = [numbers.pop(k) for k in _OF_CELL]
+        common = together.setdefault(json.dumps(numbers), len(together))
+        rows[name] = [*seen, common, *of_cell, *(record.get(k) for k in _OWN)]
+    held = {
+        "format": _FORMAT,
+        "texts": list(texts),
+        "together": list(map(json.loads, together)),
+        "files": rows,
+    }
+    text = json.dumps(held, separators=(",", ":"))
     return f"{zlib.crc32(text.encode()):08x}\n{text}"
 
 
-def _loaded(path: str) -> dict[str, tuple[list[int], dict[str, Any]]]:
+def _loaded(path: str) -> dict[str, _Known]:
     with open(path, "rb") as f:
         checksum, _, text = f.read().partition(b"\n")
     held = json.loads(text)
     if held["format"] != _FORMAT or int(checksum, 16) != zlib.crc32(text):
         return {}
     objects = [_object(text) for text in held["texts"]]
-    found = {}
-    for name, (seen, own, shared) in held["files"].items():
-        for key, number in shared.items():
-            own[key] = objects[number]
-        own["config_hash"] = sys.intern(own["config_hash"])
-        found[name] = (seen, own)
+    together = [{key: objects[number] for key, number in parts.items()} for parts in held["together"]]
+    found: dict[str, _Known] = {}
+    for name, (size, changed, common, task, settings, digest, n, metrics, seconds) in held["files"].items():
+        record = {
+            **together[common],
+            "task": objects[task],
+            "settings": objects[settings],
+            "config_hash": sys.intern(digest),
+            "n_examples": n,
+            "metrics": metrics,
+            "seconds": seconds,
+        }
+        found[name] = ((size, changed), record)
     return found
