@@ -62,6 +62,16 @@ def test_what_it_says():
     assert "cannot be said (too few)" in found["missed"][1] and "1:30:00 of 2:00:00" in found["remark"]
 
 
+def test_who_was_added():
+    found = selection()
+    last = scores(["m/b", "m/c"], [0.8, 0.9])
+    found["stages"][1] = record.stage("finetune", "finetune", None, last, None, added={"m/c": 0.2})
+    told = funnel.content(found)
+    assert told["stages"][1]["said"] == "2 measured, 1 of them added; 2:00 of computing"
+    assert told["rows"][0]["why"] == "place 1; added for its chance of being much better"
+    assert told["rows"][1]["why"] == "place 2, 10.00 points behind"
+
+
 def test_bounds_by_an_audit():
     found = selection()
     found["chance_missed"] = {

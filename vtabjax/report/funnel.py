@@ -82,10 +82,14 @@ def _rows(selection: Mapping[str, Any], stages: list[Mapping[str, Any]]) -> list
                 "value": value if value is not None else "",
                 "why": row["why"],
                 "place": row["place"] or len(stage["models"]) + 1,
+                "added": "; added for its chance of being much better" if row["reason"] == "added" else "",
             }
     for row in selection.get("ranking", ()):
         behind = f", {100 * row['behind']:.2f} points behind" if row["place"] > 1 else ""
-        rows[row["model"]] |= {"why": f"place {row['place']}{behind}", "place": row["place"]}
+        rows[row["model"]] |= {
+            "why": f"place {row['place']}{behind}{rows[row['model']]['added']}",
+            "place": row["place"],
+        }
     # The audit is no further stage: those drawn come after the finalists.
     last = len(selection["stages"])
     return sorted(rows.values(), key=lambda r: (-min(r["number"], last), r["number"], r["place"]))
