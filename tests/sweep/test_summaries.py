@@ -97,8 +97,8 @@ ODD = {
     "empty": lambda text: "",
     "not JSON": lambda text: sealed("{"),
     "no dict": lambda text: sealed("null"),
-    "another format": lambda text: sealed(text.splitlines()[1].replace('"format":1', '"format":0')),
-    "no row": lambda text: sealed('{"format": 1, "texts": [], "files": {"a.json": 3}}'),
+    "another format": lambda text: sealed(text.splitlines()[1].replace('"format":2', '"format":1')),
+    "no row": lambda text: sealed('{"format": 2, "texts": [], "together": [], "files": {"a.json": 3}}'),
     "another number": lambda text: text.replace("0.125", "0.625"),
     "no checksum": lambda text: text.splitlines()[1],
 }
