@@ -66,6 +66,36 @@ def test_a_model_without_matches_in_a_resample():
     assert np.isfinite(low).all() and (low <= high).all()
 
 
+def test_many_models_take_one_newton_step(monkeypatch):
+    """The step by its definition, intervals near those of fits, and a model that no drawn task has."""
+    rng = np.random.default_rng(4)
+    scores = rng.normal(size=(30, 19)) + np.linspace(0, 1.5, 30)[:, None]
+    fits = resampling.bootstrap(scores, n_resamples=400)
+    monkeypatch.setattr(resampling, "_FITS", 29)
+    steps = resampling.bootstrap(scores, n_resamples=400)
+    assert steps.one_step and not fits.one_step
+
+    found = epp(scores)
+    won = np.array([[[a > b for b in column] for a in column] for column in scores.T], float)
+    met = 1 - np.eye(30)
+    p = 1 / (1 + np.exp(found.scores[None, :] - found.scores[:, None]))
+    weight = np.random.default_rng(0).multinomial(19, np.full(19, 1 / 19), 400)[7]
+    gradient = (19 * met * p).sum(1) - np.tensordot(weight, won, 1).sum(1)
+    spread = 19 * met * p * (1 - p)
+    step = -np.linalg.pinv(np.diag(spread.sum(1)) - spread) @ gradient
+    np.testing.assert_allclose(steps.scores[7], found.scores + step, atol=1e-7)
+
+    widths = [np.subtract(*resampling.interval(b.scores)[::-1]) for b in (fits, steps)]
+    np.testing.assert_allclose(widths[1], widths[0], rtol=0.3)
+    assert widths[1].mean() == pytest.approx(widths[0].mean(), rel=0.1)
+
+    scores[3, 1:] = np.nan
+    alone = resampling.bootstrap(scores, n_resamples=100)
+    drawn = np.random.default_rng(0).multinomial(19, np.full(19, 1 / 19), 100)[:, 0] > 0
+    np.testing.assert_array_equal(np.isfinite(alone.scores[:, 3]), drawn)
+    assert np.isfinite(np.delete(alone.scores, 3, 1)).all()
+
+
 def test_clusters():
     s = scores(5, 12)
     twice = np.repeat(s, 2, axis=1)

@@ -99,6 +99,17 @@ def hessian(met: np.ndarray, p: np.ndarray, ridge: float) -> np.ndarray:
     return np.diag(w.sum(1) + ridge) - w
 
 
+def means(met: np.ndarray) -> np.ndarray:
+    """What takes the mean of each component of models that met, times strengths, [M, M]."""
+    from scipy.sparse.csgraph import connected_components
+
+    if _reaches_all(met > 0):
+        return np.full(met.shape, 1 / len(met))
+    label = connected_components(met > 0, directed=False)[1]
+    together = label[:, None] == label[None, :]
+    return together / together.sum(1, keepdims=True)
+
+
 def fit(wins: np.ndarray, ridge: float = 0.0, start: np.ndarray | None = None) -> np.ndarray:
     """The strengths [M] that minimise NLL + ridge / 2 |b|^2, by Newton's method; mean zero in each component.
 
@@ -108,15 +119,9 @@ def fit(wins: np.ndarray, ridge: float = 0.0, start: np.ndarray | None = None) -
       start: strengths to start from.
     """
     from scipy.linalg import cho_factor, cho_solve
-    from scipy.sparse.csgraph import connected_components
 
     met = wins + wins.T
-    if _reaches_all(met > 0):
-        centre = np.full(met.shape, 1 / len(met))
-    else:
-        label = connected_components(met > 0, directed=False)[1]
-        together = label[:, None] == label[None, :]
-        centre = together / together.sum(1, keepdims=True)
+    centre = means(met)
     # Singular along each component's mean, which the likelihood does not see; ridge sees it.
     anchor = 0.0 if ridge else centre
 

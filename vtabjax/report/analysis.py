@@ -54,6 +54,7 @@ class Strengths:
       rank_high: worst rank.
       best: share of the resamples in which the model is the best, [M].
       n_penalised: resamples without a finite estimate.
+      one_step: whether resamples are steps instead of fits, see `vtabjax.ranking.resampling.bootstrap`.
       unbeaten: rows that lost no match.
       goodness: of `fit`.
       wins: P(row beats column) with intervals.
@@ -72,6 +73,7 @@ class Strengths:
     rank_high: np.ndarray
     best: np.ndarray
     n_penalised: int
+    one_step: bool
     unbeaten: list[int]
     goodness: ranking.GoodnessOfFit
     wins: ranking.WinProbabilities
@@ -344,6 +346,7 @@ def _strengths(board: Board, options: Options) -> tuple[Strengths | None, str]:
         rank_high=rank_high,
         best=resampling.first_share(resampled.scores),
         n_penalised=resampled.n_penalised,
+        one_step=resampled.one_step,
         unbeaten=[i for i in range(m) if lost[i] == 0 and fit.wins[i].any()],
         goodness=ranking.goodness_of_fit(fit),
         wins=ranking.win_probabilities(fit),

@@ -184,6 +184,10 @@ def _epp(a: Analysis, s: Strengths) -> Table:
             f"{s.n_penalised} of the resamples have no finite estimate (a model wins every match of the tasks drawn); "
             "a penalised fit (ridge 0.1) is used for those"
         )
+    if s.one_step:
+        remarks.append(
+            "with more than 1,000 models a resample is one Newton step from the strengths of all tasks, not a fit"
+        )
     return _table(a, "epp", "Elo-based Predictive Power", columns, s.strongest, remarks)
 
 
