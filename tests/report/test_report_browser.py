@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import types
 
 import chromium
@@ -14,6 +15,7 @@ from chromium import DESKTOP, PHONE
 from configs import report as report_config
 from vtabjax import report, results, tasks
 from vtabjax.ranking import resampling
+from vtabjax.report import templates
 from vtabjax.results import Cell
 
 pytestmark = chromium.MARKS
@@ -373,6 +375,71 @@ def test_download_of_a_table(open_page):
     assert lines[:4] == [shown["head"], *shown["rows"]] and lines[4][0] == "(chance)"
 
 
+@pytest.fixture(scope="module")
+def waiting(made, tmp_path_factory):
+    """The same page as if its tables were long: all but their first two rows wait as text."""
+    workdir = shutil.copytree(made.workdir, tmp_path_factory.mktemp("waiting") / made.workdir.name)
+    config = report_config.get_config()
+    config.published, config.resamples, config.figures = "vtab", 200, False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(templates, "_LONG", 3)
+        patch.setattr(templates, "_FIRST", 2)
+        assert report.run(config, workdir) == 0
+    return workdir / "report" / "report.html"
+
+
+def sheet(page, name):
+    return page.locator(f"{name} table.sheet").first.locator("tbody tr").all_inner_texts()
+
+
+def test_rows_that_wait_are_there_when_they_are_asked_for(open_page, waiting):
+    plain, task = open_page(), tasks.EMBEDDED[1]
+    whole = table(plain)
+
+    page = open_page(path=waiting)
+    assert table(page)["rows"] == whole["rows"][:2]
+    assert page.locator("#ranking output").inner_text() == "8 of 8 models, sorted by mean, descending"
+    page.locator("#ranking .rest button", has_text="Show all 8 models").click()
+    assert table(page) == whole and not page.locator("#ranking .rest").is_visible()
+    page.locator(".heat tbody td").last.hover()
+    assert page.locator("#tip").inner_text().splitlines()[1].startswith(whole["rows"][-1][0])
+
+    for act in (
+        lambda p: p.locator(".heat thead button", has_text=task).click(),
+        lambda p: p.locator("#ranking input[name=name]").fill("vit"),
+    ):
+        plain, page = open_page(), open_page(path=waiting)
+        act(plain)
+        act(page)
+        assert table(page) == table(plain)
+        assert page.locator("#ranking output").inner_text() == plain.locator("#ranking output").inner_text()
+
+    page = open_page(path=waiting)
+    with page.expect_download() as download:
+        page.locator("#ranking [data-csv]").click()
+    lines = list(csv.reader(download.value.path().read_text().splitlines()))
+    assert lines[:9] == [whole["head"], *whole["rows"]]
+
+
+def test_other_boards_and_tables_wait_too(open_page, waiting):
+    plain, page = open_page(), open_page(path=waiting)
+    for each in (plain, page):
+        show(each, "Published: VTAB (2019), 1,000 examples")
+    assert table(page)["rows"] == table(plain)["rows"][:2]
+    page.locator("#ranking .rest button").click()
+    assert table(page) == table(plain)
+
+    wanted = sheet(plain, "#strength")
+    assert sheet(page, "#strength") == wanted[:2]
+    page.locator("#strength .rest button", has_text="Show all 16 rows").first.click()
+    assert sheet(page, "#strength") == wanted
+    assert "Show all 16 rows" not in page.locator("#strength > .rest").all_inner_texts()[:1]
+
+    page = open_page(path=waiting)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("main script.later").count() == 1  # of the models by tasks
+
+
 def test_columns_beyond_the_edge_are_announced(open_page):
     page = open_page(PHONE)
     show(page, "Published: VTAB (2019), 1,000 examples")
@@ -408,6 +475,9 @@ def test_markup_in_a_message_is_text(open_page):
 
 def test_data_of_the_page_is_json(made):
     text = made.path.read_text(encoding="utf-8")
-    data = text.partition('id="data">')[2].partition("</script>")[0]
-    assert len(json.loads(data)["cells"]["finetune"]["values"]) == 8
+    data, cells = (
+        json.loads(text.partition(f'id="{name}">')[2].partition("</script>")[0])
+        for name in ("data", "cells-finetune")
+    )
+    assert "finetune/epp" in data["charts"] and len(cells["values"]) == 8
     assert "http://" not in text.partition("<script>")[0].replace("http://www.w3.org", "")

@@ -76,7 +76,6 @@ def render(
         "points": {name: c["points"] for name, c in drawn.items() if "points" in c},
         "corners": {name: c["corners"] for name, c in drawn.items() if "corners" in c},
         "colours": charts.COLOURS,
-        "cells": {b["key"]: b["cells"] for b in boards},
         "scatter": charts.scatter(comparison),
     }
     return (
@@ -106,6 +105,7 @@ def render(
             script=templates.asset("report.js") + templates.asset("charts.js"),
             plotly=markupsafe.Markup(get_plotlyjs().replace("</script", "<\\/script")),
             data=markupsafe.Markup(_json(embedded)),
+            told={b["key"]: markupsafe.Markup(_json(b["cells"])) for b in boards},
         )
     )
 

@@ -1,6 +1,6 @@
 // Charts: drawn when they come near the screen, in the theme's colours, and once more for paper.
 const vtabCharts = (() => {
-  const { data, redraw, $, $$ } = vtabReport;
+  const { data, redraw, whole, $, $$ } = vtabReport;
   const root = document.documentElement;
   const PAPER = 680; // pixels: A4 and letter between their margins
   let ready = false, paper = false;
@@ -122,6 +122,7 @@ const vtabCharts = (() => {
     opened = $$("details:not([open])");
     for (const part of opened) part.open = true;
     join();
+    $$("main .sheet").forEach(whole); // of the models by tasks as many are printed as are shown
     $$("main .heat:not(.few)").forEach(cut);
     theme = root.dataset.theme;
     root.dataset.theme = "light";

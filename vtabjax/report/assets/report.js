@@ -19,6 +19,26 @@ const vtabReport = (() => {
     history.replaceState(null, "", state.size ? `#${state}` : location.pathname + location.search);
   };
 
+  // What many models would make slow to open waits as text: boards that are not shown, what their cells tell, and the
+  // rows of long tables after the first 200.
+  const parsed = (html) => {
+    const holder = document.createElement("template");
+    holder.innerHTML = html;
+    return holder.content;
+  };
+  const told = (board) => (data.cells ??= {})[board] ??= JSON.parse($(`#cells-${CSS.escape(board)}`).textContent);
+  const later = (table) => $("script.later", table);
+  const whole = (table) => {
+    const text = later(table);
+    if (!text) return;
+    const body = table.tBodies[0];
+    body.insertBefore(parsed(text.textContent), [...body.rows].find((row) => row.classList.contains("below")) ?? null);
+    text.remove();
+    original.delete(table);
+    const rest = table.closest(".cued").nextElementSibling;
+    if (rest?.matches(".rest")) rest.remove(); // of a heat map it is another one, see limit
+  };
+
   // Theme: the system's, until somebody chooses another one.
   const system = matchMedia("(prefers-color-scheme: dark)");
   const applyTheme = () => {
@@ -38,7 +58,7 @@ const vtabReport = (() => {
   const key = (row, column, table) => {
     if (!table.dataset.heat) return row.cells[column].dataset.v;
     if (column === 0) return row.cells[0].textContent;
-    return data.cells[table.dataset.heat].values[row.dataset.i][column - 1] ?? "";
+    return told(table.dataset.heat).values[row.dataset.i][column - 1] ?? "";
   };
   const original = new WeakMap(); // table -> its rows and sorted column as they came
   const asItCame = (table) => {
@@ -53,6 +73,8 @@ const vtabReport = (() => {
     if (column >= 0) heads(table)[column].setAttribute("aria-sort", direction);
   };
   const sortBy = (table, column, direction) => {
+    if (direction) whole(table);
+    else if (later(table)) return; // as it came
     const before = asItCame(table), body = table.tBodies[0];
     if (!direction) {
       body.append(...before.rows);
@@ -78,6 +100,7 @@ const vtabReport = (() => {
   };
   const sort = (th) => {
     const table = th.closest("table"), column = th.cellIndex, now = th.getAttribute("aria-sort");
+    whole(table);
     const cycle = isNumeric(table, column) ? ["descending", "ascending"] : ["ascending", "descending"];
     const place = cycle.indexOf(now);
     // The column that a table comes sorted by begins with the other direction.
@@ -93,11 +116,12 @@ const vtabReport = (() => {
   // Filtering.
   const sorted = (table) => [...heads(table)].find((th) => th.hasAttribute("aria-sort"));
   const say = (table) => {
-    const rows = [...table.tBodies[0].rows], left = rows.filter((row) => !("out" in row.dataset)).length, th = sorted(table);
+    const rows = [...table.tBodies[0].rows], waiting = Number(later(table)?.dataset.rows ?? 0), th = sorted(table);
+    const left = waiting + rows.filter((row) => !("out" in row.dataset)).length;
     enter(rows.find((row) => !row.hidden)?.cells[1]);
     const by = th ? `, sorted by ${th.textContent.trim()}, ${th.getAttribute("aria-sort")}` : "";
     const section = table.closest("section");
-    $("output", section).value = `${left} of ${rows.length} models${by}`;
+    $("output", section).value = `${left} of ${waiting + rows.length} models${by}`;
     $(".empty", section).hidden = left > 0;
   };
   // Of very many models the first are shown; a button shows all.
@@ -105,13 +129,16 @@ const vtabReport = (() => {
     const rest = $(".rest", table.closest("section")), all = "all" in table.dataset;
     let there = 0;
     for (const row of table.tBodies[0].rows) row.hidden = "out" in row.dataset || (++there > MOST && !all);
-    rest.hidden = all || there <= MOST;
+    const waiting = Number(later(table)?.dataset.rows ?? 0);
+    there += waiting;
+    rest.hidden = all || (there <= MOST && !waiting);
     $("button", rest).textContent = `Show all ${there.toLocaleString("en")} models`;
   };
   const filter = (form) => {
     const table = $("table.heat", form.closest("section"));
     const text = form.elements.name.value.trim().toLowerCase();
     const wanted = FIELDS.slice(1).map((k) => [k, form.elements[k]?.value ?? ""]).filter(([, v]) => v);
+    if (text || wanted.length) whole(table);
     for (const row of table.tBodies[0].rows) {
       const named = `${row.dataset.label} ${row.cells[0].textContent}`.toLowerCase();
       const passes = named.includes(text) && wanted.every(([k, v]) => row.dataset[k] === v);
@@ -126,7 +153,7 @@ const vtabReport = (() => {
   // What a cell of the heat map tells.
   const percent = (v) => (100 * v).toFixed(1);
   const tell = (cell) => {
-    const table = cell.closest("table"), cells = data.cells[table.dataset.heat], i = cell.parentElement.dataset.i;
+    const table = cell.closest("table"), cells = told(table.dataset.heat), i = cell.parentElement.dataset.i;
     const column = cell.cellIndex - 1, j = column - cells.n_means;
     const value = cells.values[i][column], low = cells.low[i][column];
     const lines = [`${cell.parentElement.dataset.label}, ${name(table, cell.cellIndex)}`];
@@ -153,10 +180,10 @@ const vtabReport = (() => {
     tip.style.left = `${Math.max(8, left)}px`;
     tip.style.top = `${above > 8 ? above : box.bottom + 8}px`;
   };
-  const told = () => $("[aria-describedby=tip]");
+  const described = () => $("[aria-describedby=tip]");
   const hush = () => {
     tip.hidden = true;
-    told()?.removeAttribute("aria-describedby");
+    described()?.removeAttribute("aria-describedby");
   };
   const isCell = (element) => element instanceof HTMLTableCellElement && element.matches(".heat tbody td");
   const isHead = (element) => element instanceof HTMLButtonElement && element.matches(".heat thead button");
@@ -203,7 +230,7 @@ const vtabReport = (() => {
     else if (e.key === "Escape") hush();
   });
   document.addEventListener("scroll", (e) => {
-    const cell = told();
+    const cell = described();
     if (cell && (cell === document.activeElement || cell.matches(":hover"))) place(cell);
     else hush();
     if (e.target instanceof HTMLElement && e.target.matches(".scroll")) cue(e.target);
@@ -211,6 +238,8 @@ const vtabReport = (() => {
 
   // Copies of a table as it is shown: sorted, filtered, an interval in a column of its own.
   const asRows = (table) => {
+    whole(table);
+    if (table.dataset.heat) limit(table);
     const rows = [[...heads(table)].map((th) => th.textContent.trim())];
     for (const row of [...table.tBodies[0].rows, ...(table.tFoot?.rows ?? [])]) {
       if ("out" in row.dataset) continue;
@@ -277,6 +306,7 @@ const vtabReport = (() => {
     if (button?.matches("thead button")) sort(button.closest("th"));
     else if (button?.matches("[data-copy]")) copy(button);
     else if (button?.matches("[data-csv]")) download(button);
+    else if (button?.matches("button.later")) whole($("table", button.parentElement.previousElementSibling));
     else if (button?.matches(".clear")) {
       const form = $(".filters", button.closest("section"));
       form.reset();
@@ -285,6 +315,7 @@ const vtabReport = (() => {
     } else if (button?.matches(".all")) {
       const table = $("table.heat", button.closest("section"));
       table.dataset.all = "";
+      whole(table);
       limit(table);
     } else if (isCell(e.target)) focus(e.target);
     // Links within the page leave what the address says of its state.
@@ -308,7 +339,8 @@ const vtabReport = (() => {
     hush();
     if (shown.dataset.board !== which) {
       boards.set(shown.dataset.board, [...shown.childNodes]);
-      const there = boards.get(which) ?? [...$(`#board-${CSS.escape(which)}`).content.childNodes];
+      const stored = () => $(`#board-${CSS.escape(which)}`).textContent.replaceAll("<\\/script", "</script");
+      const there = boards.get(which) ?? [...parsed(stored()).childNodes];
       shown.replaceChildren(...there);
       shown.dataset.board = which;
     }
@@ -330,5 +362,5 @@ const vtabReport = (() => {
   applyTheme();
   if (shown.dataset.board) show(select ? select.value : shown.dataset.board);
 
-  return { data, redraw, $, $$ };
+  return { data, redraw, whole, $, $$ };
 })();
