@@ -16,6 +16,7 @@ from vtabjax.runtime import devices
 
 # isort: split
 import timm
+import torch
 
 INFO = {"mean": [0.5, 0.45, 0.4], "std": [0.25, 0.2, 0.3]}
 SIZE, CLASSES, EXAMPLES = 32, 3, 10
@@ -37,6 +38,7 @@ MODELS = {
 
 @functools.cache
 def parts(name):
+    torch.manual_seed(0)
     module = timm.create_model(name, num_classes=0, **MODELS[name][0]).double()
     graph, variables = converters.from_torch(module, (3, SIZE, SIZE))
     return model.SavedModel(graph, variables, INFO)
