@@ -232,11 +232,11 @@ def resampled_agreement(
 def _resampled_correlations(p: np.ndarray, a: np.ndarray, w: np.ndarray) -> dict[str, np.ndarray]:
     # Ranks instead of values: infinite proxies have no differences.
     sp, sa = (np.sign(r[:, None] - r[None, :]) for r in (_ranks(p), _ranks(a)))
-    pairs = (sp * sa, sp * sp, sa * sa)
+    signs = sp * sa
 
     def tau(left: np.ndarray) -> np.ndarray:
-        concordance, x, y = (np.einsum("bi,bi->b", left @ signs, w) for signs in pairs)
-        return _ratio(concordance, np.sqrt(x * y))
+        concordance = np.einsum("bi,bi->b", left @ signs, w)
+        return _ratio(concordance, np.sqrt(_unequal(left, w, p) * _unequal(left, w, a)))
 
     by_proxy, by_accuracy = np.lexsort((a, p))[::-1], np.lexsort((p, a))[::-1]
     finite = np.isfinite(p).all() and np.isfinite(a).all()
@@ -275,12 +275,25 @@ def _hyperbolic(w: np.ndarray, order: np.ndarray) -> np.ndarray:
     return out
 
 
+def _by_value(x: np.ndarray, *weights: np.ndarray) -> list[np.ndarray]:
+    """Of weights [B, M] the sums over equal x, [B, G] in ascending order of x."""
+    order = np.argsort(x, kind="stable")
+    starts = np.flatnonzero(np.r_[True, x[order][1:] != x[order][:-1]])
+    return [np.add.reduceat(w[:, order], starts, axis=1) for w in weights]
+
+
+def _unequal(left: np.ndarray, right: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Sum of left_i right_j over the pairs with x_i != x_j, [B]; left and right [B, M]."""
+    every = left.sum(1) * right.sum(1)
+    pairs = every - np.einsum("bg,bg->b", *_by_value(x, left, right))
+    return np.where(pairs > 1e-11 * every, pairs, 0.0)  # less is rounding: one pair is more than 1 / M^2
+
+
 def _average_ranks(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Ranks of x among the copies, equal ones sharing their mean, [B, M]."""
-    _, group = np.unique(x, return_inverse=True)
-    size = w @ np.eye(group.max() + 1)[group]
+    (size,) = _by_value(x, w)
     below = np.cumsum(size, axis=1) - size
-    return (below + (size + 1) / 2)[:, group]
+    return (below + (size + 1) / 2)[:, np.unique(x, return_inverse=True)[1]]
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
