@@ -79,11 +79,18 @@ def opened(path: pathlib.Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=300)
+    parser.add_argument("--page", type=pathlib.Path, help="only open this one, which was written before")
     parser.add_argument("--out", type=pathlib.Path, default=_alternate.RESULTS / "report.json")
     args = parser.parse_args()
     if CHROMIUM is None:
         sys.exit("no Chromium found; install it or set CHROMIUM to its path")
     environment = _alternate.environment("numpy", "playwright")
+    task = f"{args.models} models x {len(tasks.VTAB)} tasks, four protocols, 1,000 resamples"
+    if args.page:
+        environment["command"] = environment["command"].replace(str(args.page.parent), "FOLDER")
+        found = {"megabytes": args.page.stat().st_size / 1e6, **opened(args.page)}
+        _alternate.write(args.out, {"task": task, **environment, **found})
+        return
     scores = np.random.default_rng(0).normal(size=(args.models, 19)) + np.linspace(0, 2, args.models)[:, None]
     start = time.perf_counter()
     resampling.bootstrap(scores, n_resamples=200)
@@ -99,7 +106,7 @@ def main() -> None:
             seconds["with figures" if figures else "page and tables"] = time.perf_counter() - start
         path = pathlib.Path(folder) / "report" / "report.html"
         result = {
-            "task": f"{args.models} models x {len(tasks.VTAB)} tasks, four protocols, 1,000 resamples",
+            "task": task,
             **environment,
             "seconds_bootstrap_of_strengths_200_resamples": strengths,
             "seconds_to_write": seconds,

@@ -203,7 +203,7 @@ number of them. [What hundreds of models cost](scale.md) builds on this.
 
 
 def report() -> str:
-    record = read("report")
+    record, large = read("report"), read("report_3000")
     return f"""## The report
 
 {record["task"]}: written in {record["seconds_to_write"]["page and tables"]:.0f} s
@@ -211,7 +211,10 @@ def report() -> str:
 {record["ms_first_paint"]} ms, filtering takes {statistics.median(record["ms_filter"]):.0f} ms, sorting
 {statistics.median(record["ms_sort"]):.0f} ms (medians).
 
-{origin(record)}
+{large["task"]}: {large["megabytes"]:.0f} MB, the first paint after {large["ms_first_paint"]} ms, all of what is laid out at first after
+{large["ms_load"] / 1000:.1f} s; filtering takes {statistics.median(large["ms_filter"]):.0f} ms, sorting {statistics.median(large["ms_sort"]):.0f} ms (medians), {max(large["ms_filter"] + large["ms_sort"])} ms at most.
+
+{origin(record, large)}
 """
 
 
