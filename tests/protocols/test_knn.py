@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from vtabjax.protocols import knn
+from vtabjax.protocols import _arrays, knn
 from vtabjax.protocols.knn import _bounds, _nearest, _space
 from vtabjax.runtime.devices import data_mesh
 
@@ -239,6 +239,19 @@ def test_blocks_do_not_matter(block):
     x = np.random.default_rng(5).integers(0, 3, size=(101, 4))
     found = knn.leave_one_out(x, np.zeros(101, int), k=3, block=block)
     np.testing.assert_array_equal(found.neighbours, by_hand(x, 3)[0])
+
+
+def test_threads_change_no_digit(monkeypatch):
+    x = np.random.default_rng(7).normal(size=(300, 12)).astype(np.float32)
+    spaces, found = [_space.Space(x, None, "euclidean")], [knn.leave_one_out(x, np.zeros(300, int), k=3)]
+    monkeypatch.setattr(_arrays, "MANY", 1)
+    spaces.append(_space.Space(x, None, "euclidean"))
+    found.append(knn.leave_one_out(x, np.zeros(300, int), k=3))
+    assert spaces[0].scale == spaces[1].scale and (spaces[0].mean == spaces[1].mean).all()
+    np.testing.assert_array_equal(found[0].neighbours, found[1].neighbours)
+    x[200, 3] = np.nan
+    with pytest.raises(ValueError, match="rows 200"):
+        knn.leave_one_out(x, np.zeros(300, int))
 
 
 def test_four_devices_give_the_neighbours_of_one(tmp_path):

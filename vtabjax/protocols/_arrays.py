@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +14,10 @@ from vtabjax.runtime import memory
 if TYPE_CHECKING:
     import jax
 
-THREADS = 4  # that go through a large array together; numpy lets go of the interpreter for that
+MANY = 1 << 25  # numbers of an array that several threads go through
+
+_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
 
 
 def check_memory(n_bytes: float, what: str, way_out: str, *, device: jax.Device | None = None) -> None:
@@ -73,14 +77,25 @@ def check_features(features: ArrayLike, name: str = "features") -> np.ndarray:
 
 
 def extremes(x: np.ndarray) -> tuple[np.generic, np.generic]:
-    """The smallest and the largest number of `x` [N, ...], NaN where one is; large arrays are read by four threads."""
-    if x.size < 1 << 22:
+    """The smallest and the largest number of `x` [N, ...], NaN where one is."""
+    if x.size < MANY:
         return x.min(), x.max()
     step = max(1, (1 << 20) // (x.size // len(x)))
     parts = [x[start : start + step] for start in range(0, len(x), step)]
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        found = np.array(list(pool.map(lambda part: (part.min(), part.max()), parts)))
+    found = np.array(list(mapped(lambda part: (part.min(), part.max()), parts, x.size)))
     return found[:, 0].min(), found[:, 1].max()
+
+
+def mapped(function: Callable[[_Part], _Result], parts: Sequence[_Part], size: int) -> Iterator[_Result]:
+    """`function` of each part in turn; by four threads where `size`, the numbers in all parts, is large.
+
+    numpy lets go of the interpreter for that. Small arrays are done before threads have started.
+    """
+    if size < MANY:
+        yield from map(function, parts)
+        return
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        yield from pool.map(function, parts)
 
 
 def check_labels(labels: ArrayLike, n: int, name: str = "labels") -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtabjax.protocols._arrays import THREADS
+from vtabjax.protocols._arrays import mapped
 from vtabjax.protocols.knn._space import Search, Space, slices
 from vtabjax.runtime import bars
 
@@ -341,8 +340,7 @@ def _columns(search: Search, size: int, mesh: jax.sharding.Mesh, half: bool) -> 
         x, lost = _to_bfloat16(rows.x) if half else (rows.x, 0.0)
         return _Column(rows._replace(x=x), norms, lost)
 
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(column, slices(len(search.database), size))
+    return mapped(column, slices(len(search.database), size), search.database.size)
 
 
 def _among_themselves(

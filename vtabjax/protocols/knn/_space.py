@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from typing import NamedTuple
 
 import numpy as np
 
-from vtabjax.protocols._arrays import THREADS, extremes
+from vtabjax.protocols._arrays import extremes, mapped
 
 
 class Space:
@@ -24,10 +23,9 @@ class Space:
         if not self.cosine:
             single = all(a.dtype == np.float32 for a in arrays) and 1e-9 < largest < 1e9
             rows = [database[part] for part in slices(len(database), 256)]
-            with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-                sums = pool.map(lambda part: (part if single else self.exact(part)).sum(0), rows)
-                for part_sum in sums:  # in their order: the same digits however many threads
-                    self.mean += part_sum
+            sums = mapped(lambda part: (part if single else self.exact(part)).sum(0), rows, database.size)
+            for part_sum in sums:  # in their order: the same digits however many threads
+                self.mean += part_sum
             self.mean /= len(database)
             if single:
                 # What is subtracted need not be the mean to the last digit, only the same everywhere:
