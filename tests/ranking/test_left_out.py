@@ -41,10 +41,15 @@ def test_audit_bounds_are_those_of_the_hypergeometric_distribution(n_left, data)
     possible = []
     for number in range(n_better, n_left - n_drawn + n_better + 1):
         p = [stats.hypergeom.pmf(k, n_left, number, n_drawn) for k in range(n_drawn + 1)]
-        if sum(p[n_better:]) > 0.05 and sum(p[: n_better + 1]) > 0.05:
+        if min(sum(p[n_better:]), sum(p[: n_better + 1])) > 0.05 - 1e-12:
             possible.append(number)
     assert (found.number_low, found.number_high) == (min(possible), max(possible))
     assert found.overlooked_at_most == pytest.approx(1 - n_drawn / n_left)
+
+
+def test_a_probability_of_exactly_the_tail_counts():
+    """None of twelve drawn although two of sixteen are better: 91 / 1820."""
+    assert audit(16, 12, 0, level=0.9).number_high == 2
 
 
 def test_audit_share_is_clopper_and_pearsons():

@@ -38,8 +38,8 @@ class Audit(NamedTuple):
 def audit(n_left: int, n_drawn: int, n_better: int, *, level: float = 0.9) -> Audit:
     """Exact bounds from models drawn without replacement from those that were left out.
 
-    The number K among L that beat the winner is bounded by P(k or more | K) > (1 - level) / 2 and
-    P(k or fewer | K) > (1 - level) / 2, k hypergeometric.
+    The number K among L that beat the winner is bounded by P(k or more | K) >= (1 - level) / 2 and
+    P(k or fewer | K) >= (1 - level) / 2, k hypergeometric.
 
     Raises:
       ValueError: not 0 <= n_better <= n_drawn <= n_left, nobody was drawn, or a level outside (0, 1).
@@ -56,7 +56,7 @@ def audit(n_left: int, n_drawn: int, n_better: int, *, level: float = 0.9) -> Au
         )
     from scipy import stats
 
-    tail = (1 - level) / 2
+    tail = (1 - level) / 2 - 1e-12  # 91 / 1820 is 0.05, whatever rounding makes of either
     numbers = np.arange(n_better, n_left - n_drawn + n_better + 1)
     hyper = stats.hypergeom(n_left, numbers, n_drawn)
     possible = numbers[(hyper.sf(n_better - 1) > tail) & (hyper.cdf(n_better) > tail)]

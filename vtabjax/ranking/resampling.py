@@ -77,10 +77,10 @@ def bootstrap(
         n_clusters, np.full(n_clusters, 1 / n_clusters), n_resamples
     )
     total = wins.sum(0)
-    penalty = ridge or (0.0 if bt.is_connected(total) else STAND_IN)
-    start = bt.fit(total, penalty)
+    of_all = ridge or (0.0 if bt.is_connected(total) else STAND_IN)
+    start = bt.fit(total, of_all)
     if n_models > _FITS:
-        return Bootstrap(_steps(wins, weights, start, penalty), 0, one_step=True)
+        return Bootstrap(_steps(wins, weights, start, of_all), 0, one_step=True)
     strengths, n_penalised = np.full((n_resamples, n_models), np.nan), 0
     for row, weight in zip(strengths, weights, strict=True):
         drawn = np.tensordot(weight, wins, 1)
