@@ -284,8 +284,10 @@ def propose(search: Search, mesh: jax.sharding.Mesh, block: int, half: bool) -> 
     return _proposal(best, search, query_norms, norms, g, columns)
 
 
-def look_again(proposal: Proposal, search: Search, rows: np.ndarray, mesh: jax.sharding.Mesh) -> Proposal:
-    """The same for the queries `rows` alone, with more bounds of each and columns not grouped.
+def look_again(
+    proposal: Proposal, search: Search, rows: np.ndarray, mesh: jax.sharding.Mesh
+) -> tuple[Search, Proposal]:
+    """The search for the queries `rows` alone, and what the devices found, with more bounds of each, columns not grouped.
 
     Whatever their number, rows are compared in blocks of one shape: it differs from model to model.
     """
@@ -295,7 +297,7 @@ def look_again(proposal: Proposal, search: Search, rows: np.ndarray, mesh: jax.s
     best, query_norms = _against(
         proposal.columns, some, proposal.g, m, mesh, size, masked=search.within, grouped=False
     )
-    return _proposal(best, some, query_norms, proposal.norms, proposal.g, proposal.columns)
+    return some, _proposal(best, some, query_norms, proposal.norms, proposal.g, proposal.columns)
 
 
 def _proposal(

@@ -196,9 +196,8 @@ def nearest(
     found = _decide(search, proposal, limit, distances)
     close = np.flatnonzero(proposal.rest <= limit)
     if len(close) and _host_is_slower(device):
-        again = look_again(proposal, search, close, mesh)
+        some, again = look_again(proposal, search, close, mesh)
         limit = again.upper_bounds(k)
-        some = search._replace(queries=search.queries[close], query_groups=search.query_groups[close])
         for all_rows, these in zip(found, _decide(some, again, limit, distances), strict=True):
             all_rows[close] = these
         close = close[again.rest <= limit]
