@@ -18,9 +18,8 @@ from collections.abc import Callable
 import _alternate
 import numpy as np
 
-SHAPES: dict[
-    str, tuple
-] = {  # name: ("product", rows, inputs, outputs) or ("conv", pixels, inputs, outputs, kernel, groups)
+# By name: ("product", rows, inputs, outputs) or ("conv", pixels, inputs, outputs, kernel, groups).
+SHAPES: dict[str, tuple] = {
     "MLP of ViT-S, 3,152 x 384 x 1,536": ("product", 3152, 384, 1536),
     "1 x 1 of ResNet-50, 14 x 14, 1,024 to 256": ("product", 3136, 1024, 256),
     "3 x 3 of ResNet-50, 56 x 56, 64 to 64": ("conv", 56, 64, 64, 3, 1),

@@ -287,7 +287,7 @@ def propose(search: Search, mesh: jax.sharding.Mesh, block: int, half: bool) -> 
 def look_again(
     proposal: Proposal, search: Search, rows: np.ndarray, mesh: jax.sharding.Mesh
 ) -> tuple[Search, Proposal]:
-    """The search for the queries `rows` alone, and what the devices found, with more bounds of each, columns not grouped.
+    """The search for the queries `rows` alone, and what it found: more bounds of each, and columns not grouped.
 
     Whatever their number, rows are compared in blocks of one shape: it differs from model to model.
     """
