@@ -132,8 +132,16 @@ def why_added(chance: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A probability in words; small ones are not rounded to nothing."""
-    return "unknown" if math.isnan(share) else f"{100 * share:.1f} %"
+    """A probability in words; small ones are not rounded to nothing.
+
+    >>> percent(0.1286), percent(0.0004)
+    ('12.9 %', 'under 0.1 %')
+    """
+    if math.isnan(share):
+        return "unknown"
+    if not 0.0005 <= share < 0.9995 and share != 1:
+        return "under 0.1 %" if share < 0.5 else "over 99.9 %"
+    return f"{100 * share:.1f} %"
 
 
 def ranking(found: StageScores, verdict: Verdict, audited: Sequence[str] = ()) -> list[dict[str, Any]]:
