@@ -27,7 +27,7 @@ _WHY = {
     "first": "among the first {n}",
     "close": "its chance of belonging to the first {n} is {chance}",
     "always": "never dropped (config.always)",
-    "capped": "its chance of belonging to the first {n} is {chance}, but {cap} others are ahead (config.keep_at_most)",
+    "capped": "its chance of belonging to the first {n} is {chance}, beyond the {cap} kept (config.keep_at_most)",
     "behind": "behind the first {n}",
 }
 

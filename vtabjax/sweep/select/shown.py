@@ -94,7 +94,8 @@ def verdict(found: StageScores, judged: Verdict) -> str:
             f"No clear winner: {', '.join(names)} cannot be told apart (the first of them leads with "
             f"{mean(rows[0], found.metric)})"
         )
-    return f"The winner is {names[0]}, with {', '.join(lead(rows, found.metric))}"
+    alone = ", the only one that reached the last stage" if len(rows) == 1 else ""
+    return f"The winner is {names[0]}{alone}, with {', '.join(lead(rows, found.metric))}"
 
 
 def metric(selection: Mapping[str, Any]) -> str:
