@@ -256,3 +256,14 @@ def test_the_page_says_command_days_and_workdir(tmp_path):
     command += "--config.resamples=100 --config.tie_margin=0.5"
     assert command in text and "report · birds" in text
     assert "6 results of 20" in text
+
+
+def test_what_the_examples_settle_is_open_on_new_tasks_only():
+    behind = np.array([0.0, 0.1])
+    settled = standing.Standing(0, 1, behind, behind / 2, behind * 2, "examples", None, False)
+    assert headline._where(settled) == " on new tasks"
+    assert (
+        headline._where(settled._replace(low=-behind))
+        == headline._where(settled._replace(over="tasks"))
+        == ""
+    )
