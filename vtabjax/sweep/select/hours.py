@@ -155,6 +155,26 @@ def _steps(own: Mapping[str, Any]) -> float:
     return grid + len(own["seeds"]) * longest
 
 
+def share_of_seeds(own: Mapping[str, Any], n: int) -> float:
+    """What part of fine-tuning with these settings it takes with the first n of their seeds; of none, nothing.
+
+    >>> own = {"learning_rates": [0.1], "weight_decay": [0.0], "steps": [50, 100], "seeds": [0, 1, 2]}
+    >>> share_of_seeds(own, 2) - share_of_seeds(own, 0)
+    0.7777777777777778
+    """
+    return _steps({**own, "seeds": own["seeds"][:n]}) / _steps(own) if n else 0.0
+
+
+def scaled(seconds: Callable[[Cell], float | None], share: float) -> Callable[[Cell], float | None]:
+    """What a part of a cell is expected to take, from what all of it is."""
+
+    def part(cell: Cell) -> float | None:
+        whole = seconds(cell)
+        return None if whole is None else share * whole
+
+    return part
+
+
 def _as_with(record: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
     """A result of fine-tuning, with the seconds that it would have taken with other settings."""
     there = record["settings"]

@@ -156,7 +156,7 @@ class Experiment(measuring.Stages):
             )
         elif not audited:
             return finalists
-        return self.read(-1, [*finalists.models, *audited], tasks or finalists.tasks)
+        return self.read(-1, [*finalists.models, *audited], measuring.Part(tasks or finalists.tasks))
 
     def _conclude(
         self,
