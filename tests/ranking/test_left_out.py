@@ -374,6 +374,22 @@ def test_ways_of_choosing():
     assert found["engine"]["fine_tuned"] > 20 and found["draws"] == 4
 
 
+def test_what_the_simulation_trains_is_within_the_cost_of_so_many_models():
+    """Nobody is stopped on one task; on six, those that are make room for more models at the same cost."""
+    cap = select_simulation.adding.most(20, select_simulation.DEFAULTS.add_at_most)
+    rng = np.random.default_rng(0)
+    for n_tasks in (1, 6):
+        drawn = _populations.draw(_populations.named("normal", n_tasks), 120, 4.0, rng)
+        finalists = np.argsort(-drawn.scores.sum(0).mean(1))[:20]
+        done = select_simulation._last_stage(drawn.accuracy, list(drawn.scores), finalists, seed=0)
+        whole, some, cost = done.all(1).sum(), done.any(1).sum(), done.mean(1).sum()
+        assert done[finalists].any(1).all() and cost <= cap
+        if n_tasks == 1:
+            assert whole == some == cost == cap  # scores say little: it goes on to the end
+        else:
+            assert whole < cost < some and some > cap
+
+
 def test_the_simulations_examples_have_the_scores_as_accuracies():
     scores = np.array([[0.5, 0.91], [0.75, 1.2], [0.25, -0.1]])
     found = _populations.examples(scores, 100, np.random.default_rng(0))

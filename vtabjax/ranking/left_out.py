@@ -25,8 +25,9 @@ interval has the draws' quantiles: it is for the chance that somebody would stat
 chosen by their scores does no harm: the regressions are conditional on these scores.
 
 Value and lower end take Jeffreys' rule as the prior (for n models and p coefficients s^2 = SSE / chi^2_n), with which
-the mean is nearly unbiased; the upper end, more cautious, the reference prior (s^2 = SSE / chi^2_{n - p}), of which
-Jeffreys' draws are those with weights s^-p. Draws in which accuracy falls with a stage's score are left out, unless the
+the mean is nearly unbiased. They are draws under the reference prior (s^2 = SSE / chi^2_{n - p}) with weights s^-p. The
+upper end, more cautious, lies half way between these priors, with weights s^(-p / 2): with Jeffreys' it is a little too
+low, with the reference prior too high. Draws in which accuracy falls with a stage's score are left out, unless the
 data speak for it (fewer than a tenth would remain).
 
 `auditing.audit` assumes nothing but a random draw: of m models drawn among the L left out, k beat the winner.
@@ -306,10 +307,11 @@ def _floor(accuracy: np.ndarray) -> float:
 def _summary(
     draws: np.ndarray, weights: np.ndarray, level: float, assumptions: tuple[str, ...], counts: dict[str, int]
 ) -> Estimate:
-    """The value and the lower end from weighted draws (`_jeffreys`), the upper end from the draws as they are."""
+    """The value and the lower end by Jeffreys' weights (`_jeffreys`), the upper end by their square roots."""
     value = float(weights @ draws)
     low = float(np.quantile(draws, (1 - level) / 2, weights=weights, method="inverted_cdf"))
-    high = float(np.quantile(draws, (1 + level) / 2))
+    half = np.sqrt(weights) / np.sqrt(weights).sum()
+    high = float(np.quantile(draws, (1 + level) / 2, weights=half, method="inverted_cdf"))
     # The mean of draws of which nearly all are zero can exceed their quantile.
     return Estimate(value, min(low, value), max(high, value), level, "regression", assumptions, counts, "")
 

@@ -119,7 +119,8 @@ class Stages:
         # Somebody may have run the rest by hand.
         self.stopped = {m: row for m, row in stopped.items() if m not in ended}
         selection["stopped"] = stopping.listed(self.stopped)
-        selection["added"] = adding.listed(rounds, self._cap(selection))
+        shares_of_tasks = self._trained(measured, stopped)
+        selection["added"] = adding.listed(rounds, self._cap(selection), shares_of_tasks)
         return found
 
     def _parts(self, models: Sequence[str]) -> list[Part]:
@@ -130,11 +131,9 @@ class Stages:
         lengths = seeds.rounds(len(given))
         if not self.own.stop_chance or len(models) < 2 or len(tasks) == len(lengths) == 1:
             return [_ALL]
-        return (
-            [Part(tasks=part) for part in tasks]
-            if len(tasks) > 1
-            else [Part(None, given[:n]) for n in lengths]
-        )
+        if len(tasks) > 1:
+            return [Part(tasks=part) for part in tasks]
+        return [Part(seeds=given[:n]) for n in lengths]
 
     def _rounds(
         self, models: Sequence[str], these: Sequence[str], stopped: Mapping[str, stopping.Stopped]
@@ -163,10 +162,20 @@ class Stages:
                 left = [m for m in left if m not in out]
         return stopped
 
-    def _cap(self, selection: dict[str, Any]) -> int:
-        """How many models the last stage measures at most."""
+    def _cap(self, selection: dict[str, Any]) -> float:
+        """What the last stage may cost, see `adding.most`."""
         asked = selection["stages"][-1]["keep"] if selection["stages"] else 0
         return adding.most(asked, self.own.add_at_most)
+
+    def _trained(self, models: Sequence[str], stopped: Mapping[str, stopping.Stopped]) -> list[float]:
+        """Which share of the last stage's work was done for models, those that are never dropped aside."""
+        own = self.cells(-1, models)[0].settings
+
+        def share(row: stopping.Stopped) -> float:
+            return hours.share_of_seeds(own, row.after) if row.unit == "seeds" else row.after / row.total
+
+        these = [m for m in models if m not in self.own.never_dropped]
+        return [share(stopped[m]) if m in stopped else 1.0 for m in these]
 
     def _added(
         self,
@@ -176,7 +185,8 @@ class Stages:
         selection: dict[str, Any],
     ) -> dict[str, Any]:
         """Whom all workers, and all later runs, measure next; {} where nobody is added in any case."""
-        room = self._cap(selection) - sum(m not in self.own.never_dropped for m in models)
+        measured = self._trained(models, stopped)
+        room = adding.room(self._cap(selection), measured)
         if not before or room <= 0 or self.own.add_chance >= 1:
             return {}
         last = self.read(-1, models)
@@ -188,7 +198,7 @@ class Stages:
                 last,
                 stopped,
                 n=selection["stages"][-1]["keep"],
-                room=min(room, self._affordable(models)),
+                room=min(room, self._affordable(models, measured)),
                 add_chance=self.own.add_chance,
                 seed=self.config.seed,
             )
@@ -200,13 +210,14 @@ class Stages:
         shown.added(decided, self.own.add_chance)
         return decided
 
-    def _affordable(self, models: Sequence[str]) -> int:
-        """How many models more the last stage has time for."""
+    def _affordable(self, models: Sequence[str], measured: Sequence[float]) -> int:
+        """How many models more the last stage has time for, measured on as many tasks as those until now."""
         known = self.costs(models)
         cost = known.per_model[-1]
         if not self.budget.hours or not cost:
             return len(self.models)
-        return max(0, int(self.budget.workers * (self.budget.seconds_left / cost - known.winner)))
+        left = self.budget.workers * (self.budget.seconds_left / cost - known.winner)
+        return adding.room(left + sum(measured), measured)
 
     def _stop(
         self, models: list[str], parts: Sequence[Part], i: int, never: Sequence[str]
@@ -222,7 +233,7 @@ class Stages:
             seconds, total = self.costs(models).cell[-1], len(done) + len(ahead)
             return {m: stopping.of(m, len(done), total, c, missing, seconds) for m, c in chances.items()}
 
-        on = {"done": done, "of": [models, ahead], "settings": self.settings}
+        on = {"unit": "tasks", "done": done, "of": [models, ahead], "settings": self.settings}
         return self._agreed_to_stop(on, found.scores, decide)
 
     def _stop_seeds(
@@ -232,10 +243,10 @@ class Stages:
         cells = self.cells(-1, models)
         given, n = cells[0].settings["seeds"], len(parts[i].seeds or ())
         records: dict[tuple[str, str], scores.Record | None] = {}
-        for part in parts[i:]:  # with more seeds, as run by hand, or in rounds before others were added
-            records |= {
-                key: r for key, r in self.read(-1, models, part).records.items() if not records.get(key)
-            }
+        for part in reversed(
+            parts[i:]
+        ):  # those with more seeds were run by hand, or before others were added
+            records |= {key: r for key, r in self.read(-1, models, part).records.items() if r}
         found = seeds.scores(models, list(dict.fromkeys(c.task for c in cells)), records, n)
 
         def decide() -> dict[str, stopping.Stopped]:
@@ -246,7 +257,7 @@ class Stages:
             seconds = hours.scaled(known, left)
             return {m: seeds.stopped(found, m, c, len(given), missing, seconds) for m, c in chances.items()}
 
-        on = {"seeds": [n, given], "of": models, "settings": self.settings}
+        on = {"unit": "seeds", "done": given[:n], "of": [models, given[n:]], "settings": self.settings}
         return self._agreed_to_stop(on, found.scores, decide)
 
     def _agreed_to_stop(

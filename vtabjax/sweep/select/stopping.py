@@ -51,7 +51,7 @@ class Stopped(NamedTuple):
     chance: float
     cells: int
     hours: float | None
-    total: int = 0
+    total: int
     unit: str = "tasks"
     reached: dict[str, float] | None = None
 
