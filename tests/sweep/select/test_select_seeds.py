@@ -135,7 +135,7 @@ def test_tasks_go_first(config, tmp_path):
     def parts(n_tasks):
         config.tasks = ",".join(["digits", "sprites_location", "sprites_orientation"][:n_tasks])
         found = run.prepared(config, tmp_path)
-        return found._parts(found.models)
+        return found.parts(found.models)
 
     assert [(part.tasks, part.seeds) for part in parts(3)] == [
         (["digits", "sprites_orientation"], None),

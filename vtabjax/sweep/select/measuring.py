@@ -123,7 +123,7 @@ class Stages:
         selection["added"] = adding.listed(rounds, self._cap(selection), shares_of_tasks)
         return found
 
-    def _parts(self, models: Sequence[str]) -> list[Part]:
+    def parts(self, models: Sequence[str]) -> list[Part]:
         """The rounds of the last stage: of tasks or, where these are too few, of seeds."""
         cells = self.cells(-1, models)
         tasks = stopping.rounds(list(dict.fromkeys(cell.task for cell in cells)))
@@ -145,7 +145,7 @@ class Stages:
           these: who is measured now. The others have been, and are not stopped any more.
           stopped: from before.
         """
-        parts = self._parts(models)
+        parts = self.parts(models)
         stopped, left = dict(stopped), [m for m in models if m not in stopped]
         # Somebody may have run all seeds by hand.
         whole = self.read(-1, left) if parts[0].seeds else None
@@ -274,7 +274,7 @@ class Stages:
 
     def _in_time(self, models: Sequence[str], stopped: Collection[str], selection: dict[str, Any]) -> None:
         """Where hours end between rounds of seeds, goes on with the seeds that most models have."""
-        parts, left = self._parts(models), [m for m in models if m not in stopped]
+        parts, left = self.parts(models), [m for m in models if m not in stopped]
         if not self.budget.hours or not parts[0].seeds:
             return
         found = [self.read(-1, left, part) for part in parts]

@@ -17,6 +17,7 @@ from vtabjax.sweep.progress import working
 from vtabjax.sweep.select import (
     adding,
     card,
+    expected,
     hours,
     keep,
     measuring,
@@ -308,7 +309,8 @@ class Experiment(measuring.Stages):
                     self.worked = True
             known = self.costs(self.models)
         seconds, workers = self.budget.seconds_left, self.budget.workers
-        hours.tell(self.chain, len(self.models), known, seconds, workers, self.own.hours)
+        stops = len(self.parts(self.models)) > 1
+        expected.tell(self.chain, self.own, len(self.models), known, seconds, workers, stops)
 
     def _empty(self) -> dict[str, Any]:
         return {
