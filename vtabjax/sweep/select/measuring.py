@@ -243,9 +243,8 @@ class Stages:
         cells = self.cells(-1, models)
         given, n = cells[0].settings["seeds"], len(parts[i].seeds or ())
         records: dict[tuple[str, str], scores.Record | None] = {}
-        for part in reversed(
-            parts[i:]
-        ):  # those with more seeds were run by hand, or before others were added
+        # Those with more seeds were run by hand, or before others were added.
+        for part in reversed(parts[i:]):
             records |= {key: r for key, r in self.read(-1, models, part).records.items() if r}
         found = seeds.scores(models, list(dict.fromkeys(c.task for c in cells)), records, n)
 
@@ -279,7 +278,9 @@ class Stages:
             return
         found = [self.read(-1, left, part) for part in parts]
         missing = [c for c in self.cells(-1, left) if not found[-1].records[c.model, c.task]]
-        late = [c for c in missing if not c.error_path(self.workdir).exists()]
+        late = processes.broadcast_from_first(
+            lambda: [c for c in missing if not c.error_path(self.workdir).exists()]
+        )
         if not late:
             return
 
