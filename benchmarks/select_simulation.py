@@ -66,7 +66,7 @@ SETTINGS = [
     *(Setting("sixteen", 19, k, 3, 16) for k in (0.3, 0.6, 0.8)),
 ]
 
-CHOICES = [s for s in SETTINGS if s.audit and s.n_models == 300 and s.kendall == 0.6]
+CHOICES = [s for s in SETTINGS if s.audit and s.kendall == 0.6]
 
 
 def funnel(scores: np.ndarray, stages: tuple[float, int]) -> list[np.ndarray]:
@@ -121,7 +121,30 @@ def chosen(setting: Setting, seed: int) -> dict[str, dict[str, float]]:
     who["best_30"] = np.argsort(-drawn.scores.sum(0).mean(1))[:30]
     found = {name: {"short": float(mean.max() - mean[i].max()), "n": len(i)} for name, i in who.items()}
     found["engine"] |= {"n": int(done.any(1).sum()), "trainings": float(done.mean(1).sum())}
+    if setting.population != "sixteen":
+        found["engine"] |= _said_in_the_end(population, drawn, scores, done, seed)
     return found
+
+
+def _said_in_the_end(
+    population: _populations.Population,
+    drawn: _populations.Drawn,
+    scores: list[np.ndarray],
+    done: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """What is said of the models left out when nobody is added any more, and what is true of them."""
+    mean, left = drawn.accuracy.mean(1), ~done.any(1)
+    winner = int(np.where(done.all(1), mean, -1).argmax())
+    said = left_out.estimate(
+        np.where(done, drawn.accuracy, np.nan), scores, winner=winner, n_draws=400, seed=seed
+    )
+    true = _populations.truth(population, drawn, ~np.isnan(scores[1]).any(1), left, mean[winner])
+    return {
+        "chance": said.chance_missed[:3],
+        "true_chance": true.chance,
+        "missed": bool(mean[left].max() > mean[winner]),
+    }
 
 
 def _stages(
@@ -199,6 +222,10 @@ def chosen_summary(draws: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
         found[name] |= {"mean_regret": float(short.mean()), "fine_tuned": float(n.mean())}
         found[name] |= {"median": float(np.median(n)), "most": int(n.max())}
         found[name] |= {"trainings": float(trainings.mean()), "most_trainings": float(trainings.max())}
+        if "chance" in draws[0][name]:
+            found["chance_in_the_end"] = _coverage(
+                [d[name] for d in draws], "chance", "true_chance", "missed"
+            )
     return found
 
 
@@ -273,16 +300,21 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
     """Coverage, means and the funnel's regret of one setting's draws."""
     out: dict[str, Any] = {"draws": len(draws), "kendall": _mean_known([d["kendall"] for d in draws])}
     for said, true, happened in (("chance", "true_chance", "missed"), ("regret", "true_regret", "short")):
-        values = np.array([d[said] for d in draws], float)
-        found = {"said": values[:, 0].mean(), "happened": float(np.mean([d[happened] for d in draws]))}
-        if draws[0][true] is not None:
-            known = np.array([d[true] for d in draws])
-            found["true"] = known.mean()
-            found["true_below_interval"] = (known < values[:, 1] - 1e-12).mean()
-            found["true_above_interval"] = (known > values[:, 2] + 1e-12).mean()
-            found["coverage"] = 1 - found["true_below_interval"] - found["true_above_interval"]
-        out[said] = {k: float(v) for k, v in found.items()}
+        out[said] = _coverage(draws, said, true, happened)
     return out
+
+
+def _coverage(draws: list[dict[str, Any]], said: str, true: str, happened: str) -> dict[str, float]:
+    """What was said [value, low, high], what was true (None: not known) and what happened, on average."""
+    values = np.array([d[said] for d in draws], float)
+    found = {"said": values[:, 0].mean(), "happened": float(np.mean([d[happened] for d in draws]))}
+    if draws[0][true] is not None:
+        known = np.array([d[true] for d in draws])
+        found["true"] = known.mean()
+        found["true_below_interval"] = (known < values[:, 1] - 1e-12).mean()
+        found["true_above_interval"] = (known > values[:, 2] + 1e-12).mean()
+        found["coverage"] = 1 - found["true_below_interval"] - found["true_above_interval"]
+    return {k: float(v) for k, v in found.items()}
 
 
 def _mean_known(values: list[float | None]) -> float:
