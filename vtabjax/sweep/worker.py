@@ -133,7 +133,7 @@ def make_context(
     from vtabjax.runtime import devices
 
     cache = workdir / "cache" / "xla"
-    devices.use_compilation_cache(str(cache if files.is_remote(cache) else cache.absolute()))
+    devices.use_compilation_cache(str(cache if files.is_remote(cache) else cache.resolve()))
     images_dir = image_cache(options, workdir)
 
     @functools.cache

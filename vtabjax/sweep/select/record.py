@@ -27,7 +27,7 @@ _WHY = {
     "first": "among the first {n}",
     "close": "its chance of belonging to the first {n} is {chance}",
     "always": "never dropped (config.always)",
-    "capped": "its chance of belonging to the first {n} is {chance}, but {cap} others are ahead (config.keep_at_most)",
+    "capped": "its chance of belonging to the first {n} is {chance}, beyond the {cap} kept (config.keep_at_most)",
     "behind": "behind the first {n}",
 }
 
@@ -133,8 +133,16 @@ def why_added(chance: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A probability in words; small ones are not rounded to nothing."""
-    return "unknown" if math.isnan(share) else f"{100 * share:.1f} %"
+    """A probability in words; small ones are not rounded to nothing.
+
+    >>> percent(0.1286), percent(0.0004)
+    ('12.9 %', 'under 0.1 %')
+    """
+    if math.isnan(share):
+        return "unknown"
+    if not 0.0005 <= share < 0.9995 and share != 1:
+        return "under 0.1 %" if share < 0.5 else "over 99.9 %"
+    return f"{100 * share:.1f} %"
 
 
 def ranking(found: StageScores, verdict: Verdict, audited: Sequence[str] = ()) -> list[dict[str, Any]]:
