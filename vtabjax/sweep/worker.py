@@ -341,7 +341,10 @@ def _save(
             "device": devices.describe_devices(),
             **_data_notes(cell, sweep),
         },
-        seconds=stages.seconds,
+        seconds={
+            stage: stages.seconds.get(stage, 0.0) + given.seconds_before.get(stage, 0.0)
+            for stage in {**stages.seconds, **given.seconds_before}
+        },
     )
 
 

@@ -75,7 +75,7 @@ def stage(
         if model in added:
             row |= {"reason": "added", "why": why_added(added[model])}
         if early := stopped.get(model):
-            row |= {"reason": "stopped", "why": why_stopped(early, len(found.tasks)), "kept": False}
+            row |= {"reason": "stopped", "why": why_stopped(early), "kept": False}
         rows.append(row)
     rows.sort(key=lambda row: (row["place"] is None, row["place"]))
     return {
@@ -116,11 +116,12 @@ def why(kept: Kept, i: int, n: int | None, found: StageScores) -> str:
     return text
 
 
-def why_stopped(early: Stopped, tasks: int) -> str:
+def why_stopped(early: Stopped) -> str:
     """In words, why a finalist was not trained further."""
+    done = f"{early.after} of {early.total} {early.unit}"
     return (
-        f"not trained further after {early.after} of {tasks} tasks: its chance of being first in the end was "
-        f"{percent(early.chance)} (config.stop_chance)"
+        f"not trained further after {done}: its chance of being first in the end was {percent(early.chance)} "
+        "(config.stop_chance)"
     )
 
 

@@ -17,6 +17,7 @@ from vtabjax.sweep.progress import working
 from vtabjax.sweep.select import (
     adding,
     card,
+    expected,
     hours,
     keep,
     measuring,
@@ -169,7 +170,7 @@ class Experiment(measuring.Stages):
             )
         elif not audited:
             return finalists
-        return self.read(-1, [*finalists.models, *audited], tasks or finalists.tasks)
+        return self.read(-1, [*finalists.models, *audited], measuring.Part(tasks or finalists.tasks))
 
     def _conclude(
         self,
@@ -321,7 +322,8 @@ class Experiment(measuring.Stages):
                     self.worked = True
             known = self.costs(self.models)
         seconds, workers = self.budget.seconds_left, self.budget.workers
-        hours.tell(self.chain, len(self.models), known, seconds, workers, self.own.hours)
+        stops = len(self.parts(self.models)) > 1
+        expected.tell(self.chain, self.own, len(self.models), known, seconds, workers, stops)
 
     def _empty(self) -> dict[str, Any]:
         return {

@@ -52,10 +52,10 @@ def stage(done: Mapping[str, Any], entered: int) -> str:
     return "\n".join(lines)
 
 
-def stopped(out: Mapping[str, Stopped], tasks: int) -> None:
+def stopped(out: Mapping[str, Stopped]) -> None:
     """Tells who is not trained further."""
     for model, row in out.items():
-        say(f"{model}: {record.why_stopped(row, tasks)}")
+        say(f"{model}: {record.why_stopped(row)}")
     if out:
         say(f"  saves {saved(stopping.listed(out))}")
 
@@ -76,7 +76,8 @@ def added(found: Mapping[str, Any], add_chance: float) -> None:
 def saved(found: Mapping[str, Any]) -> str:
     """What stopping has saved, in words. See `stopping.listed`."""
     hours = "" if found["hours"] is None else f", about {duration(3600 * found['hours'])} of computing"
-    cells = "1 cell" if found["cells"] == 1 else f"{found['cells']} cells"
+    what = "retraining" if any(row.get("unit") == "seeds" for row in found["models"]) else "cell"
+    cells = f"{found['cells']} {what}" + ("" if found["cells"] == 1 else "s")
     risk = f"the chance that one of them would have been first was {record.percent(found['chance'])} at most"
     return f"{cells}{hours}; {risk}"
 
