@@ -87,7 +87,7 @@ def selection(models=300, *, keep_share=0.25, n=20, audit=6, seed=0, tasks=TASKS
     added = {m: own for r in rounds for m, own in zip(r["models"], r["own"], strict=True)}
     last = people.measured("finetune", finalists)
     behind = np.argsort(last.scores.mean(1))[: len(finalists) // 2]
-    early = {finalists[i]: stopping.Stopped(3, 0.002, 2, 0.8) for i in behind}
+    early = {finalists[i]: stopping.Stopped(3, 0.002, 2, 0.8, len(tasks)) for i in behind}
     ended = last._replace(scores=last.scores.copy())
     ended.scores[behind, -2:] = np.nan
     dropped = [

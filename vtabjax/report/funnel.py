@@ -276,7 +276,7 @@ def _score(value: float | None, kind: str) -> dict[str, Any]:
 def _remark(selection: Mapping[str, Any]) -> str:
     text = (
         "A bar is as long as the share of all models that the stage measured; the darker part went on (in the last "
-        "stage: was measured on all tasks). Beside it, the time of computing and the stage's share of it. Accuracies "
+        "stage: was trained to the end). Beside it, the time of computing and the stage's share of it. Accuracies "
         "are means over the tasks, in percent."
     )
     if selection.get("method"):
