@@ -28,8 +28,20 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
 
 
+# Compiling is most of what tests wait for, and their programs run for milliseconds: XLA leaves out what makes programs
+# faster. With XLA_FLAGS set, even to nothing, tests run as its users compile.
+_QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+
 def pytest_configure(config):
     """Before xdist starts its workers: they and the processes that tests start share what is compiled in one run."""
+    if "XLA_FLAGS" not in os.environ:
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": _QUICK_COMPILATION}
+        # A version of XLA that does not know a flag ends the process.
+        known = subprocess.run(
+            [sys.executable, "-c", "import jax; jax.devices()"], env=environment, capture_output=True
+        )
+        os.environ["XLA_FLAGS"] = "" if known.returncode else _QUICK_COMPILATION
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="vtabjax-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -56,6 +68,12 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def on_devices(count: int) -> dict[str, str]:
+    """The environment of a process that has `count` CPU devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
 def picture(path: Path, colour: tuple[int, int, int] = (10, 20, 30), size: tuple[int, int] = (9, 6)) -> None:
