@@ -49,7 +49,12 @@ def pytest_configure(config):
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
-# Files whose tests share nothing that is costly to make.
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: many tests wait for a process, a browser or a disk."""
+    return (os.cpu_count() or 1) + 1
+
+
+# Files whose tests share nothing that is costly to make. They come last, so that workers end together.
 _SPREAD = {
     f"test_{name}"
     for name in ("distributed", "finetune_survival", "main", "parity", "resume", "training_step")
@@ -59,9 +64,16 @@ _SPREAD = {
 @pytest.hookimpl(tryfirst=True)  # before xdist, which puts the groups into the tests' names
 def pytest_collection_modifyitems(items):
     """What the tests of a file share (data sets, models, compiled programs) is made by one worker, not by each."""
+    items.sort(key=lambda item: item.path.stem in _SPREAD)
     for item in items:
         if item.path.stem not in _SPREAD and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish():
+    """What imported libraries hold stays: no garbage collection looks through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def free_port() -> int:
