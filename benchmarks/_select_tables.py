@@ -71,13 +71,13 @@ def table(record: dict[str, Any]) -> str:
 
 def choices_table(record: dict[str, Any]) -> str:
     """How often a model within a point of the best is fine-tuned, as rows of Markdown."""
-    head = "population | tasks | weighted Kendall | within a point | within two | fine-tuned: mean | median"
-    head += " | none added | of them | 20 | 30 | 40 | best 30 of both scores"
+    head = "population | tasks | weighted Kendall | within a point | within two | fine-tuned: models"
+    head += " | trainings | at most | none added | of them | 20 | 30 | 40 | best 30 of both scores"
     lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
     for row in record["choices"]:
         cells = [row["population"], row["n_tasks"], row["nominal_kendall"]]
         cells += [f"{100 * row['engine'][near]:.1f} %" for near in ("within_1", "within_2")]
-        cells += [f"{row['engine']['fine_tuned']:.1f}", f"{row['engine']['median']:.0f}"]
+        cells += [f"{row['engine'][what]:.1f}" for what in ("fine_tuned", "trainings", "most_trainings")]
         cells += [f"{100 * row['finalists']['within_1']:.1f} %", f"{row['finalists']['fine_tuned']:.1f}"]
         others = ("first_20", "first_30", "first_40", "best_30")
         cells += [f"{100 * row[name]['within_1']:.1f} %" for name in others]

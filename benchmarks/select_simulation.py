@@ -25,7 +25,7 @@ from scipy import stats
 
 from configs import select
 from vtabjax.ranking import left_out
-from vtabjax.sweep.select import adding, keep, stages, stopping
+from vtabjax.sweep.select import adding, keep, stages, stopping, verdict
 
 N_DRAWS = 200
 DEFAULT = (0.25, 20)
@@ -66,7 +66,7 @@ SETTINGS = [
     *(Setting("sixteen", 19, k, 3, 16) for k in (0.3, 0.6, 0.8)),
 ]
 
-CHOICES = [s for s in SETTINGS if s.audit and s.n_models == 300 and s.kendall == 0.6]
+CHOICES = [s for s in SETTINGS if s.audit and s.kendall == 0.6]
 
 
 def funnel(scores: np.ndarray, stages: tuple[float, int]) -> list[np.ndarray]:
@@ -105,19 +105,46 @@ def chosen(setting: Setting, seed: int) -> dict[str, dict[str, float]]:
     """How far the best of those that are fine-tuned is from the best of all, and how many are, by way of choosing.
 
     "engine": the default stages, whose second one counts the first one's scores, with those that are close and whoever
-    is added in the end; "finalists": without the latter; "first_20", "first_30", "first_40": with neither, so many
-    finalists; "best_30": with both scores of all models and no stages the thirty with the largest sum. Since the errors
-    of both are alike, nobody could choose thirty better.
+    is added in the end, without those that are stopped ("n": all that are trained on any task, "trainings": what that
+    takes, in models trained on all); "finalists": with neither of both; "first_20", "first_30", "first_40": nor those
+    that are close, so many finalists; "best_30": with both scores of all models and no stages the thirty with the
+    largest sum. Since the errors of both are alike, nobody could choose thirty better.
     """
     population, drawn, rng = _drawn(setting, seed)
     mean = drawn.accuracy.mean(1)
     accuracies = population.mean + population.scale * drawn.scores
     finalists, scores = _stages(accuracies, STAGES, rng)
-    who = {"engine": _with_added(drawn.accuracy, scores, finalists, seed), "finalists": finalists}
+    done = _last_stage(drawn.accuracy, scores, finalists, seed)
+    who = {"engine": np.flatnonzero(done.all(1)), "finalists": finalists}
     for n in (20, 30, 40):
         who[f"first_{n}"] = _stages(accuracies, f"knn:25%,linear:{n},finetune", None)[0]
     who["best_30"] = np.argsort(-drawn.scores.sum(0).mean(1))[:30]
-    return {name: {"short": float(mean.max() - mean[i].max()), "n": len(i)} for name, i in who.items()}
+    found = {name: {"short": float(mean.max() - mean[i].max()), "n": len(i)} for name, i in who.items()}
+    found["engine"] |= {"n": int(done.any(1).sum()), "trainings": float(done.mean(1).sum())}
+    if setting.population != "sixteen":
+        found["engine"] |= _said_in_the_end(population, drawn, scores, done, seed)
+    return found
+
+
+def _said_in_the_end(
+    population: _populations.Population,
+    drawn: _populations.Drawn,
+    scores: list[np.ndarray],
+    done: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """What is said of the models left out when nobody is added any more, and what is true of them."""
+    mean, left = drawn.accuracy.mean(1), ~done.any(1)
+    winner = int(np.where(done.all(1), mean, -1).argmax())
+    said = left_out.estimate(
+        np.where(done, drawn.accuracy, np.nan), scores, winner=winner, n_draws=400, seed=seed
+    )
+    true = _populations.truth(population, drawn, ~np.isnan(scores[1]).any(1), left, mean[winner])
+    return {
+        "chance": said.chance_missed[:3],
+        "true_chance": true.chance,
+        "missed": bool(mean[left].max() > mean[winner]),
+    }
 
 
 def _stages(
@@ -140,28 +167,49 @@ def _stages(
     return here, scores
 
 
-def _with_added(
+def _last_stage(
     accuracy: np.ndarray, scores: list[np.ndarray], finalists: np.ndarray, seed: int
 ) -> np.ndarray:
-    """The finalists, and whoever the engine adds to them."""
-    measured = np.isin(np.arange(len(accuracy)), finalists)
-    n = stages.parse(STAGES)[-2].number
+    """What the engine trains, bool [M, T]: finalists and whoever is added to them, without those that are stopped."""
+    done = np.zeros(accuracy.shape, bool)
+    n, new = stages.parse(STAGES)[-2].number, np.isin(np.arange(len(done)), finalists)
     while True:
-        known = np.where(measured[:, None], accuracy, np.nan)
+        _train(done, new, accuracy, seed)
+        measured, whole = done.any(1), done.all(1)
         found = adding.look(
-            known,
+            np.where(done, accuracy, np.nan),
             scores,
             ~measured,
             n=n,
-            room=adding.most(n, DEFAULTS.add_at_most) - measured.sum(),
+            room=adding.room(adding.most(n, DEFAULTS.add_at_most), list(done[measured].mean(1))),
             add_chance=DEFAULTS.add_chance,
-            winner=int(np.nanargmax(known.mean(1))),
+            winner=int(np.where(whole, accuracy.mean(1), -1).argmax()),
             n_draws=400,
             seed=seed,
         )
         if not found.rows:
-            return np.flatnonzero(measured)
-        measured[found.rows] = True
+            return done
+        new = np.isin(np.arange(len(done)), found.rows)
+
+
+def _train(done: np.ndarray, new: np.ndarray, accuracy: np.ndarray, seed: int) -> None:
+    """Trains new models (bool [M]) in rounds of tasks, next to those that are `done` (bool [M, T], changed)."""
+    n_tasks, seen = done.shape[1], list[int]()
+    left = done.all(1) | new
+    for part in stopping.rounds(range(n_tasks)):
+        done[np.ix_(left & new, part)] = True
+        seen += part
+        if len(seen) < n_tasks:
+            chance = np.full(len(done), np.inf)
+            chance[left] = stopping.chance_of_being_first(
+                accuracy[left][:, seen],
+                n_tasks - len(seen),
+                by_rank=n_tasks >= verdict.FEWEST_TASKS,
+                n_draws=5000,
+                seed=seed,
+            )
+            low = (chance < DEFAULTS.stop_chance) & (chance < chance[left].max())
+            left &= ~(low & new)
 
 
 def chosen_summary(draws: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
@@ -169,9 +217,15 @@ def chosen_summary(draws: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
     found: dict[str, Any] = {"draws": len(draws)}
     for name in draws[0]:
         short, n = (np.array([d[name][what] for d in draws]) for what in ("short", "n"))
+        trainings = np.array([d[name].get("trainings", d[name]["n"]) for d in draws])
         found[name] = {f"within_{points}": float((short <= points / 100).mean()) for points in (1, 2)}
         found[name] |= {"mean_regret": float(short.mean()), "fine_tuned": float(n.mean())}
         found[name] |= {"median": float(np.median(n)), "most": int(n.max())}
+        found[name] |= {"trainings": float(trainings.mean()), "most_trainings": float(trainings.max())}
+        if "chance" in draws[0][name]:
+            found["chance_in_the_end"] = _coverage(
+                [d[name] for d in draws], "chance", "true_chance", "missed"
+            )
     return found
 
 
@@ -246,16 +300,21 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
     """Coverage, means and the funnel's regret of one setting's draws."""
     out: dict[str, Any] = {"draws": len(draws), "kendall": _mean_known([d["kendall"] for d in draws])}
     for said, true, happened in (("chance", "true_chance", "missed"), ("regret", "true_regret", "short")):
-        values = np.array([d[said] for d in draws], float)
-        found = {"said": values[:, 0].mean(), "happened": float(np.mean([d[happened] for d in draws]))}
-        if draws[0][true] is not None:
-            known = np.array([d[true] for d in draws])
-            found["true"] = known.mean()
-            found["true_below_interval"] = (known < values[:, 1] - 1e-12).mean()
-            found["true_above_interval"] = (known > values[:, 2] + 1e-12).mean()
-            found["coverage"] = 1 - found["true_below_interval"] - found["true_above_interval"]
-        out[said] = {k: float(v) for k, v in found.items()}
+        out[said] = _coverage(draws, said, true, happened)
     return out
+
+
+def _coverage(draws: list[dict[str, Any]], said: str, true: str, happened: str) -> dict[str, float]:
+    """What was said [value, low, high], what was true (None: not known) and what happened, on average."""
+    values = np.array([d[said] for d in draws], float)
+    found = {"said": values[:, 0].mean(), "happened": float(np.mean([d[happened] for d in draws]))}
+    if draws[0][true] is not None:
+        known = np.array([d[true] for d in draws])
+        found["true"] = known.mean()
+        found["true_below_interval"] = (known < values[:, 1] - 1e-12).mean()
+        found["true_above_interval"] = (known > values[:, 2] + 1e-12).mean()
+        found["coverage"] = 1 - found["true_below_interval"] - found["true_above_interval"]
+    return {k: float(v) for k, v in found.items()}
 
 
 def _mean_known(values: list[float | None]) -> float:

@@ -58,8 +58,8 @@ def get_config(suite: str = "mini") -> ConfigDict:
     c.keep_at_most = 1.5  # ... up to so many times N
     # After the finalists more models are measured by the last stage, the likeliest first, while the chance that one of
     # those left out would beat the best by more than a point is above this ...
-    c.add_chance = 0.1
-    c.add_at_most = 2.5  # ... up to so many times N in all; 1: nobody
+    c.add_chance = 0.05
+    c.add_at_most = 2.5  # ... up to what so many times N models cost on all tasks; 1: nobody
     c.always = ""  # models that are never dropped: the one in production, a baseline
     c.audit = 0  # of those left out, drawn at random (by `seed`), are measured by the last stage, too
     # With three tasks or more: finalists whose chance of being first falls under this are trained on no others; 0: all

@@ -136,6 +136,41 @@ def test_a_censored_regression_has_the_likelihoods_maximum():
     assert np.median(spread) == pytest.approx(np.exp(log_s), rel=0.1)
 
 
+def test_accuracies_that_are_known_with_errors_have_the_likelihoods_maximum():
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal(80)
+    error = np.where(rng.uniform(size=80) < 0.6, 1.5, 0.0)
+    y = 1 + 2 * x + 0.5 * rng.standard_normal(80) + error * rng.standard_normal(80)
+
+    def loss(parameters):
+        b0, b1, log_s = parameters
+        spread = np.hypot(np.exp(log_s), error)
+        return -stats.norm.logpdf(y, b0 + b1 * x, spread).sum()
+
+    b0, b1, log_s = optimize.minimize(loss, [0.0, 1.0, 0.0]).x
+    joint = jn.fit(np.column_stack([x, y]), 3000, np.random.default_rng(0), error=error)
+    mean, spread = jn.conditional(joint, np.array([[0.0], [1.0]]))
+    assert mean.mean(0) == pytest.approx([b0, b0 + b1], abs=0.05)
+    assert np.median(spread) == pytest.approx(np.exp(log_s), rel=0.1)
+    # Without them the spread would be that of the errors as well.
+    assert np.median(jn.conditional(jn.fit(np.column_stack([x, y]), 500, rng), x[:1, None])[1]) > 1.0
+
+
+def test_the_error_of_a_mean_over_some_tasks():
+    """What models on 5 of 19 tasks are off by, when some have all; nothing where all have all."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((300, 1)) + rng.standard_normal(19) + 0.3 * rng.standard_normal((300, 19))
+    seen = values.copy()
+    seen[50:, 5:] = np.nan
+    error = left_out._errors_of_means(seen)
+    off = left_out.mean_over_tasks(seen) - values.mean(1)
+    assert error[:50].tolist() == [0.0] * 50
+    assert error[50:] == pytest.approx(0.3 * np.sqrt(1 / 5 - 1 / 19), rel=0.05)
+    assert off[50:].std() == pytest.approx(error[50], rel=0.15)
+    assert not left_out._errors_of_means(values[:9]).any()
+    assert not left_out._errors_of_means(np.where(np.arange(9)[:, None] < 5, values[:9], np.nan)).any()
+
+
 def test_how_far_the_worse_half_is_behind_says_nothing():
     accuracy, scores = selected(n_tuned=24)
     worse = np.argsort(accuracy)[:12]
@@ -372,6 +407,22 @@ def test_ways_of_choosing():
     found = select_simulation.chosen_summary(draws)
     assert found["engine"]["within_1"] >= 0.5 and found["engine"]["within_2"] >= found["engine"]["within_1"]
     assert found["engine"]["fine_tuned"] > 20 and found["draws"] == 4
+
+
+def test_what_the_simulation_trains_is_within_the_cost_of_so_many_models():
+    """Nobody is stopped on one task; on six, those that are make room for more models at the same cost."""
+    cap = select_simulation.adding.most(20, select_simulation.DEFAULTS.add_at_most)
+    rng = np.random.default_rng(0)
+    for n_tasks in (1, 6):
+        drawn = _populations.draw(_populations.named("normal", n_tasks), 120, 4.0, rng)
+        finalists = np.argsort(-drawn.scores.sum(0).mean(1))[:20]
+        done = select_simulation._last_stage(drawn.accuracy, list(drawn.scores), finalists, seed=0)
+        whole, some, cost = done.all(1).sum(), done.any(1).sum(), done.mean(1).sum()
+        assert done[finalists].any(1).all() and cost <= cap
+        if n_tasks == 1:
+            assert whole == some == cost == cap  # scores say little: it goes on to the end
+        else:
+            assert whole < cost < some and some > cap
 
 
 def test_the_simulations_examples_have_the_scores_as_accuracies():

@@ -44,7 +44,13 @@ class JointNormal(NamedTuple):
         return JointNormal(*(values[draws] for values in self))
 
 
-def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator, floor: float = -np.inf) -> JointNormal:
+def fit(
+    values: np.ndarray,
+    n_draws: int,
+    rng: np.random.Generator,
+    floor: float = -np.inf,
+    error: np.ndarray | None = None,
+) -> JointNormal:
     """Draws the distribution's parameters.
 
     Args:
@@ -53,18 +59,20 @@ def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator, floor: float
       rng: of the draws.
       floor: what lies below it in the last column is taken to be known as that only (a censored regression; Chib,
         "Bayes inference in the Tobit censored regression model", Journal of Econometrics 1992).
+      error: standard errors with which the last column is known, [N]; None: exactly.
     """
     n_columns = values.shape[1]
     reached = _reached(values)
     gaps = np.isnan(values) & (np.arange(n_columns) <= reached[:, None])
     low = np.flatnonzero(values[:, -1] < floor)
-    if not gaps.any() and not len(low):
+    blurred = np.flatnonzero((values[:, -1] >= floor) & (error > 0)) if error is not None else low[:0]
+    if not gaps.any() and not len(low) and not len(blurred):
         return _joint([_regression(values[None, reached >= j], j, rng, n_draws) for j in range(n_columns)])
     filled = np.where(gaps, np.nanmean(values, axis=0), values)
     filled[low, -1] = floor
     filled = np.tile(filled, (min(n_draws, _CHAINS), 1, 1))
     changing = [gaps[reached >= j, : j + 1].any() for j in range(n_columns)]
-    changing[-1] |= len(low) > 0
+    changing[-1] |= len(low) + len(blurred) > 0
     draws = []
     for i in range(_BURN_IN + -(-n_draws // len(filled))):
         chain = [
@@ -77,6 +85,9 @@ def fit(values: np.ndarray, n_draws: int, rng: np.random.Generator, floor: float
         _fill(filled, gaps, reached, joint, rng)
         if len(low):
             filled[:, low, -1] = _below(floor, filled[:, low, :-1], *chain[-1], rng)
+        if error is not None and len(blurred):
+            known = values[blurred, -1], error[blurred]
+            filled[:, blurred, -1] = _sharpened(*known, filled[:, blurred, :-1], *chain[-1], rng)
         if i >= _BURN_IN:
             draws.append(joint)
     together = JointNormal(*(np.concatenate(parts) for parts in zip(*draws, strict=True)))
@@ -162,6 +173,20 @@ def _below(
     spread = np.sqrt(variance)[:, None]
     under = special.log_ndtr((floor - mean) / spread) + np.log(rng.uniform(1e-12, 1.0, mean.shape))
     return np.minimum(mean + spread * special.ndtri_exp(under), floor)
+
+
+def _sharpened(
+    seen: np.ndarray,
+    error: np.ndarray,
+    rows: np.ndarray,
+    coefficients: np.ndarray,
+    variance: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draws the last column of rows [C, N, K - 1] where it was seen [N] with errors [N]: precisions add up; [C, N]."""
+    expected = coefficients[:, :1] + np.einsum("cnk,ck->cn", rows, coefficients[:, 1:])
+    share = variance[:, None] / (variance[:, None] + error**2)
+    return expected + share * (seen - expected) + np.sqrt(share) * error * rng.standard_normal(expected.shape)
 
 
 def _joint(chain: list[tuple[np.ndarray, np.ndarray]]) -> JointNormal:

@@ -25,8 +25,9 @@ interval has the draws' quantiles: it is for the chance that somebody would stat
 chosen by their scores does no harm: the regressions are conditional on these scores.
 
 Value and lower end take Jeffreys' rule as the prior (for n models and p coefficients s^2 = SSE / chi^2_n), with which
-the mean is nearly unbiased; the upper end, more cautious, the reference prior (s^2 = SSE / chi^2_{n - p}), of which
-Jeffreys' draws are those with weights s^-p. Draws in which accuracy falls with a stage's score are left out, unless the
+the mean is nearly unbiased. They are draws under the reference prior (s^2 = SSE / chi^2_{n - p}) with weights s^-p. The
+upper end, more cautious, lies half way between these priors, with weights s^(-p / 2): with Jeffreys' it is a little too
+low, with the reference prior too high. Draws in which accuracy falls with a stage's score are left out, unless the
 data speak for it (fewer than a tenth would remain).
 
 `auditing.audit` assumes nothing but a random draw: of m models drawn among the L left out, k beat the winner.
@@ -184,7 +185,7 @@ def estimate(
     if reason:
         return LeftOut(*_without_regression(found, counts, reason, level), found, by_model)
     rng = np.random.default_rng(seed)
-    joint = _plausible(jn.fit(columns, n_draws, rng, _floor(means[tuned])))
+    joint = _plausible(jn.fit(columns, n_draws, rng, _floor(means[tuned]), _errors_of_means(a)))
     weights = _jeffreys(joint)
     chances, regrets, by_model[left] = _simulate(joint, weights, columns, best, margin, test_error, ceiling)
     said = (*ASSUMPTIONS, AS_TRUE if test_error else AS_MEASURED)
@@ -204,12 +205,35 @@ def mean_over_tasks(values: np.ndarray) -> np.ndarray:
     some = there.any(1)
     if there[some].all():
         return values.mean(1)
+    rows, columns = _effects(values)
+    return np.where(some, rows + columns[there.any(0)].mean(), np.nan)
+
+
+def _effects(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows' and columns' effects, [M] and [T], whose sums are nearest to the values that are there."""
+    there = ~np.isnan(values)
     rows, columns = np.nonzero(there)
-    used = np.unique(columns)
     design = np.zeros((len(rows), len(values) + values.shape[1]))
     design[np.arange(len(rows)), rows] = design[np.arange(len(rows)), len(values) + columns] = 1.0
     effects = np.linalg.lstsq(design, values[there], rcond=None)[0]
-    return np.where(some, effects[: len(values)] + effects[len(values) + used].mean(), np.nan)
+    return effects[: len(values)], effects[len(values) :]
+
+
+def _errors_of_means(values: np.ndarray) -> np.ndarray:
+    """Standard errors of `mean_over_tasks`, [M]: of n columns out of T, sigma sqrt(1/n - 1/T); 0 of all columns.
+
+    sigma is what values differ by from the sum of a row's and a column's effect. With such errors, which do not depend
+    on the mean over all T, a model that was stopped after some tasks counts for what is known of it.
+    """
+    there = ~np.isnan(values)
+    some, used = there.any(1), there.any(0)
+    n, total = there.sum(1), int(used.sum())
+    freedom = int(there.sum()) - int(some.sum()) - total + 1
+    if (n[some] == total).all() or freedom < 1:
+        return np.zeros(len(values))
+    rows, columns = _effects(values)
+    sigma = np.sqrt(np.nansum((values - rows[:, None] - columns) ** 2) / freedom)
+    return sigma * np.sqrt(np.maximum(1 / np.maximum(n, 1) - 1 / total, 0.0))
 
 
 def _check_level(level: float) -> None:
@@ -306,10 +330,11 @@ def _floor(accuracy: np.ndarray) -> float:
 def _summary(
     draws: np.ndarray, weights: np.ndarray, level: float, assumptions: tuple[str, ...], counts: dict[str, int]
 ) -> Estimate:
-    """The value and the lower end from weighted draws (`_jeffreys`), the upper end from the draws as they are."""
+    """The value and the lower end by Jeffreys' weights (`_jeffreys`), the upper end by their square roots."""
     value = float(weights @ draws)
     low = float(np.quantile(draws, (1 - level) / 2, weights=weights, method="inverted_cdf"))
-    high = float(np.quantile(draws, (1 + level) / 2))
+    half = np.sqrt(weights) / np.sqrt(weights).sum()
+    high = float(np.quantile(draws, (1 + level) / 2, weights=half, method="inverted_cdf"))
     # The mean of draws of which nearly all are zero can exceed their quantile.
     return Estimate(value, min(low, value), max(high, value), level, "regression", assumptions, counts, "")
 

@@ -94,7 +94,8 @@ def test_an_experiment_that_adds_a_finalist(fake_converters, tmp_path, monkeypat
     assert asked == [2]  # three are as many as may be
     (row,) = (row for row in found["stages"][-1]["models"] if row["reason"] == "added")
     assert found["added"]["models"] == [{"model": row["model"], "chance": 0.1}]
-    assert (found["added"]["chance_at_most"], found["added"]["finalists_at_most"]) == (0.6, 3)
+    assert (found["added"]["chance_at_most"], found["added"]["taken"]) == (0.6, 3)
+    assert found["added"]["at_most"] == 3
     assert row["kept"] and "a point better than the best was 10.0 %" in row["why"]
     assert row["model"] in [d["model"] for d in found["stages"][0]["dropped"]]
     assert row["model"] not in found["left_out"] and len(found["left_out"]) == 2
@@ -102,7 +103,7 @@ def test_an_experiment_that_adds_a_finalist(fake_converters, tmp_path, monkeypat
     assert row["model"] in [r["model"] for r in found["ranking"]]
     assert len([p for p in results.paths(tmp_path) if "linear" in p.parts]) == 4
     err = capsys.readouterr().err
-    assert "at most 60.0 % (config.add_chance=0.1); 1 more: " + row["model"] in err
+    assert "at most 60.0 % (config.add_chance=0.05); 1 more: " + row["model"] in err
 
     text = path.read_text()
     assert run.run(c, tmp_path) == 0

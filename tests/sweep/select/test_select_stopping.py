@@ -127,6 +127,8 @@ def test_an_experiment_that_stops(fake_converters, tmp_path, capsys):
     ranked = [row["model"] for row in found["ranking"]]
     assert sorted([*ranked, *stopped]) == sorted(rows) and found["leader"] in ranked
     assert not found["hours"]["not_run"]
+    # What it took is counted without the model in config.always.
+    assert found["added"]["taken"] == pytest.approx(2 - len(stopped) / 3, abs=1e-3)
     assert len([p for p in results.paths(tmp_path / "w") if "linear" in p.parts]) == 9 - len(stopped)
     out, err = capsys.readouterr()
     assert "finalists not trained to the end" in out and "no time was left" not in err

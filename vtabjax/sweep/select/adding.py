@@ -35,14 +35,32 @@ class Round(NamedTuple):
     own: list[float]
 
 
-def most(n: int, add_at_most: float) -> int:
-    """How many models the last stage measures at most, those that are never dropped aside.
+def most(n: int, add_at_most: float) -> float:
+    """What the last stage may cost, in models that are measured on all tasks, those never dropped aside.
 
     Args:
       n: how many finalists were asked for.
       add_at_most: times this.
     """
-    return int(round(n * add_at_most, 9))
+    return round(n * add_at_most, 9)
+
+
+def room(cap: float, measured: Sequence[float]) -> int:
+    """How many more models may be measured: what is left, at what a model took until now.
+
+    A model that was stopped has cost only its share, so that the cells which stopping saves are there for others.
+
+    Args:
+      cap: see `most`.
+      measured: which share of the tasks each model was measured on.
+
+    >>> room(50, [1.0] * 20), room(50, [1.0] * 5 + [0.25] * 20)
+    (30, 100)
+    """
+    if not measured:
+        return int(cap)
+    left = cap - sum(measured)
+    return max(0, int(round(left / (sum(measured) / len(measured)), 9)))
 
 
 def look(
@@ -82,12 +100,15 @@ def look(
     return Round(chance, high, [int(i) for i in rows], [float(own[i]) for i in rows])
 
 
-def listed(rounds: Sequence[Mapping[str, Any]], cap: int) -> dict[str, Any]:
+def listed(
+    rounds: Sequence[Mapping[str, Any]], cap: float = 0.0, measured: Sequence[float] = ()
+) -> dict[str, Any]:
     """The entry "added" of selection.json.
 
     Args:
       rounds: of `Round`, with names instead of rows under "models".
       cap: see `most`.
+      measured: see `room`.
     """
     last = rounds[-1] if rounds else {"chance": None, "at_most": None}
     models = [
@@ -100,5 +121,6 @@ def listed(rounds: Sequence[Mapping[str, Any]], cap: int) -> dict[str, Any]:
         "margin": MARGIN,
         "chance": last["chance"],
         "chance_at_most": last["at_most"],
-        "finalists_at_most": cap,
+        "taken": round(sum(measured), 3),
+        "at_most": cap,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ class Stages:
         # Somebody may have run the rest by hand.
         self.stopped = {m: row for m, row in stopped.items() if m not in ended}
         selection["stopped"] = stopping.listed(self.stopped)
-        selection["added"] = adding.listed(rounds, self._cap(selection))
+        shares_of_tasks = self._trained(measured, stopped)
+        selection["added"] = adding.listed(rounds, self._cap(selection), shares_of_tasks)
         return found
 
     def _rounds(
@@ -119,20 +120,27 @@ class Stages:
                 left = [m for m in left if m not in out]
         return stopped
 
-    def _cap(self, selection: dict[str, Any]) -> int:
-        """How many models the last stage measures at most."""
+    def _cap(self, selection: dict[str, Any]) -> float:
+        """What the last stage may cost, see `adding.most`."""
         asked = selection["stages"][-1]["keep"] if selection["stages"] else 0
         return adding.most(asked, self.own.add_at_most)
+
+    def _trained(self, models: Sequence[str], stopped: Mapping[str, stopping.Stopped]) -> list[float]:
+        """Which share of the last stage's tasks models were measured on, those that are never dropped aside."""
+        n_tasks = len({cell.task for cell in self.cells(-1, models)})
+        these = [m for m in models if m not in self.own.never_dropped]
+        return [stopped[m].after / n_tasks if m in stopped else 1.0 for m in these]
 
     def _added(
         self,
         models: list[str],
         before: Sequence[StageScores],
-        stopped: Collection[str],
+        stopped: Mapping[str, stopping.Stopped],
         selection: dict[str, Any],
     ) -> dict[str, Any]:
         """Whom all workers, and all later runs, measure next; {} where nobody is added in any case."""
-        room = self._cap(selection) - sum(m not in self.own.never_dropped for m in models)
+        measured = self._trained(models, stopped)
+        room = adding.room(self._cap(selection), measured)
         if not before or room <= 0 or self.own.add_chance >= 1:
             return {}
         last = self.read(-1, models)
@@ -144,7 +152,7 @@ class Stages:
                 last,
                 stopped,
                 n=selection["stages"][-1]["keep"],
-                room=min(room, self._affordable(models)),
+                room=min(room, self._affordable(models, measured)),
                 add_chance=self.own.add_chance,
                 seed=self.config.seed,
             )
@@ -156,13 +164,14 @@ class Stages:
         shown.added(decided, self.own.add_chance)
         return decided
 
-    def _affordable(self, models: Sequence[str]) -> int:
-        """How many models more the last stage has time for."""
+    def _affordable(self, models: Sequence[str], measured: Sequence[float]) -> int:
+        """How many models more the last stage has time for, measured on as many tasks as those until now."""
         known = self.costs(models)
         cost = known.per_model[-1]
         if not self.budget.hours or not cost:
             return len(self.models)
-        return max(0, int(self.budget.workers * (self.budget.seconds_left / cost - known.winner)))
+        left = self.budget.workers * (self.budget.seconds_left / cost - known.winner)
+        return adding.room(left + sum(measured), measured)
 
     def _stop(
         self, models: list[str], done: list[str], ahead: list[str], never: Sequence[str]

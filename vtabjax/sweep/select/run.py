@@ -320,7 +320,7 @@ class Experiment(measuring.Stages):
             "expected_regret": None,
             "judged_by": self.chain[-1].protocol,
             "stopped": stopping.listed({}),
-            "added": adding.listed([], 0),
+            "added": adding.listed([]),
             "hours": {"planned": self.own.hours or None, "taken": None, "stages": [], "not_run": []},
         }
 
