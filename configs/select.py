@@ -62,8 +62,8 @@ def get_config(suite: str = "mini") -> ConfigDict:
     c.add_at_most = 2.5  # ... up to what so many times N models cost on all tasks; 1: nobody
     c.always = ""  # models that are never dropped: the one in production, a baseline
     c.audit = 0  # of those left out, drawn at random (by `seed`), are measured by the last stage, too
-    # With three tasks or more: finalists whose chance of being first falls under this are trained on no others; 0: all
-    # finalists are trained on all tasks.
+    # With three tasks or more, or three seeds: finalists whose chance of being first falls under this are trained on no
+    # other tasks, with no other seeds; 0: all finalists are trained to the end.
     c.stop_chance = 0.01
     # It ends in time with the best answer there is, measuring fewer models, halving the grid; 0: as long as it takes.
     c.hours = 0.0

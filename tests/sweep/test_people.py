@@ -66,6 +66,10 @@ def test_embed_takes_all_of_ones_own_pictures_that_are_not_tested(tmp_path):
         (lambda m: vtabjax.embed(m, "digits", batchsize=3), "did you mean batch_size"),
         (lambda m: vtabjax.embed(m, np.zeros((1, 32, 32, 3)), split="test"), "is for tasks"),
         (lambda m: vtabjax.embed(m, "digts"), "digits"),
+        (lambda m: vtabjax.embed(m, None), "or a task, such as a folder of pictures"),
+        (lambda m: vtabjax.embed(m, np.zeros((32, 32, 3))), "images[None]"),
+        (lambda m: vtabjax.load(None), "None is a NoneType; give a spec or a folder"),
+        (lambda m: vtabjax.load("baseline/pixels", image_size=0), "image_size=0: give the edge"),
         (lambda m: vtabjax.load("embedded/sprites"), "does not ship with the project"),
         (lambda m: vtabjax.load("embedded/*"), "is a pattern"),
         (lambda m: vtabjax.rank("baseline/pixels", "digits", protocol="kn"), "did you mean 'knn'"),
@@ -76,6 +80,9 @@ def test_embed_takes_all_of_ones_own_pictures_that_are_not_tested(tmp_path):
         (lambda m: vtabjax.rank("baseline/pixels", "digits", k="five"), "k='five' is of type str"),
         (lambda m: vtabjax.rank("baseline/pixels", "digits", k=0), "config.k=0 is too small"),
         (lambda m: vtabjax.rank([], "digits"), "models is empty"),
+        (lambda m: vtabjax.rank(None, "digits"), "models=None is a NoneType"),
+        (lambda m: vtabjax.rank("baseline/pixels", 5), "tasks=5 is a int"),
+        (lambda m: vtabjax.collect("no/such/folder"), "workdir='no/such/folder': there is no such folder"),
         (lambda m: vtabjax.rank([1], "digits"), "1 is a int; give names"),
         (lambda m: vtabjax.select("baseline/pixels", "digits", steps=3), "did you mean finetune.steps"),
         (
@@ -129,3 +136,6 @@ def test_select(tmp_path):
     assert logits.shape == (1, 10) and "Selection(The winner is baseline/pixels" in repr(found)
     with pytest.raises(ValueError, match="is not among digits"):
         found.winner("dtd")
+    planned = vtabjax.select("baseline/pixels", "digits", workdir=tmp_path / "w", dry_run=True)
+    assert planned.best is None and "it has not run to its end" in planned._repr_html_() + repr(planned)
+    assert planned.frame.index.tolist() == ["baseline/pixels"]

@@ -109,7 +109,7 @@ def _summary(data: ReportData, page: Path, workdir: Path) -> str:
 
 
 def _write_all(data: ReportData, own: options.ReportOptions, workdir: Path, folder: Path) -> None:
-    from vtabjax.report import analysis, page, proxies, proxy_tables, tables
+    from vtabjax.report import analysis, funnel, page, proxies, proxy_tables, tables
 
     draws = analysis.Options(own.resamples, own.seed, own.tie_margin / 100, own.example_rounds, own.reference)
     analyses = [analysis.analyse(board, draws) for board in data.boards]
@@ -118,6 +118,8 @@ def _write_all(data: ReportData, own: options.ReportOptions, workdir: Path, fold
     of_proxies = proxy_tables.proxy_tables(comparison)
     for table in [table for of_board in by_board.values() for table in of_board.values()] + of_proxies:
         _write(table, folder / "tables")
+    if (of_experiment := funnel.table(workdir)) is not None:
+        _write(of_experiment, folder / "tables")
     figures: Sequence[str] = ()
     if own.figures:
         from vtabjax.report import figures as static

@@ -29,12 +29,18 @@ def headline(a: Analysis, s: Standing) -> Headline:
     if s.second is None:
         return Headline(first, _lead(a, s))
     second = a.names[s.second]
-    lead = f"No clear winner: {first} and {second}" if s.clear is False else first
+    lead = f"No clear winner{_where(s)}: {first} and {second}" if s.clear is False else first
     sentences = _lead(a, s) if a.leader is not None else [
         f"No model has all {len(a.board.tasks)} tasks, so there are no means to compare; models are ordered by "
         "their strength on the tasks they share."
     ]  # fmt: skip
     return Headline(lead, [*sentences, *_new_task(a, s, first, second)])
+
+
+def _where(s: Standing) -> str:
+    """What is not clear where the examples of these tasks settle it, and only new tasks may say otherwise."""
+    settled = s.over == "examples" and s.second is not None and s.low[s.second] > 0
+    return " on new tasks" if settled else ""
 
 
 def percent(value: float) -> str:

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtabjax.runtime import files
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -42,7 +44,8 @@ def collect(workdir: str | Path, protocol: str | None = None) -> pd.DataFrame:
       protocol: only its results, with only its columns; None: those of all protocols, one below the other.
 
     Raises:
-      ValueError: a damaged file, as `read`; a protocol of which there are no results, though there are others.
+      ValueError: there is no such folder; a damaged file, as `read`; a protocol that is not known, or of which there
+        are no results, though there are others.
     """
     import pandas as pd
 
@@ -62,6 +65,8 @@ def collect(workdir: str | Path, protocol: str | None = None) -> pd.DataFrame:
             | {"weight_hash": record.get("weight_hash"), "finished": record["finished"], "path": str(path)}
         )
     if not rows:
+        if not files.as_path(workdir).exists():
+            raise ValueError(f"workdir={str(workdir)!r}: there is no such folder")
         there = sorted({path.parent.parent.name for path in results.paths(workdir)})
         if protocol is not None and there:
             raise ValueError(f"protocol={protocol!r}: {workdir} has results of {', '.join(there)} only")

@@ -87,6 +87,9 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without what is held of single examples; what is equal in many is one object."""
     shared = {name: record[name] for name in _SHARED}
     shared |= {name: record[name] for name in _OPTIONAL if record.get(name)}
+    if seeds := shared.get("chosen", {}).get("seeds"):
+        without = [{k: v for k, v in seed.items() if k != "correct"} for seed in seeds]
+        shared["chosen"] = {**shared["chosen"], "seeds": without}
     if "groups" in shared:
         shared["groups"] = {"count": shared["groups"]["count"]}
     one = {name: _object(json.dumps(part)) for name, part in shared.items()}

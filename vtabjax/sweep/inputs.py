@@ -167,6 +167,7 @@ class CellContext:
       groups: split -> groups of its examples (see `vtabjax.data.Examples`), of the splits that were used and have some.
       passes: split -> how many images went through the model for this cell, and the seconds that took: {"images",
         "seconds"}. A model's first pass has its compilation in it.
+      seconds_before: stage -> what was spent earlier on work that this cell took over.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class CellContext:
         self.groups: dict[str, np.ndarray] = {}
         self.passes: dict[str, dict[str, float]] = {}
         self.choice: dict[str, Any] = {}
+        self.seconds_before: dict[str, float] = {}
 
     @functools.cached_property
     def output(self) -> str:

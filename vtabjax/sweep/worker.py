@@ -133,7 +133,7 @@ def make_context(
     from vtabjax.runtime import devices
 
     cache = workdir / "cache" / "xla"
-    devices.use_compilation_cache(str(cache if files.is_remote(cache) else cache.absolute()))
+    devices.use_compilation_cache(str(cache if files.is_remote(cache) else cache.resolve()))
     images_dir = image_cache(options, workdir)
 
     @functools.cache
@@ -341,7 +341,10 @@ def _save(
             "device": devices.describe_devices(),
             **_data_notes(cell, sweep),
         },
-        seconds=stages.seconds,
+        seconds={
+            stage: stages.seconds.get(stage, 0.0) + given.seconds_before.get(stage, 0.0)
+            for stage in {**stages.seconds, **given.seconds_before}
+        },
     )
 
 

@@ -117,6 +117,7 @@ def test_the_audit_is_a_seeded_draw():
         ("keep_chance", 1.5, "config.keep_chance=1.5 is too large"),
         ("always", "tiny/*", "config.always: 'tiny/*' is a pattern"),
         ("always", "nonsense", "config.always: "),
+        ("folds", 5, "config.folds=5: an experiment would take the folds for tasks"),
         ("winner_on", "test", "config.winner_on='test' is not known; choose train or all"),
         ("models", "", "config.models is empty"),
         ("k", 1000, "config.k=1000 is too large for digits"),
@@ -133,6 +134,14 @@ def test_wrong_fields_are_found_before_anything_runs(
     with pytest.raises(UsageError) as error:
         run.run(select_config, tmp_path)
     assert message in str(error.value) and not extractions and not (tmp_path / "select").exists()
+
+
+def test_a_model_that_cannot_be_had_is_looked_for_where_it_was_named():
+    said = "config.models: model 'a/x': no such\nconfig.models: model 'a/y': no such"
+    assert run._of_always(said, ["a/y"], "a/x,b") == said.replace(
+        "config.models: model 'a/y'", "config.always: model 'a/y'"
+    )
+    assert run._of_always(said, ["a/y"], "a/x,a/y") == said
 
 
 def test_a_later_stage_is_checked_before_the_first_runs(

@@ -79,7 +79,14 @@ def test_points_behind_have_no_sign():
     ]
     for row in rows:
         row |= {"scores": {"digits": row["score"]}, "strength": None}
-    text = shown.ranking({"ranking": rows, "method": "", "stages": [{"score": "accuracy"}]})
+    text = shown.ranking(
+        {
+            "ranking": rows,
+            "method": "",
+            "judged_by": "finetune",
+            "stages": [{"protocol": "finetune", "score": "accuracy"}],
+        }
+    )
     assert "3.0" in text and "-1.0 to 7.0" in text and "+" not in text.split("behind:")[0]
 
 

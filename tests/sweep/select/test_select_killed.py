@@ -18,12 +18,21 @@ pytestmark = pytest.mark.faults
 KILLS = 15
 
 
-def start(fakes, workdir, tasks, share):
+# The last stage in rounds of tasks, and in rounds of seeds.
+ROUNDS = {
+    "tasks": ["--config.stages=knn:3,linear"],
+    "seeds": [
+        "--config.stages=knn:3,finetune", "--config.finetune.scope=head", "--config.finetune.seeds=0,1,2,3",
+        "--config.finetune.steps=40", "--config.finetune.learning_rates=0.01",
+    ],
+}  # fmt: skip
+
+
+def start(fakes, workdir, tasks, share, rounds):
     arguments = [
         "--config=configs/select.py", f"--workdir={workdir}", f"--cells={share}/2", f"--config.tasks={','.join(tasks)}",
         "--config.models=tiny/a,tiny/b,tiny/slow1,tiny/slow2,baseline/pixels", "--config.image_size=16",
-        "--config.stages=knn:3,linear", "--config.k=1", "--config.c_count=2", "--config.stop_chance=0.3",
-        "--config.audit=1",
+        *ROUNDS[rounds], "--config.k=1", "--config.c_count=2", "--config.stop_chance=0.3", "--config.audit=1",
     ]  # fmt: skip
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     with (workdir.parent / f"said-{workdir.name}-{share}.txt").open("a") as said:
@@ -51,18 +60,19 @@ def said(path):
     return "\n".join(text.read_text()[-2000:] for text in sorted(path.glob("said-*.txt")))
 
 
-def test_workers_killed_at_random_moments(fake_converters, tmp_path):
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_workers_killed_at_random_moments(rounds, fake_converters, tmp_path):
     seed = int(os.environ.get("FAULTS_SEED") or random.SystemRandom().randrange(10**6))
     print(f"\nFAULTS_SEED={seed}", file=sys.__stderr__, flush=True)
     rng = random.Random(seed)
-    tasks = [folder(tmp_path / f"pictures{i}", i) for i in range(3)]
+    tasks = [folder(tmp_path / f"pictures{i}", i) for i in range(3 if rounds == "tasks" else 1)]
     since = time.monotonic()
-    straight = [start(fake_converters, tmp_path / "straight", tasks, i) for i in range(2)]
+    straight = [start(fake_converters, tmp_path / "straight", tasks, i, rounds) for i in range(2)]
     assert [process.wait(timeout=600) for process in straight] == [0, 0], said(tmp_path)
     seconds = time.monotonic() - since
 
     workdir, first = tmp_path / "killed", {}
-    workers = [start(fake_converters, workdir, tasks, i) for i in range(2)]
+    workers = [start(fake_converters, workdir, tasks, i, rounds) for i in range(2)]
 
     def look():
         for path in results.paths(workdir):
@@ -78,7 +88,7 @@ def test_workers_killed_at_random_moments(fake_converters, tmp_path):
             workers[i].kill()
             workers[i].wait()
             look()
-            workers[i] = start(fake_converters, workdir, tasks, i)
+            workers[i] = start(fake_converters, workdir, tasks, i, rounds)
         assert [process.wait(timeout=900) for process in workers] == [0, 0], said(tmp_path)
     finally:
         for process in workers:

@@ -9,6 +9,7 @@ from test_select_stopping import folder
 import converters  # noqa: F401  (before timm is imported)
 import vtabjax
 from vtabjax import data, model, results
+from vtabjax.runtime import devices
 from vtabjax.sweep.select import run, winner
 
 
@@ -82,8 +83,10 @@ def test_the_card_is_complete(made):
 @pytest.mark.parametrize(
     "winner_on, row", [("train", "| 2 | 16 | 4 |"), ("all", "| 2 | 20 | none are left |")]
 )
-def test_pictures_of_ones_own(tmp_path, winner_on, row):
+def test_pictures_of_ones_own(tmp_path, winner_on, row, monkeypatch):
     """Twenty: 14 to train on, 2 for validation, 4 are tested."""
+    programs = []
+    monkeypatch.setattr(devices, "use_compilation_cache", programs.append)
     c = tiny(
         "baseline/pixels",
         tasks=folder(tmp_path / "pictures", 0, count=10),
@@ -92,6 +95,8 @@ def test_pictures_of_ones_own(tmp_path, winner_on, row):
     )
     assert run.run(c, tmp_path / "w") == 0
     assert row in (winner.folder(tmp_path / "w") / "README.md").read_text()
+    # A notebook goes on compiling after the folder that the winner was trained in is gone.
+    assert programs == [str((tmp_path / "w" / "cache" / "xla").resolve())] * 2
 
 
 def test_the_code_of_the_card_runs(made, monkeypatch):
@@ -133,8 +138,30 @@ def test_without_fine_tuning_nothing_is_kept(tmp_path):
     assert run.run(tiny("baseline/pixels,embedded/sprites_resnet", stages="knn"), tmp_path) == 0
     found = json.loads((tmp_path / "select" / "selection.json").read_text())
     assert found["winner"] == "baseline/pixels" and not winner.folder(tmp_path).exists()
-    with pytest.raises(ValueError, match="the last stage has to be finetune"):
+    with pytest.raises(ValueError, match="judged by knn.*the last stage has to be finetune"):
         vtabjax.Selection(found, tmp_path).winner()
+
+
+def test_the_winner_of_another_experiment_is_not_taken_for_this_ones(made, tmp_path):
+    """Several experiments may share a workdir, which has room for one winner."""
+    mine = json.loads((made / "select" / "selection.json").read_text())
+    found = vtabjax.Selection(mine, made)
+    assert repr(found.winner()) == repr(found.winner("digits")) and "test_resnet" in repr(found.winner())
+    with pytest.raises(ValueError, match="'folder:/nowhere' is not among digits"):
+        found.winner("folder:/nowhere")
+    for change in (
+        {"leader": "timm/other", "ranking": [{**mine["ranking"][0], "model": "timm/other"}]},
+        {"ranking": [{**mine["ranking"][0], "scores": {"digits": 0.5}}]},  # the same model, trained otherwise
+    ):
+        with pytest.raises(
+            ValueError, match="holds timm/test_resnet@random, the winner of another experiment"
+        ):
+            vtabjax.Selection(mine | change, made).winner()
+    with pytest.raises(ValueError, match="is not there; the same call makes it again"):
+        vtabjax.Selection(mine, tmp_path).winner()
+    unfinished = {**mine, "leader": None, "stages": []}
+    with pytest.raises(ValueError, match="nothing has been measured"):
+        vtabjax.Selection(unfinished, made).winner()
 
 
 def test_a_winner_on_all_examples_has_seen_those_of_the_test(tmp_path, monkeypatch):

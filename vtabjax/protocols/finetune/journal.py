@@ -63,7 +63,7 @@ class Journal:
         self._owner = processes.broadcast_from_first(files.owner)
         fresh = {"identity": json.loads(json.dumps(identity)), "finished": {}, "current": None}
         # Another process may not see the latest file, or no longer.
-        content = processes.broadcast_from_first(self._read)
+        content = processes.broadcast_from_first(lambda: _read(self._folder, self._say))
         if content is None or content["identity"] != fresh["identity"]:
             if content is not None and content["current"] is not None:
                 self._remove(content["current"]["state"])
@@ -71,23 +71,6 @@ class Journal:
         self._content: dict[str, Any] = content
         if self._folder is not None and processes.is_first():
             self._remove_stale_checkpoints(self._folder)
-
-    def _read(self) -> dict[str, Any] | None:
-        if self._folder is None:
-            return None
-        path = self._folder / "progress.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            digest = content.pop("digest")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
-            self._say(f"{path} cannot be read ({type(e).__name__}: {e}): starting from the beginning")
-            return None
-        if digest != _digest(content):
-            self._say(f"{path} is damaged: starting from the beginning")
-            return None
-        return content
 
     def _write(self) -> None:
         if self._folder is not None and processes.is_first():
@@ -103,6 +86,36 @@ class Journal:
                 old = time.time() - path.stat().st_mtime > _DEAD_SECONDS
                 if (old or files.is_abandoned(path.name)) and path.name != (current and current["state"]):
                     shutil.rmtree(path, ignore_errors=True)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has been recorded."""
+        return bool(self._content["finished"]) or self._content["current"] is not None
+
+    @property
+    def seconds_before(self) -> dict[str, float]:
+        """What the runs that were taken over had taken, as given to `take_over`."""
+        return dict(self._content.get("before", {}))
+
+    def take_over(
+        self, folder: str | os.PathLike, identity: Mapping[str, Any], seconds: Mapping[str, float]
+    ) -> bool:
+        """Takes over the runs that another journal has finished, and writes that down.
+
+        Args:
+          folder: the other's.
+          identity: what the other's runs depend on.
+          seconds: that they took, by stage; remembered.
+
+        Returns:
+          Whether it did: not where the other one is missing, damaged, or about something else.
+        """
+        there = processes.broadcast_from_first(lambda: _read(Path(folder), lambda text: None))
+        if there is None or there["identity"] != json.loads(json.dumps(identity)):
+            return False
+        self._content |= {"finished": there["finished"], "before": dict(seconds)}
+        self._write()
+        return True
 
     def finished(self, run: str) -> dict[str, Any] | None:
         """What `finish` recorded, or None."""
@@ -190,6 +203,25 @@ class Journal:
     def _remove(self, name: str) -> None:
         if self._folder is not None and processes.is_first():
             shutil.rmtree(self._folder / name, ignore_errors=True)
+
+
+def _read(folder: Path | None, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """What a journal holds; None where there is none, and where it is damaged, which is said."""
+    if folder is None:
+        return None
+    path = folder / "progress.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        digest = content.pop("digest")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
+        say(f"{path} cannot be read ({type(e).__name__}: {e}): starting from the beginning")
+        return None
+    if digest != _digest(content):
+        say(f"{path} is damaged: starting from the beginning")
+        return None
+    return content
 
 
 def _digest(content: Mapping[str, Any]) -> str:

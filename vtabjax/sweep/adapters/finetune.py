@@ -1,7 +1,8 @@
 """Fine-tuning as a cell of a sweep: settings from a config, examples and weights in, an outcome and files out.
 
 A cell's files are in its own folder (`CellContext.folder`): progress.json (and, in the middle of a run, a
-checkpoint), curves.jsonl, and with ``finetune.save`` the fine-tuned models, ``seed0`` and so on.
+checkpoint), curves.jsonl, and with ``finetune.save`` the fine-tuned models, ``seed0`` and so on. What a cell with the
+first of its seeds has found is taken over.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from vtabjax import __version__, model, options, tasks
+from vtabjax import __version__, model, options, results, tasks
 from vtabjax.protocols import Outcome, finetune
 from vtabjax.protocols.finetune import head, layers
 from vtabjax.runtime import files, processes
 from vtabjax.specs import pooling
-from vtabjax.sweep.adapters import _classified
+from vtabjax.sweep.adapters import _classified, _seeds
 
 if TYPE_CHECKING:
     from vtabjax.sweep.inputs import CellContext
@@ -73,6 +74,8 @@ def run(inputs: CellContext, settings: Mapping[str, Any]) -> Outcome:
         with inputs.stages("load"):
             trainer = _trainer(inputs, own, task, capacity=max(_CAPACITY, len(train[1]) + len(val[1])))
         journal = finetune.Journal(folder, _identity(inputs, settings), stop, inputs.say)
+        _seeds.take_over(inputs, journal, lambda other: _identity(inputs, other))
+        inputs.seconds_before = journal.seconds_before
 
         def keep(seed: int, state: finetune.State) -> None:
             _save(inputs.parts, state, task, folder / f"seed{seed}", inputs, own)
@@ -155,13 +158,17 @@ def _chosen(result: finetune.Result, micro_batch: int, folder: Path, save: bool)
         **({} if result.epochs is None else {"epochs": result.epochs}),
         "trainable_parameters": result.trainable_parameters,
         "grid": [point._asdict() for point in result.grid],
-        "seeds": [
-            {k: v for k, v in f._asdict().items() if k not in ("correct", "confusion")} for f in result.finals
-        ],
+        "seeds": [_seed(final, len(result.finals) > 1) for final in result.finals],
         "micro_batch": micro_batch,
         "curves": str(folder / "curves.jsonl"),
         **({"models": models} if models else {}),
     }
+
+
+def _seed(final: finetune.Final, one_of_several: bool) -> dict[str, Any]:
+    """What the record says of a seed: which examples were right only where the record itself is about another one."""
+    kept = {k: v for k, v in final._asdict().items() if k not in ("correct", "confusion")}
+    return kept | ({"correct": results.pack_correct(final.correct)} if one_of_several else {})
 
 
 def _notes(own: finetune.Settings, trainer: finetune.Trainer, result: finetune.Result) -> dict[str, str]:

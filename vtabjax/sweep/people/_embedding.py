@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,6 +73,12 @@ def load(spec_or_path: str | os.PathLike, *, image_size: int | None = None) -> M
     from vtabjax import model, specs
     from vtabjax.sweep import artefacts
 
+    if not isinstance(spec_or_path, str | os.PathLike):
+        raise ValueError(f"{spec_or_path!r} is a {type(spec_or_path).__name__}; give a spec or a folder")
+    if image_size is not None and (not isinstance(image_size, numbers.Integral) or image_size < 1):
+        raise ValueError(
+            f"image_size={image_size!r}: give the edge of the images in pixels, a whole number, or None"
+        )
     if artefacts.is_converted(spec_or_path):
         found = model.load(spec_or_path)
         size = found.graph.input_size[1]
@@ -140,6 +147,11 @@ def embed(
     is_task = isinstance(images_or_task, str | os.PathLike)
     size = options.image_size
     images = None if is_task else np.asarray(images_or_task)
+    if images is not None and (images.ndim != 4 or images.dtype == object):
+        raise ValueError(
+            f"images of shape {list(images.shape)}, {images.dtype}: give an array [N, H, W, 3], bytes or numbers in "
+            "[0, 1] (one image: images[None]), or a task, such as a folder of pictures"
+        )
     if images is not None and split is not None:
         raise ValueError(f"split={split!r} is for tasks; these are images")
     if isinstance(model_or_spec, str | os.PathLike):

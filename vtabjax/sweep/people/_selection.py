@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from vtabjax.model import Model
 
 
+_NOTHING = "no verdict: it has not run to its end"
+
+
 @dataclasses.dataclass(frozen=True)
 class Selection:
     """What an experiment found.
@@ -82,39 +85,55 @@ class Selection:
             frame["contends"] = frame["contends"].eq(True)
         return frame
 
-    def winner(self, task: str | None = None) -> Model:
+    def winner(self, task: str | os.PathLike | None = None) -> Model:
         """The fine-tuned model that leads: `model.outputs(images)["logits"]`, with images in [0, 1].
 
         Args:
           task: on which task it was fine-tuned; may be left out where there is only one.
 
         Raises:
-          ValueError: there is none (nothing was fine-tuned), or several tasks and none was named.
+          ValueError: there is none (nothing was fine-tuned), another experiment in the same workdir has put its own in
+            its place, or there are several tasks and none was named.
         """
         from vtabjax import model, results
+        from vtabjax.sweep.select import winner
 
-        names = self.record["stages"][-1]["tasks"]
+        if self.best is None or self.record["judged_by"] != "finetune":
+            why = (
+                "nothing has been measured" if self.best is None else f"judged by {self.record['judged_by']}"
+            )
+            raise ValueError(
+                f"no model was fine-tuned ({why}): the last stage has to be finetune, and to have run"
+            )
+        names = self.record.get("judged_on") or self.record["stages"][-1]["tasks"]
         if task is None and len(names) > 1:
             raise ValueError(f"there is a fine-tuned model for each of {', '.join(names)}: name the task")
-        if task is not None and task not in names:
-            raise ValueError(f"task {task!r} is not among {', '.join(names)}")
-        folder = self.workdir / "select" / "winner" / results.file_name(task or names[0])
-        if not (folder / "model.json").exists():
+        name = names[0] if task is None else _settings.own_name(task, names)
+        if name is None:
+            raise ValueError(f"task {os.fspath(task)!r} is not among {', '.join(names)}")  # type: ignore[arg-type]
+        folder = winner.folder(self.workdir) / results.file_name(name)
+        accuracy = {row["model"]: row["scores"] for row in self.record["ranking"]}[self.best]
+        there = winner.about_there(self.workdir)
+        if there is None or not (folder / "model.json").exists():
+            raise ValueError(f"{folder} is not there; the same call makes it again")
+        found = {t: r[-1] for t, r in there["results"].items()}
+        if there["model"] != self.best or found != {t: accuracy[t] for t in names}:
             raise ValueError(
-                f"{folder} is not there: the last stage has to be finetune for a fine-tuned model to be kept"
+                f"{winner.folder(self.workdir)} holds {there['model']}, the winner of another experiment in the same "
+                "workdir; call select again, or give each experiment a workdir of its own"
             )
         return model.load(folder)
 
     def _repr_html_(self) -> str:
         from vtabjax.sweep.select import shown
 
-        lines = [f"<b>{html.escape(self.verdict)}</b>"]
+        lines = [f"<b>{html.escape(self.verdict or _NOTHING)}</b>"]
         if self.best is not None:
             lines += [html.escape(line) for line in shown.missed(self.record).splitlines()]
         return "<br>".join(lines) + self.frame.to_html(float_format="{:.4f}".format, na_rep="")
 
     def __repr__(self) -> str:
-        return f"Selection({self.verdict or 'no verdict'}; {self.workdir})"
+        return f"Selection({self.verdict or _NOTHING}; {self.workdir})"
 
 
 def select(

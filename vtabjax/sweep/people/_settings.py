@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,8 @@ def _assign(made: ConfigDict, field: str, value: Any) -> None:
 
 def _listed(given: Names, what: str) -> list[str | os.PathLike]:
     found = specs.split_list(given) if isinstance(given, str) else given
+    if not isinstance(found, os.PathLike | Iterable) or isinstance(found, bytes):
+        raise ValueError(f"{what}={given!r} is a {type(given).__name__}; give names, one or a list")
     items: list[str | os.PathLike] = [found] if isinstance(found, os.PathLike) else list(found)
     if not items:
         raise ValueError(f"{what} is empty; name one or more")
@@ -106,6 +108,17 @@ def _listed(given: Names, what: str) -> list[str | os.PathLike]:
         if "," in os.fspath(item):
             raise ValueError(f"{what}: {os.fspath(item)!r} holds a comma, which separates names; rename it")
     return items
+
+
+def own_name(item: str | os.PathLike, among: Sequence[str]) -> str | None:
+    """A task as results name it, folders by their absolute path; None where it is not among these names."""
+    name = _task(item)
+    if name not in among and tasks.is_own(name):
+        try:
+            name = tasks.get(name).name
+        except ValueError:
+            return None
+    return name if name in among else None
 
 
 def _task(item: str | os.PathLike) -> str:

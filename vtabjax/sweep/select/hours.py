@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from vtabjax import results
 from vtabjax.results import Cell
 from vtabjax.sweep import costs, plan, runner, shares, worker
-from vtabjax.sweep.progress import duration
-from vtabjax.sweep.select import settings, shown
+from vtabjax.sweep.select import settings
 from vtabjax.sweep.select.stages import Stage
 
 HALVING = 3  # of `config.finetune.halving`, where the whole grid takes too long
@@ -155,6 +154,26 @@ def _steps(own: Mapping[str, Any]) -> float:
     return grid + len(own["seeds"]) * longest
 
 
+def share_of_seeds(own: Mapping[str, Any], n: int) -> float:
+    """What part of fine-tuning with these settings it takes with the first n of their seeds; of none, nothing.
+
+    >>> own = {"learning_rates": [0.1], "weight_decay": [0.0], "steps": [50, 100], "seeds": [0, 1, 2]}
+    >>> share_of_seeds(own, 2) - share_of_seeds(own, 0)
+    0.7777777777777778
+    """
+    return _steps({**own, "seeds": own["seeds"][:n]}) / _steps(own) if n else 0.0
+
+
+def scaled(seconds: Callable[[Cell], float | None], share: float) -> Callable[[Cell], float | None]:
+    """What a part of a cell is expected to take, from what all of it is."""
+
+    def part(cell: Cell) -> float | None:
+        whole = seconds(cell)
+        return None if whole is None else share * whole
+
+    return part
+
+
 def _as_with(record: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
     """A result of fine-tuning, with the seconds that it would have taken with other settings."""
     there = record["settings"]
@@ -189,35 +208,6 @@ def with_grid(
     )
     too_long = sum(halved.seconds) < sum(full.seconds) and sum(full.seconds) > pool
     return (halved, True) if too_long or halved.keeps[-1] > full.keeps[-1] else (full, False)
-
-
-def tell(
-    chain: Sequence[Stage], entering: int, known: Measured, seconds: float, workers: int, hours: float
-) -> None:
-    """Says how many models each stage will have and, where costs are known, when it ends.
-
-    Args:
-      chain: the stages.
-      entering: how many models there are.
-      known: what they cost.
-      seconds: that are left to each worker.
-      workers: how many there are.
-      hours: config.hours.
-    """
-    found, halved = with_grid(chain, entering, known, seconds, workers, known.convert)
-    n = entering
-    for stage, kept, taken, cost in zip(chain, found.keeps, found.seconds, known.per_model, strict=True):
-        going_on = "" if stage is chain[-1] else f", of which {kept} go on"
-        grid = f", halving={HALVING}" if halved and stage is chain[-1] else ""
-        about = "" if cost is None else f"; about {duration(taken / workers)}"
-        shown.say(f"{stage}{grid}: {n} models{going_on}{about}")
-        n = kept
-    if None not in known.per_model:
-        total = sum(found.seconds) / workers + known.winner * (known.per_model[-1] or 0.0)
-        end = time.strftime("%H:%M", time.localtime(time.time() + total))
-        shown.say(
-            f"expected: {duration(total)}, until {end}" + (f"; config.hours={hours:g}" if hours else "")
-        )
 
 
 def probe(

@@ -5,16 +5,44 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from vtabjax import specs
 from vtabjax.results import Cell
 from vtabjax.runtime import processes
 from vtabjax.sweep import plan, runner, shares
-from vtabjax.sweep.select import adding, hours, missed, record, scores, settings, shown, stopping, together
+from vtabjax.sweep.select import (
+    adding,
+    hours,
+    missed,
+    record,
+    scores,
+    seeds,
+    settings,
+    shown,
+    stopping,
+    together,
+)
 from vtabjax.sweep.select.scores import StageScores
 from vtabjax.sweep.select.settings import SelectOptions
 from vtabjax.sweep.select.stages import Stage
+
+
+class Part(NamedTuple):
+    """Some cells of a stage.
+
+    Attributes:
+      tasks: theirs; None: all.
+      seeds: with which they are fine-tuned, the first ones; None: all.
+    """
+
+    tasks: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+
+
+_ALL = Part()
 
 
 @dataclasses.dataclass
@@ -52,13 +80,13 @@ class Stages:
         """What was asked for, for the file."""
         return {**dataclasses.asdict(self.own), "models": self.models, "seed": self.config.seed}
 
-    def cells(self, number: int, models: Sequence[str], tasks: Sequence[str] | None = None) -> list[Cell]:
-        """A stage's cells, of all tasks or of some."""
-        return plan.all_cells(self._asked(number, models, tasks), self.workdir)
+    def cells(self, number: int, models: Sequence[str], part: Part = _ALL) -> list[Cell]:
+        """A stage's cells, or some of them."""
+        return plan.all_cells(self._asked(number, models, part), self.workdir)
 
-    def read(self, number: int, models: Sequence[str], tasks: Sequence[str] | None = None) -> StageScores:
-        """What is there of a stage, or of some of its tasks."""
-        cells = self.cells(number, models, tasks)
+    def read(self, number: int, models: Sequence[str], part: Part = _ALL) -> StageScores:
+        """What is there of a stage, or of a part of it."""
+        cells = self.cells(number, models, part)
         return processes.broadcast_from_first(lambda: scores.read(cells, self.workdir))
 
     def measure(self, number: int, models: Sequence[str], selection: dict[str, Any]) -> StageScores:
@@ -85,7 +113,8 @@ class Stages:
             measured += more["models"]
             stopped = self._rounds(measured, more["models"], stopped)
         self.added = {m: own for r in rounds for m, own in zip(r["models"], r["own"], strict=True)}
-        found = self._tell(-1, measured, selection, stopped)
+        self._in_time(measured, stopped, selection)
+        found = self._with_seconds(self._tell(-1, measured, selection, stopped), stopped)
         ended = {m for m, well in zip(found.models, found.scored, strict=True) if well}
         # Somebody may have run the rest by hand.
         self.stopped = {m: row for m, row in stopped.items() if m not in ended}
@@ -94,28 +123,41 @@ class Stages:
         selection["added"] = adding.listed(rounds, self._cap(selection), shares_of_tasks)
         return found
 
+    def parts(self, models: Sequence[str]) -> list[Part]:
+        """The rounds of the last stage: of tasks or, where these are too few, of seeds."""
+        cells = self.cells(-1, models)
+        tasks = stopping.rounds(list(dict.fromkeys(cell.task for cell in cells)))
+        given = cells[0].settings.get("seeds", [])
+        lengths = seeds.rounds(len(given))
+        if not self.own.stop_chance or len(models) < 2 or len(tasks) == len(lengths) == 1:
+            return [_ALL]
+        if len(tasks) > 1:
+            return [Part(tasks=part) for part in tasks]
+        return [Part(seeds=given[:n]) for n in lengths]
+
     def _rounds(
-        self, models: Sequence[str], these: Sequence[str], stopped: dict[str, stopping.Stopped]
+        self, models: Sequence[str], these: Sequence[str], stopped: Mapping[str, stopping.Stopped]
     ) -> dict[str, stopping.Stopped]:
-        """The last stage for some models, in rounds of tasks; who was stopped, those from before included.
+        """The last stage for some models, in rounds; who was stopped, those from before included.
 
         Args:
           models: all that it measures.
           these: who is measured now. The others have been, and are not stopped any more.
           stopped: from before.
         """
-        tasks = list(dict.fromkeys(cell.task for cell in self.cells(-1, models)))
-        parts = stopping.rounds(tasks) if self.own.stop_chance and len(models) > 1 else [tasks]
+        parts = self.parts(models)
         stopped, left = dict(stopped), [m for m in models if m not in stopped]
+        # Somebody may have run all seeds by hand.
+        whole = self.read(-1, left) if parts[0].seeds else None
+        done = {m for m, well in zip(whole.models, whole.scored, strict=True) if well} if whole else set()
         for i, part in enumerate(parts):
-            now = [m for m in left if m in these]
+            now = [m for m in left if m in these and m not in done]
             if now:
-                self._work(-1, now, part if len(parts) > 1 else None)
-            done, ahead = (sum(p, []) for p in (parts[: i + 1], parts[i + 1 :]))
-            if ahead:
+                self._work(-1, now, part, len(parts[i - 1].seeds or ()) if i else 0)
+            if i + 1 < len(parts):
                 never = [*self.own.never_dropped, *(m for m in left if m not in these)]
-                out = self._stop(left, done, ahead, never)
-                shown.stopped(out, len(tasks))
+                out = (self._stop_seeds if part.seeds else self._stop)(left, parts, i, never)
+                shown.stopped(out)
                 stopped |= out
                 left = [m for m in left if m not in out]
         return stopped
@@ -126,10 +168,14 @@ class Stages:
         return adding.most(asked, self.own.add_at_most)
 
     def _trained(self, models: Sequence[str], stopped: Mapping[str, stopping.Stopped]) -> list[float]:
-        """Which share of the last stage's tasks models were measured on, those that are never dropped aside."""
-        n_tasks = len({cell.task for cell in self.cells(-1, models)})
+        """Which share of the last stage's work was done for models, those that are never dropped aside."""
+        own = self.cells(-1, models)[0].settings
+
+        def share(row: stopping.Stopped) -> float:
+            return hours.share_of_seeds(own, row.after) if row.unit == "seeds" else row.after / row.total
+
         these = [m for m in models if m not in self.own.never_dropped]
-        return [stopped[m].after / n_tasks if m in stopped else 1.0 for m in these]
+        return [share(stopped[m]) if m in stopped else 1.0 for m in these]
 
     def _added(
         self,
@@ -174,33 +220,109 @@ class Stages:
         return adding.room(left + sum(measured), measured)
 
     def _stop(
-        self, models: list[str], done: list[str], ahead: list[str], never: Sequence[str]
+        self, models: list[str], parts: Sequence[Part], i: int, never: Sequence[str]
     ) -> dict[str, stopping.Stopped]:
-        """Whom all workers, and all later runs, stop after some tasks of the last stage."""
-        found = self.read(-1, models, done)
+        """Whom all workers, and all later runs, stop after some tasks of the last stage: those of parts 0 to i."""
+        done, ahead = (sum((list(p.tasks or ()) for p in ps), []) for ps in (parts[: i + 1], parts[i + 1 :]))
+        found = self.read(-1, models, Part(done))
 
-        def decide() -> dict[str, Any]:
+        def decide() -> dict[str, stopping.Stopped]:
             chances = stopping.decide(found, ahead, self.own.stop_chance, never, self.config.seed)
-            there = self.read(-1, models, ahead).records
-            missing = [c for c in self.cells(-1, models, ahead) if there[c.model, c.task] is None]
-            seconds = self.costs(models).cell[-1]
-            stopped = {m: stopping.of(m, len(done), c, missing, seconds) for m, c in chances.items()}
-            return {m: row._asdict() for m, row in stopped.items()}
+            there = self.read(-1, models, Part(ahead)).records
+            missing = [c for c in self.cells(-1, models, Part(ahead)) if there[c.model, c.task] is None]
+            seconds, total = self.costs(models).cell[-1], len(done) + len(ahead)
+            return {m: stopping.of(m, len(done), total, c, missing, seconds) for m, c in chances.items()}
 
-        on = {"done": done, "of": [models, ahead], "settings": self.settings}
-        on["scores"] = [[record.number(s) for s in row] for row in found.scores]
-        decided = processes.broadcast_from_first(lambda: record.agree(self.workdir, on, decide))
+        on = {"unit": "tasks", "done": done, "of": [models, ahead], "settings": self.settings}
+        return self._agreed_to_stop(on, found.scores, decide)
+
+    def _stop_seeds(
+        self, models: list[str], parts: Sequence[Part], i: int, never: Sequence[str]
+    ) -> dict[str, stopping.Stopped]:
+        """The same after the first of the seeds: those of part i."""
+        cells = self.cells(-1, models)
+        given, n = cells[0].settings["seeds"], len(parts[i].seeds or ())
+        records: dict[tuple[str, str], scores.Record | None] = {}
+        # Those with more seeds were run by hand, or before others were added.
+        for part in reversed(parts[i:]):
+            records |= {key: r for key, r in self.read(-1, models, part).records.items() if r}
+        found = seeds.scores(models, list(dict.fromkeys(c.task for c in cells)), records, n)
+
+        def decide() -> dict[str, stopping.Stopped]:
+            chances = seeds.decide(found, len(given) - n, self.own.stop_chance, never, self.config.seed)
+            there, known = self.read(-1, models).records, self.costs(models).cell[-1]
+            missing = [c for c in cells if there[c.model, c.task] is None]
+            left = 1 - hours.share_of_seeds(cells[0].settings, n)
+            seconds = hours.scaled(known, left)
+            return {m: seeds.stopped(found, m, c, len(given), missing, seconds) for m, c in chances.items()}
+
+        on = {"unit": "seeds", "done": given[:n], "of": [models, given[n:]], "settings": self.settings}
+        return self._agreed_to_stop(on, found.scores, decide)
+
+    def _agreed_to_stop(
+        self, on: dict[str, Any], found: np.ndarray, decide: Callable[[], dict[str, stopping.Stopped]]
+    ) -> dict[str, stopping.Stopped]:
+        """`decide`, or what was decided before on the same scores."""
+        on["scores"] = [[record.number(s) for s in row] for row in found]
+
+        def plain() -> dict[str, Any]:
+            return {m: row._asdict() for m, row in decide().items()}
+
+        decided = processes.broadcast_from_first(lambda: record.agree(self.workdir, on, plain))
         return {m: stopping.Stopped(**row) for m, row in decided.items()}
 
-    def _asked(
-        self, number: int, models: Sequence[str], tasks: Sequence[str] | None = None
-    ) -> plan.SweepPlan:
-        config = settings.stage_config(self.config, self.chain[number].protocol, models, tasks)
+    def _in_time(self, models: Sequence[str], stopped: Collection[str], selection: dict[str, Any]) -> None:
+        """Where hours end between rounds of seeds, goes on with the seeds that most models have."""
+        parts, left = self.parts(models), [m for m in models if m not in stopped]
+        if not self.budget.hours or not parts[0].seeds:
+            return
+        found = [self.read(-1, left, part) for part in parts]
+        missing = [c for c in self.cells(-1, left) if not found[-1].records[c.model, c.task]]
+        late = processes.broadcast_from_first(
+            lambda: [c for c in missing if not c.error_path(self.workdir).exists()]
+        )
+        if not late:
+            return
+
+        def decide() -> int:
+            # Of equals the one with more models.
+            return max(
+                range(len(parts)), key=lambda i: (len(parts[i].seeds or ()) * int(found[i].scored.sum()), -i)
+            )
+
+        on = {
+            "judged_on_seeds": models,
+            "settings": self.settings,
+            "scored": [f.scored.tolist() for f in found],
+        }
+        chosen = processes.broadcast_from_first(lambda: record.agree(self.workdir, on, decide))
+        n, given = len(parts[chosen].seeds or ()), list(parts[-1].seeds or ())
+        if n == len(given):
+            return
+        told = [c for c in late if found[chosen].records[c.model, c.task]]
+        selection["hours"]["not_run"] += [f"{c} with {len(given)} seeds" for c in told]
+        selection["judged_on_seeds"] = given[:n]
+        self.config = self.config.copy_and_resolve_references()
+        self.config.finetune.seeds = ",".join(map(str, given[:n]))
+        shown.say(f"judged on {n} of {len(given)} seeds: no time was left for the others")
+
+    def _with_seconds(self, found: StageScores, stopped: Mapping[str, stopping.Stopped]) -> StageScores:
+        """What was stopped between seeds has taken its time, too."""
+        taken = found.seconds.copy()
+        for i, model in enumerate(found.models):
+            if model in stopped and stopped[model].unit == "seeds" and not found.scored[i]:
+                given = self.cells(-1, [model])[0].settings["seeds"][: stopped[model].after]
+                taken[i] = self.read(-1, [model], Part(None, given)).seconds[0]
+        return found._replace(seconds=taken)
+
+    def _asked(self, number: int, models: Sequence[str], part: Part = _ALL) -> plan.SweepPlan:
+        config = settings.stage_config(self.config, self.chain[number].protocol, models, *part)
         return plan.read(config)
 
-    def _work(self, number: int, models: Sequence[str], tasks: Sequence[str] | None = None) -> None:
-        """Runs the cells that are missing."""
-        asked, may_start = self._asked(number, models, tasks), self._deadline(number, models)
+    def _work(self, number: int, models: Sequence[str], part: Part = _ALL, seeds_before: int = 0) -> None:
+        """Runs the cells that are missing; so many of their seeds are done in others."""
+        asked = self._asked(number, models, part)
+        may_start = self._deadline(number, models, part.seeds, seeds_before)
         state = together.run_stage(asked, self.workdir, self.share, may_start)
         self.worked |= bool(state.pending)
 
@@ -240,8 +362,10 @@ class Stages:
                 f"finetune: the grid is halved (halving={hours.HALVING}), to end in time (config.hours)"
             )
 
-    def _deadline(self, number: int, models: Sequence[str]) -> Callable[[Cell], bool] | None:
-        """Which cells of a stage may start, so that the ones after it have their time."""
+    def _deadline(
+        self, number: int, models: Sequence[str], of_seeds: Sequence[int] | None, before: int
+    ) -> Callable[[Cell], bool] | None:
+        """Which cells of a stage, with some of the seeds, may start, so that the stages after it have their time."""
         if not self.budget.hours:
             return None
         known = self.costs(models)
@@ -252,7 +376,12 @@ class Stages:
             for n, c in zip([len(models), *[hours.FEWEST] * len(costs)], costs[number:], strict=False)
         )
         reserved = hours.reserved(own, after, known.winner * costs[-1], self.budget.seconds_left)
-        return self.budget.may_start(known.cell[number], reserved)
+        expected = known.cell[number]
+        if of_seeds is not None:
+            full = self.cells(number, models)[0].settings
+            until, since = (hours.share_of_seeds(full, n) for n in (len(of_seeds), before))
+            expected = hours.scaled(expected, until - since)
+        return self.budget.may_start(expected, reserved)
 
     def costs(self, models: Sequence[str]) -> hours.Measured:
         """What models cost in each stage, judging by the results that are there."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import types
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from vtabjax.ranking import left_out
 from vtabjax.sweep.select import adding
 from vtabjax.sweep.select.scores import StageScores
+from vtabjax.sweep.select.stopping import Stopped
 
 
 def estimate(
@@ -19,7 +21,7 @@ def estimate(
     audited: Collection[str],
     leader: str,
     seed: int,
-    stopped: Collection[str] = (),
+    stopped: Mapping[str, Stopped] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
     """The entries "chance_missed" and "expected_regret" of selection.json, and "audit_bounds", null without an audit.
 
@@ -30,7 +32,7 @@ def estimate(
       audited: those that were drawn at random from the models left out.
       leader: the winner, or who leads.
       seed: of the draws.
-      stopped: finalists with results on some tasks; what these say of them counts.
+      stopped: finalists with results on some tasks or with some seeds; what these say of them counts.
     """
     failed = _failed(stages, last, stopped)
     # A model that cannot be measured is none that could have been chosen.
@@ -38,7 +40,7 @@ def estimate(
     if last.metric != "accuracy":
         return unknown("the last stage measures no accuracy")
     found = left_out.estimate(
-        _rows(there, last),
+        _rows(there, _with_stopped(last, stopped)),
         [_rows(there, stage) for stage in stages],
         audited=np.array([model in audited for model in there]),
         winner=there.index(leader),
@@ -55,7 +57,7 @@ def look(
     models: Sequence[str],
     stages: Sequence[StageScores],
     last: StageScores,
-    stopped: Collection[str],
+    stopped: Mapping[str, Stopped],
     **settings: Any,
 ) -> tuple[adding.Round, list[str]]:
     """Whom the last stage measures next (`adding.look`, with its `settings`), and their names.
@@ -74,13 +76,22 @@ def look(
         m: row.mean() for m, row, well in zip(last.models, last.scores, last.scored, strict=True) if well
     }
     found = adding.look(
-        _rows(there, last),
+        _rows(there, _with_stopped(last, stopped)),
         [_rows(there, stage) for stage in stages],
         np.array([model not in last.models for model in there]),
         winner=there.index(max(means, key=lambda m: means[m])),
         **settings,
     )
     return found, [there[i] for i in found.rows]
+
+
+def _with_stopped(last: StageScores, stopped: Mapping[str, Stopped]) -> StageScores:
+    """What the last stage found; of those that were stopped between seeds, what they had reached."""
+    filled = last.scores.copy()
+    for i, (model, well) in enumerate(zip(last.models, last.scored, strict=True)):
+        if not well and model in stopped and (reached := stopped[model].reached):
+            filled[i] = [reached[task] for task in last.tasks]
+    return last._replace(scores=filled)
 
 
 def _failed(stages: Sequence[StageScores], last: StageScores, stopped: Collection[str]) -> set[str]:

@@ -27,7 +27,7 @@ _WHY = {
     "first": "among the first {n}",
     "close": "its chance of belonging to the first {n} is {chance}",
     "always": "never dropped (config.always)",
-    "capped": "its chance of belonging to the first {n} is {chance}, but {cap} others are ahead (config.keep_at_most)",
+    "capped": "its chance of belonging to the first {n} is {chance}, beyond the {cap} kept (config.keep_at_most)",
     "behind": "behind the first {n}",
 }
 
@@ -75,7 +75,7 @@ def stage(
         if model in added:
             row |= {"reason": "added", "why": why_added(added[model])}
         if early := stopped.get(model):
-            row |= {"reason": "stopped", "why": why_stopped(early, len(found.tasks)), "kept": False}
+            row |= {"reason": "stopped", "why": why_stopped(early), "kept": False}
         rows.append(row)
     rows.sort(key=lambda row: (row["place"] is None, row["place"]))
     return {
@@ -116,11 +116,12 @@ def why(kept: Kept, i: int, n: int | None, found: StageScores) -> str:
     return text
 
 
-def why_stopped(early: Stopped, tasks: int) -> str:
+def why_stopped(early: Stopped) -> str:
     """In words, why a finalist was not trained further."""
+    done = f"{early.after} of {early.total} {early.unit}"
     return (
-        f"not trained further after {early.after} of {tasks} tasks: its chance of being first in the end was "
-        f"{percent(early.chance)} (config.stop_chance)"
+        f"not trained further after {done}: its chance of being first in the end was {percent(early.chance)} "
+        "(config.stop_chance)"
     )
 
 
@@ -132,8 +133,16 @@ def why_added(chance: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A probability in words; small ones are not rounded to nothing."""
-    return "unknown" if math.isnan(share) else f"{100 * share:.1f} %"
+    """A probability in words; small ones are not rounded to nothing.
+
+    >>> percent(0.1286), percent(0.0004)
+    ('12.9 %', 'under 0.1 %')
+    """
+    if math.isnan(share):
+        return "unknown"
+    if not 0.0005 <= share < 0.9995 and share != 1:
+        return "under 0.1 %" if share < 0.5 else "over 99.9 %"
+    return f"{100 * share:.1f} %"
 
 
 def ranking(found: StageScores, verdict: Verdict, audited: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from vtabjax.sweep.progress import working
 from vtabjax.sweep.select import (
     adding,
     card,
+    expected,
     hours,
     keep,
     measuring,
@@ -53,8 +54,14 @@ def run(config: Any, workdir: str | os.PathLike, share: str = "") -> int:
 def conduct(config: Any, workdir: str | os.PathLike, share: str = "") -> tuple[dict[str, Any], int]:
     """`run`, with what selection.json holds."""
     runner.connect(config.distributed)
-    experiment = prepared(config, files.as_path(workdir), share)
-    if config.dry_run:
+    try:
+        return _conduct(prepared(config, files.as_path(workdir), share))
+    except UsageError as e:
+        raise UsageError(_of_always(str(e), settings.read(config).never_dropped, config.models)) from e
+
+
+def _conduct(experiment: Experiment) -> tuple[dict[str, Any], int]:
+    if experiment.config.dry_run:
         return experiment.foretell(), 0
     beat = together.worker(experiment.workdir, experiment.share)
     status = "interrupted"
@@ -88,24 +95,31 @@ class Experiment(measuring.Stages):
           UsageError: something is wrong with any of the stages.
         """
         own = self.own.never_dropped
+        if self.config.folds:
+            raise UsageError(
+                f"config.folds={self.config.folds}: an experiment would take the folds for tasks, and tell the models "
+                "apart by them as if each had new pictures; leave it out here, or run linear or finetune with it"
+            )
         given = ",".join([self.config.models, *own])
-        for number, stage in enumerate(self.chain):
-            config = settings.stage_config(self.config, stage.protocol, self.models or None)
-            if not self.models:
-                config.models = given
-            cells = plan.all_cells(plan.read(config), self.workdir)
-            self.models = self.models or list(dict.fromkeys(cell.model for cell in cells))
-            if (
-                number and not config.dry_run
-            ):  # its data sets are prepared, before the stages ahead of it take hours
-                runner.preflight(
-                    [c for c in cells if c.model == cells[0].model], plan.read(config).run, self.workdir
-                )
+        for number in range(len(self.chain)):
+            self._check_stage(number, given)
         lost = [model for model in own if model not in self.models]
         if lost:
             raise UsageError(
                 f"config.always={self.own.always!r}: {lost[0]} is left out by config.filter; change one of them"
             )
+
+    def _check_stage(self, number: int, given: str) -> None:
+        """Of the first stage, finds out which models the names that are `given` stand for."""
+        config = settings.stage_config(self.config, self.chain[number].protocol, self.models or None)
+        if not self.models:
+            config.models = given
+        cells = plan.all_cells(plan.read(config), self.workdir)
+        self.models = self.models or list(dict.fromkeys(cell.model for cell in cells))
+        # Its data sets are prepared, before the stages ahead of it take hours.
+        if number and not config.dry_run:
+            asked = plan.read(config).run
+            runner.preflight([c for c in cells if c.model == cells[0].model], asked, self.workdir)
 
     def run(self) -> tuple[dict[str, Any], int]:
         """All stages, the audit, the verdict, the winner; what selection.json holds, and the exit status."""
@@ -156,7 +170,7 @@ class Experiment(measuring.Stages):
             )
         elif not audited:
             return finalists
-        return self.read(-1, [*finalists.models, *audited], tasks or finalists.tasks)
+        return self.read(-1, [*finalists.models, *audited], measuring.Part(tasks or finalists.tasks))
 
     def _conclude(
         self,
@@ -308,7 +322,8 @@ class Experiment(measuring.Stages):
                     self.worked = True
             known = self.costs(self.models)
         seconds, workers = self.budget.seconds_left, self.budget.workers
-        hours.tell(self.chain, len(self.models), known, seconds, workers, self.own.hours)
+        stops = len(self.parts(self.models)) > 1
+        expected.tell(self.chain, self.own, len(self.models), known, seconds, workers, stops)
 
     def _empty(self) -> dict[str, Any]:
         return {
@@ -336,3 +351,11 @@ def drawn_for_audit(left_out: Sequence[str], n: int, seed: int) -> list[str]:
     names = sorted(left_out)
     rng = np.random.default_rng([seed, len(names)])
     return [names[i] for i in sorted(rng.choice(len(names), min(n, len(names)), replace=False))]
+
+
+def _of_always(message: str, always: Sequence[str], models: str) -> str:
+    """A message about a model that only config.always names, which says so."""
+    for model in always:
+        if model not in models:
+            message = message.replace(f"config.models: model {model!r}", f"config.always: model {model!r}")
+    return message

@@ -54,7 +54,11 @@ def read(config: Any) -> SelectOptions:
 
 
 def stage_config(
-    config: Any, protocol: str, models: Sequence[str] | None = None, tasks: Sequence[str] | None = None
+    config: Any,
+    protocol: str,
+    models: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> ConfigDict:
     """What the config of an ordinary sweep would be: that of a stage.
 
@@ -63,6 +67,7 @@ def stage_config(
       protocol: the stage's.
       models: those that are left; None: as the config says, with its patterns and its filter.
       tasks: some of them; None: all.
+      seeds: of fine-tuning, some of them; None: all.
     """
     given = ConfigDict(config).copy_and_resolve_references()
     given.unlock()
@@ -71,4 +76,6 @@ def stage_config(
         given.models, given.filter = ",".join(models), ""
     if tasks is not None:
         given.tasks = ",".join(tasks)
+    if seeds is not None:
+        given.finetune.seeds = ",".join(map(str, seeds))
     return given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vtabjax import specs
@@ -52,10 +52,10 @@ def stage(done: Mapping[str, Any], entered: int) -> str:
     return "\n".join(lines)
 
 
-def stopped(out: Mapping[str, Stopped], tasks: int) -> None:
+def stopped(out: Mapping[str, Stopped]) -> None:
     """Tells who is not trained further."""
     for model, row in out.items():
-        say(f"{model}: {record.why_stopped(row, tasks)}")
+        say(f"{model}: {record.why_stopped(row)}")
     if out:
         say(f"  saves {saved(stopping.listed(out))}")
 
@@ -76,7 +76,8 @@ def added(found: Mapping[str, Any], add_chance: float) -> None:
 def saved(found: Mapping[str, Any]) -> str:
     """What stopping has saved, in words. See `stopping.listed`."""
     hours = "" if found["hours"] is None else f", about {duration(3600 * found['hours'])} of computing"
-    cells = "1 cell" if found["cells"] == 1 else f"{found['cells']} cells"
+    what = "retraining" if any(row.get("unit") == "seeds" for row in found["models"]) else "cell"
+    cells = f"{found['cells']} {what}" + ("" if found["cells"] == 1 else "s")
     risk = f"the chance that one of them would have been first was {record.percent(found['chance'])} at most"
     return f"{cells}{hours}; {risk}"
 
@@ -88,19 +89,69 @@ def _chance(row: Mapping[str, Any]) -> str:
 def verdict(found: StageScores, judged: Verdict) -> str:
     """The answer in a sentence or two."""
     names = [found.models[i] for i in judged.contenders]
+    rows = record.ranking(found, judged)
     if not judged.clear:
         return (
-            f"No clear winner: {', '.join(names)} cannot be told apart (the first of them leads with a mean of "
-            f"{100 * judged.mean[judged.order[0]]:.2f} %)"
+            f"No clear winner: {', '.join(names)} cannot be told apart (the first of them leads with "
+            f"{mean(rows[0], found.metric)})"
         )
-    text = f"The winner is {names[0]}, with a mean of {100 * judged.mean[judged.order[0]]:.2f} %"
-    if len(judged.order) > 1:
-        second = judged.order[1]
-        lead = f"{100 * judged.behind[second]:.2f} points ahead of {found.models[second]}"
-        if judged.behind_low[second] == judged.behind_low[second]:
-            lead += f" (95 % interval {100 * judged.behind_low[second]:.2f} to {100 * judged.behind_high[second]:.2f})"
-        text += f", {lead}"
-    return text
+    alone = ", the only one that reached the last stage" if len(rows) == 1 else ""
+    return f"The winner is {names[0]}{alone}, with {', '.join(lead(rows, found.metric))}"
+
+
+def metric(selection: Mapping[str, Any]) -> str:
+    """What the scores of the ranking are: those of the stage that it is judged by."""
+    by = selection["judged_by"]
+    return next(stage["score"] for stage in selection["stages"] if stage["protocol"] == by)
+
+
+def mean(row: Mapping[str, Any], metric: str) -> str:
+    """A finalist's mean score, in words."""
+    value = f"{100 * row['score']:.2f} %" if metric == "accuracy" else f"{row['score']:.4f}"
+    tasks, article = len(row["scores"]), "an" if metric == "accuracy" else "a"
+    return f"a mean {metric} of {value} over {tasks} tasks" if tasks > 1 else f"{article} {metric} of {value}"
+
+
+def lead(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """What the first reached, and by how much it leads: one or two parts of a sentence.
+
+    Args:
+      rows: as `record.ranking` has them, the best first.
+      metric: what a score is.
+    """
+    parts = [mean(rows[0], metric)]
+    if len(rows) > 1:
+        second = rows[1]
+        if second["behind"] < 0:
+            parts.append(
+                f"before {second['model']}, whose mean is higher, but which wins less often (EPP decides)"
+            )
+        else:
+            parts.append(distance(second, metric, f"ahead of {second['model']}"))
+    return parts
+
+
+def distance(row: Mapping[str, Any], metric: str, how: str = "behind") -> str:
+    """How far a finalist's mean is behind the first one's, in words."""
+    if metric != "accuracy":
+        return f"{row['behind']:.4f} {how}"
+    low, high = row["behind_interval"] or (None, None)
+    known = low is not None and high is not None
+    interval = f" (95 % interval {100 * low:.2f} to {100 * high:.2f})" if known else ""  # type: ignore[operator]
+    if how == "behind" and row["behind"] < 0:
+        return f"{-100 * row['behind']:.2f} points ahead by the mean, but wins less often (EPP decides)"
+    return f"{100 * row['behind']:.2f} points {how}{interval}"
+
+
+def audited(bounds: Mapping[str, Any], leader: str) -> str:
+    """What an audit says without a model of the scores. See `vtabjax.ranking.auditing.Audit`."""
+    n = bounds["n_drawn"]
+    return (
+        f"{bounds['n_better']} of {n} model{'s' * (n != 1)} drawn at random from the {bounds['n_left']} left out "
+        f"beat {leader}; so {bounds['number_low']} to {bounds['number_high']} of the {bounds['n_left']} do "
+        f"({100 * bounds['level']:.0f} % interval), and a better one was overlooked with a chance of at most "
+        f"{record.percent(bounds['overlooked_at_most'])}, whatever the scores say"
+    )
 
 
 def ranking(selection: Mapping[str, Any]) -> str:
@@ -108,14 +159,16 @@ def ranking(selection: Mapping[str, Any]) -> str:
     rows = selection["ranking"]
     tasks = list(rows[0]["scores"])
     short = short_task_names(tasks)
-    kind = "percent" if selection["stages"][-1]["score"] == "accuracy" else "number"
+    kind = "percent" if metric(selection) == "accuracy" else "number.4"
 
     def score(task: str) -> Any:
         return lambda row: row["scores"][task]
 
+    unit, of = (100, "points") if kind == "percent" else (1, "that much")
+
     def between(row: Mapping[str, Any]) -> tuple[Any, Any] | None:
         low, high = row["behind_interval"] or (None, None)
-        return None if low is None or high is None or row["place"] == 1 else (100 * low, 100 * high)
+        return None if low is None or high is None or row["place"] == 1 else (unit * low, unit * high)
 
     columns = [
         Column("place", "whole", lambda row: row["place"]),
@@ -124,13 +177,16 @@ def ranking(selection: Mapping[str, Any]) -> str:
         Column("mean", kind, lambda row: row["score"], first=True, more_is_better=True),
         # Not "points", which have a sign: nobody is ahead of the first.
         Column(
-            "behind", "number.1", lambda row: 100 * row["behind"] if row["place"] > 1 else None, first=True
+            "behind",
+            "number.1" if unit == 100 else kind,
+            lambda row: unit * row["behind"] if row["place"] > 1 else None,
+            first=True,
         ),
         Column("95 % interval", "interval number.1", between, first=True),
     ]
     if rows[0]["strength"] is not None:
         columns.append(Column("EPP", "number.2", lambda row: row["strength"], first=True))
-    table = Table(columns, rows, ["behind: points of the mean behind the first", selection["method"]])
+    table = Table(columns, rows, [f"behind: {of} of the mean behind the first", selection["method"]])
     return to_terminal(table, width=terminal.width(sys.stdout), styled=terminal.is_styled(sys.stdout))
 
 

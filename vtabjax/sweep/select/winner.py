@@ -67,6 +67,14 @@ def there(workdir: Path, on: Mapping[str, Any], records: Mapping[str, Mapping[st
         return []
 
 
+def about_there(workdir: Path) -> dict[str, Any] | None:
+    """What the winner's folder says that it holds (see `about`); None where there is none, or it is not complete."""
+    try:
+        return dict(json.loads((folder(workdir) / FILE).read_text(encoding="utf-8"))["about"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _there(workdir: Path, record: Mapping[str, Any], accuracy: float | None) -> Trained:
     from vtabjax.graph import Graph
 
