@@ -28,8 +28,20 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
 
 
+# Compiling is most of what tests wait for, and their programs run for milliseconds: XLA leaves out what makes programs
+# faster. With XLA_FLAGS set, even to nothing, tests run as its users compile.
+_QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+
 def pytest_configure(config):
     """Before xdist starts its workers: they and the processes that tests start share what is compiled in one run."""
+    if "XLA_FLAGS" not in os.environ:
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": _QUICK_COMPILATION}
+        # A version of XLA that does not know a flag ends the process.
+        known = subprocess.run(
+            [sys.executable, "-c", "import jax; jax.devices()"], env=environment, capture_output=True
+        )
+        os.environ["XLA_FLAGS"] = "" if known.returncode else _QUICK_COMPILATION
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="vtabjax-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -37,7 +49,12 @@ def pytest_configure(config):
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
-# Files whose tests share nothing that is costly to make.
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: many tests wait for a process, a browser or a disk."""
+    return (os.cpu_count() or 1) + 1
+
+
+# Files whose tests share nothing that is costly to make. They come last, so that workers end together.
 _SPREAD = {
     f"test_{name}"
     for name in ("distributed", "finetune_survival", "main", "parity", "resume", "training_step")
@@ -47,15 +64,28 @@ _SPREAD = {
 @pytest.hookimpl(tryfirst=True)  # before xdist, which puts the groups into the tests' names
 def pytest_collection_modifyitems(items):
     """What the tests of a file share (data sets, models, compiled programs) is made by one worker, not by each."""
+    items.sort(key=lambda item: item.path.stem in _SPREAD)
     for item in items:
         if item.path.stem not in _SPREAD and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish():
+    """What imported libraries hold stays: no garbage collection looks through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def on_devices(count: int) -> dict[str, str]:
+    """The environment of a process that has `count` CPU devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
 def picture(path: Path, colour: tuple[int, int, int] = (10, 20, 30), size: tuple[int, int] = (9, 6)) -> None:

@@ -205,7 +205,7 @@ def test_exit_statuses_and_a_second_run(run_main, fake_converters, tmp_path):
 def test_four_devices_give_the_same_results(run_main, tmp_path, monkeypatch):
     found = {}
     for n in (1, 4):
-        monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={n}")
+        monkeypatch.setenv("XLA_FLAGS", conftest.on_devices(n)["XLA_FLAGS"])
         said(run_main(KNN, *TINY, "--config.batch_size=30", f"--workdir={tmp_path / str(n)}"), 0)
         ((_, found[n]),) = results.records(tmp_path / str(n))
         assert found[n]["device"]["count"] == n

@@ -131,7 +131,7 @@ def test_what_a_file_without_tensors_holds(tmp_path):
 def test_a_dict_that_holds_itself_and_many_references_end(tmp_path):
     tree: dict = {"state_dict": ResNet18()}
     tree["self"] = tree
-    for _ in range(12):
+    for _ in range(6):
         tree = {"a": tree, "b": tree}
     torch.save(tree, tmp_path / "f.pth")
     assert "state_dict" in sources.build(f"torchvision/resnet18@{tmp_path}/f.pth").info["place"]

@@ -158,11 +158,7 @@ def test_one_device_and_four_agree(tmp_path):
     for n in (1, 4):
         out = subprocess.run(
             [sys.executable, str(program), str(tmp_path / "images.npy"), str(tmp_path / f"{n}.npy")],
-            env={
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}",
-                "JAX_PLATFORMS": "cpu",
-                "PATH": "",
-            },
+            env=conftest.on_devices(n),
             capture_output=True,
             text=True,
             check=True,

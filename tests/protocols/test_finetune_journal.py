@@ -137,14 +137,9 @@ def test_what_dead_processes_left_goes(folder, trainer):
 def test_resumed_on_another_number_of_devices(folder, trainer, uninterrupted, tmp_path):
     """Saved by one device, resumed by four: the same within rounding."""
     program = conftest.PROGRAMS / "finetune_resumed.py"
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
     done = subprocess.run(
         [sys.executable, str(program), str(folder), str(tmp_path / "correct.npy")],
-        env=environment,
+        env=conftest.on_devices(4),
         capture_output=True,
         text=True,
     )

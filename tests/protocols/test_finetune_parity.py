@@ -27,8 +27,8 @@ def close(a, b, scale=1e-6):
 @pytest.mark.parametrize(
     ("name", "size", "options", "rate"),
     [
-        ("resnet18", 32, {}, 0.05),
-        ("vit_tiny_patch16_224", 32, {"img_size": 32}, 0.01),
+        ("resnet18", 32, {"layers": (2, 1, 1, 1), "channels": (16, 32, 48, 64)}, 0.05),
+        ("vit_tiny_patch16_224", 32, {"img_size": 32, "depth": 2}, 0.01),
     ],
 )
 def test_follows_pytorch(name, size, options, rate):

@@ -1,7 +1,6 @@
 """Fine-tuning that is killed, told to end, or spread over devices and processes: the same numbers."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,11 +9,6 @@ import time
 import conftest
 import numpy as np
 import pytest
-
-
-def environment(devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
 def start(program, devices=1, **settings):
@@ -28,7 +22,7 @@ def start(program, devices=1, **settings):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(devices),
+        env=conftest.on_devices(devices),
     )
 
 

@@ -1,6 +1,5 @@
 """Nearest neighbours against comparing every pair in float64, one after the other."""
 
-import os
 import subprocess
 import sys
 import types
@@ -256,10 +255,9 @@ def test_threads_change_no_digit(monkeypatch):
 
 def test_four_devices_give_the_neighbours_of_one(tmp_path):
     path = tmp_path / "neighbours.npz"
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     subprocess.run(
         [sys.executable, str(conftest.PROGRAMS / "neighbours_on_four_devices.py"), str(path)],
-        env=env,
+        env=conftest.on_devices(4),
         check=True,
     )
     saved = np.load(path)

@@ -24,15 +24,16 @@ TIMM = {
     "volo_d1_224": 224, "sequencer2d_s": 64,
 }  # fmt: skip
 
-# Fewer layers than published, where those of a row differ in width and so are not `shortened`, or take long.
+# Fewer layers than published, where those of a row differ in width and so are not `shortened`; narrower ones, where
+# large images go through them. Operators and their order stay.
 SHORT = {
-    "coatnet_0_rw_224": {"depths": (1, 2, 2, 1)},
+    "coatnet_0_rw_224": {"depths": (1, 2, 2, 1), "embed_dim": (32, 64, 96, 128), "stem_width": (16, 24)},
     "densenet121": {"block_config": (3, 3, 3, 3)},
     "dpn68b": {"k_sec": (2, 2, 3, 2)},
     "maxvit_rmlp_pico_rw_256": {"depths": (1, 1, 2, 1)},
-    "maxvit_tiny_tf_224": {"depths": (1, 1, 2, 1)},
-    "swin_tiny_patch4_window7_224": {"depths": (2, 1, 1, 2)},
-    "swinv2_tiny_window8_256": {"depths": (2, 1, 1, 2)},
+    "maxvit_tiny_tf_224": {"depths": (1, 1, 2, 1), "embed_dim": (32, 64, 96, 128), "stem_width": 32},
+    "swin_tiny_patch4_window7_224": {"depths": (2, 1, 1, 2), "embed_dim": 32, "num_heads": (1, 2, 4, 8)},
+    "swinv2_tiny_window8_256": {"depths": (2, 1, 1, 2), "embed_dim": 32, "num_heads": (1, 2, 4, 8)},
     "vgg16_bn": {"mlp_ratio": 0.05},
 }
 # Sizes other than 64 for torchvision's.

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,9 +18,7 @@ def run_two(fake_converters, workdir, sweeps, devices=1, broken=""):
     """Runs sweeps in two processes; the exit status and what each process said."""
     program = conftest.PROGRAMS / "sweeps_as_one_worker.py"
     environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        **conftest.on_devices(devices),
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{conftest.free_port()}",
         "JAX_NUM_PROCESSES": "2",
     }
