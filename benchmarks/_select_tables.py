@@ -85,5 +85,18 @@ def choices_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def end_table(record: dict[str, Any]) -> str:
+    """What is said in the end of runs that add and stop finalists, as rows of Markdown."""
+    lines = ["| population | tasks | said | true | happened | truth in 90 % interval | below | above |"]
+    lines.append("|" + "---|" * 8)
+    for row in record["choices"]:
+        if found := row.get("chance_in_the_end"):
+            shares = [found[what] for what in ("said", "true", "happened", "coverage")]
+            shares += [found["true_below_interval"], found["true_above_interval"]]
+            cells = [row["population"], row["n_tasks"], *map(_percent, shares)]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f} %"
