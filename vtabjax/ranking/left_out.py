@@ -289,7 +289,8 @@ def _too_little(columns: np.ndarray) -> str:
     complete = int((~np.isnan(columns)).all(1).sum())
     if degrees[-1] < FEWEST_DEGREES:
         needed = n_stages + 1 + FEWEST_DEGREES
-        return f"{complete} fine-tuned models have a score in every stage; a regression needs {needed}"
+        models = "model has" if complete == 1 else "models have"
+        return f"{complete} fine-tuned {models} a score in every stage; a regression needs {needed}"
     if (degrees < FEWEST_DEGREES).any():
         return "too few models have scores in the first stages"
     return ""

@@ -20,7 +20,6 @@ from vtabjax.sweep.select import (
     expected,
     hours,
     keep,
-    measuring,
     missed,
     record,
     settings,
@@ -28,9 +27,11 @@ from vtabjax.sweep.select import (
     stages,
     stopping,
     together,
+    training,
     verdict,
     winner,
 )
+from vtabjax.sweep.select.measuring import Part
 from vtabjax.sweep.select.scores import StageScores
 
 
@@ -85,7 +86,7 @@ def prepared(config: Any, workdir: Path, share: str = "") -> Experiment:
 
 
 @dataclasses.dataclass
-class Experiment(measuring.Stages):
+class Experiment(training.LastStage):
     """One experiment as one worker runs it."""
 
     def check(self) -> None:
@@ -170,7 +171,7 @@ class Experiment(measuring.Stages):
             )
         elif not audited:
             return finalists
-        return self.read(-1, [*finalists.models, *audited], measuring.Part(tasks or finalists.tasks))
+        return self.read(-1, [*finalists.models, *audited], Part(tasks or finalists.tasks))
 
     def _conclude(
         self,
