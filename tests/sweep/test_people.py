@@ -30,6 +30,8 @@ def test_importing_the_package_loads_nothing():
 
 def test_load_and_embed(tmp_path):
     network = vtabjax.load("embedded/sprites_resnet", image_size=32)
+    said = "Model(embedded/sprites_resnet: 0.38 M parameters, images [B, 32, 32, 3] in [0, 1] -> features [B, 96])"
+    assert (str(network), repr(network)) == (said, said)
     assert network.graph.input_size == (3, 32, 32)
     found = vtabjax.embed(network, "digits", split="val200")
     examples = data.load("digits", "val200", image_size=32)

@@ -49,6 +49,8 @@ class Model(nnx.Module):
         name, d = self.info.get("spec", "of your own"), self.info.get("num_features", "?")
         return f"Model({name}: {n / 1e6:.2f} M parameters, {taken} -> features [B, {d}])"
 
+    __str__ = __repr__  # not that of nnx.Module, which has all arrays
+
     @property
     def variables(self) -> dict[str, jax.Array]:
         """{state_dict name: array}, in the state_dict's order."""
