@@ -112,6 +112,9 @@ def test_an_experiment_that_stops(fake_converters, tmp_path, capsys):
     c.models, c.image_size, c.c_count = "baseline/pixels,tiny/a,tiny/b", 16, 2
     c.tasks = ",".join(folder(tmp_path / f"pictures{i}", i) for i in range(3))
     c.stages, c.stop_chance, c.always = "linear", 0.5, "tiny/a"
+    earlier = tmp_path / "w" / "select" / "winner" / "winner.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text(json.dumps({"about": {"model": "tiny/z", "results": {}}, "trained": []}))
     assert run.run(c, tmp_path / "w") == 0
     found = json.loads((tmp_path / "w" / "select" / "selection.json").read_text())
     rows = {row["model"]: row for row in found["stages"][-1]["models"]}
@@ -132,6 +135,7 @@ def test_an_experiment_that_stops(fake_converters, tmp_path, capsys):
     assert len([p for p in results.paths(tmp_path / "w") if "linear" in p.parts]) == 9 - len(stopped)
     out, err = capsys.readouterr()
     assert "finalists not trained to the end" in out and "no time was left" not in err
+    assert f"{earlier.parent} holds tiny/z, the winner of an earlier experiment" in err
 
     text = (tmp_path / "w" / "select" / "selection.json").read_text()
     assert run.run(c, tmp_path / "w") == 0

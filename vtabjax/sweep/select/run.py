@@ -220,7 +220,14 @@ class Experiment(training.LastStage):
 
     def _keep_winner(self, selection: dict[str, Any], found: StageScores) -> None:
         """The fine-tuned winner with its card, made by the first of the workers that are there."""
-        if selection["judged_by"] != "finetune" or not together.is_first(self.workdir, self.share):
+        if not together.is_first(self.workdir, self.share):
+            return
+        if selection["judged_by"] != "finetune":
+            if earlier := winner.about_there(self.workdir):
+                shown.say(
+                    f"{winner.folder(self.workdir)} holds {earlier['model']}, the winner of an earlier experiment; "
+                    "this one has fine-tuned none"
+                )
             return
         model = selection["leader"]
         records = {task: r for task in found.tasks if (r := found.records[model, task]) is not None}
