@@ -18,7 +18,8 @@ s_m that follow from those of their scores that are known, so that
 
 Of the worse half of the fine-tuned models only that counts, that they are worse (a regression censored at the median;
 Tobin, "Estimation of relationships for limited dependent variables", Econometrica 1958). Models that fail to transfer
-are far behind by whatever it may be, which says nothing about the best, and would bend the line.
+are far behind by whatever it may be, which says nothing about the best, and would bend the line. A model that was
+stopped after some tasks counts with the error that these leave of its mean on all (`_errors_of_means`).
 
 The value is the mean over the draws of theta: the predictive probability, to be compared with how often it happens. The
 interval has the draws' quantiles: it is for the chance that somebody would state who knew theta. That finalists were
