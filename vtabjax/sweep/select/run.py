@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vtabjax import specs
 from vtabjax.options import UsageError
 from vtabjax.runtime import files, processes
 from vtabjax.sweep import plan, runner
@@ -363,7 +364,6 @@ def drawn_for_audit(left_out: Sequence[str], n: int, seed: int) -> list[str]:
 
 def _of_always(message: str, always: Sequence[str], models: str) -> str:
     """A message about a model that only config.always names, which says so."""
-    for model in always:
-        if model not in models:
-            message = message.replace(f"config.models: model {model!r}", f"config.always: model {model!r}")
+    for model in set(always) - set(specs.split_list(models)):
+        message = message.replace(f"config.models: model {model!r}", f"config.always: model {model!r}")
     return message
